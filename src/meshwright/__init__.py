@@ -1,0 +1,1 @@
+"""Plans parallel training."""

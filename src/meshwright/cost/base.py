@@ -1,0 +1,78 @@
+"""What ONE piece of work costs. Arrays in, arrays out; knows no plans. Nobody else divides bytes by a bandwidth."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from ..cluster.model import Cluster, DeviceType, Mesh
+from ..graph.ir import Floats, Ints, Op, Phase
+
+Collective = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "permute"]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Who takes part in a collective: all groups along `axes` of `mesh` at once, so that shared uplinks can be priced."""
+
+    cluster: Cluster
+    mesh: Mesh
+    axes: tuple[str, ...]
+    at_zero: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OpMemory:
+    """Bytes of n shards of one op."""
+
+    static: Floats
+    """Parameters, gradients, optimizer state, where the model counts them per op; zeros if counted from tensors."""
+    kept: Floats
+    """Per micro-batch in flight, until the op's backward."""
+    transient: Floats
+    """Workspace while it runs."""
+
+
+class CostModel(abc.ABC):
+    """Prices n shards of one op per call. `unit` is "s" except for native models of some papers."""
+
+    name: ClassVar[str]
+    unit: ClassVar[str] = "s"
+
+    @abc.abstractmethod
+    def compute(self, op: Op, sizes: Ints, device: DeviceType, phase: Phase, variant: str = "") -> Floats:
+        """Seconds of `phase` of n shards of `op`; sizes[n, factors] are LOCAL sizes in the order of `op.rule.factors`."""
+
+    @abc.abstractmethod
+    def traffic(self, nbytes: Floats, device: DeviceType) -> Floats:
+        """Seconds of fused element-wise kernels that move `nbytes` through the device's memory."""
+
+    @abc.abstractmethod
+    def memory(self, op: Op, sizes: Ints, variant: str = "") -> OpMemory: ...
+
+    @abc.abstractmethod
+    def collective(self, kind: Collective, nbytes: Floats, group: Group) -> Floats:
+        """Seconds; nbytes held per member before it starts (all_gather: after it)."""
+
+    @abc.abstractmethod
+    def transfer(
+        self, nbytes: Floats, src: int, dst: int, cluster: Cluster, *, tensor: str = "", consumer: str = ""
+    ) -> Floats: ...
+
+    def launch_floor(self, ops: Sequence[Op], device: DeviceType, phase: Phase) -> float:
+        """Seconds below which the host cannot issue `phase` of one block of these ops; 0 where the model has no such term."""
+        return 0.0
+
+    def step_overhead(self, devices: int) -> tuple[float, float]:
+        """(factor on the step time, seconds added once a step): stragglers and fixed work."""
+        return 1.0, 0.0
+
+    def overlap(self, kind: Literal["data", "tensor", "sharded"]) -> float:
+        """Share of the concurrent compute under which communication of this kind can hide."""
+        return 0.0
+
+    def variants(self, op: Op, sizes: Ints) -> tuple[str, ...]:
+        """Implementations of an op that this model knows."""
+        return ("",)

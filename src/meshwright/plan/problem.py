@@ -1,0 +1,72 @@
+"""The question: what is to be trained, where, by which recipe, under which limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..cluster.model import Cluster, Mesh
+from ..cost.base import CostModel
+from ..graph.ir import Graph
+from .model import Layout, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one optimizer step trains. Bytes are per parameter."""
+
+    samples: int
+    """Sequences (or images) a step, over all devices."""
+    optimizer: str = "adamw"
+    state_bytes: float = 8.0
+    """Optimizer state per parameter (two float32 moments), besides the float32 master copy."""
+    param_dtype: str = "float32"
+    """Of the copy that the optimizer updates (master weights)."""
+    compute_dtype: str = "bfloat16"
+    grad_dtype: str = "float32"
+    matmul_dtype: str = ""
+    attention_share: float = 1.0
+    routing_skew: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    memory: float = float("inf")
+    """Bytes a device, if below its type's."""
+    keep_free: float = -1.0
+    """Bytes a device held back; below 0 = a tenth of its memory."""
+    samples_per_second: float = 0.0
+    devices: int = 0
+
+    def usable(self, installed: float) -> float:
+        """Bytes of a device of `installed` bytes that a plan may fill."""
+        memory = min(self.memory, installed)
+        return memory - (self.keep_free if self.keep_free >= 0 else 0.1 * memory)
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """A user's wish for one tensor on `Problem.mesh`, or for one op's devices."""
+
+    target: str
+    layout: Layout | None = None
+    open_dims: tuple[int, ...] = ()
+    never: tuple[str, ...] = ()
+    priority: tuple[int, ...] = ()
+    devices: tuple[int, ...] = ()
+
+
+Goal = Literal["time", "memory", "price", "devices"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    graph: Graph
+    cluster: Cluster
+    cost: CostModel
+    recipe: Recipe
+    goal: Goal = "time"
+    limits: Limits = Limits()
+    mesh: Mesh | None = None
+    annotations: tuple[Annotation, ...] = ()
+    start: tuple[Plan, ...] = ()

@@ -1,0 +1,235 @@
+"""The explicit distributed program of a plan: every local op, collective, transfer and update, each with names.
+
+The simulator prices it, the executor runs it, tests count its collectives: nothing else ever decides a collective.
+
+    Program
+    └─ StageCode (one per pipeline stage; devices of a stage do alike)
+       ├─ Segment × count      forward   one micro-batch, in order
+       │  (a block of equal    rerun     run again when the segment's backward begins: recomputed ops, gathers not kept
+       │   layers stands once) backward  in order (already reversed)
+       ├─ grads                after each micro-batch: gradients that rest cut (ZeRO-2, 3 are sums per micro-batch)
+       └─ update               once a step: deferred gradient sums, optimizer, gathers of updated parameters
+
+Names of values. A tensor's own name is its value AT REST (sums completed, in its rest layout); "t!" is the raw result of
+the op before that; "t@2" is t converted for some use. "∂v" is the gradient of value v: it has the layout of v and is
+complete, except that the gradient of a parameter may still be unsummed over its deferred axes until `update`.
+
+Each forward conversion v -> w has exactly one dual instruction ∂w -> ∂v in `backward` if a gradient flows (possibly
+kind "identity": nothing to do). Chains of several steps (v -> v@1 -> v@2) are several instructions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import ceil, prod
+from typing import Literal
+
+from ..cluster.model import Mesh
+from ..cost.base import Collective
+from ..graph.ir import Graph, Phase
+from ..plan.model import Cut, Layout
+
+GRAD = "∂"
+RAW = "!"
+
+InstrKind = Literal[
+    "compute",  # a local op; phase forward or backward (its whole backward)
+    "collective",  # all_reduce, all_gather, reduce_scatter, all_to_all on the value
+    "slice",  # keep the own part along `axes` of sub-dimension `dim`: no traffic
+    "pad",  # the dual of a slice whose gradient may stay a partial sum: own part among zeros: no traffic
+    "identity",  # nothing moves; stands so that a value or a gradient has a name
+    "stat",  # an all-reduce inside op `on`: maxima, sums, counts of a cut stat factor
+    "update",  # optimizer on the state shard of parameter `on`
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Instr:
+    """One step. Layouts are explicit: every sub-dimension (atom) of the tensor with its size and its cuts."""
+
+    kind: InstrKind
+    on: str
+    """compute, stat: the op. Otherwise: the tensor whose value it is."""
+    phase: Phase = "forward"
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    collective: Collective | None = None
+    axes: tuple[str, ...] = ()
+    """Mesh axes that take part; one axis, except for joint all-reduces of partial sums."""
+    dim: int = -1
+    """Flat index of the sub-dimension (atom) that is gathered, scattered, sliced; for all_to_all: the one that is GATHERED."""
+    dim2: int = -1
+    """all_to_all: the sub-dimension that becomes cut."""
+    before: Layout | None = None
+    after: Layout | None = None
+    cuts: tuple[tuple[str, tuple[Cut, ...]], ...] = ()
+    """compute: factor (of the op's rule) -> cuts."""
+    operands: tuple[Layout, ...] = ()
+    """compute: layout of each operand as it is read, in the order of `Op.inputs`."""
+    results: tuple[Layout, ...] = ()
+    """compute: layout of each raw result, in the order of `Op.outputs` (`partial` = axes still to be summed)."""
+    sizes: tuple[float, ...] = ()
+    """compute: largest local size of each factor; of factors that grow with the samples, per local sample."""
+    nbytes: float = 0.0
+    """collective, stat: bytes held per member before it starts (all_gather: after); largest part."""
+    samples: tuple[str, ...] | None = None
+    """None: `nbytes` is absolute. Otherwise per local sample, where the samples are cut over these axes."""
+    op: str = ""
+    """stat: "max", "sum". update: unused."""
+    group: int = -1
+    """compute of light ops: the fused kernel of the segment that it belongs to; -1 = priced alone."""
+
+    @property
+    def communicates(self) -> bool:
+        return self.kind in ("collective", "stat")
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A fused group of light ops of one segment (`Instr.group` = its index): what it moves through memory.
+
+    Bytes per local sample plus fixed bytes; forward reads + writes, backward reads + writes.
+    """
+
+    forward: tuple[float, float]
+    """(fixed, per local sample)"""
+    backward: tuple[float, float]
+    samples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Bytes that one micro-batch leaves behind in one segment (fixed, per local sample of the segment's sample axes)."""
+
+    activations: tuple[float, float] = (0.0, 0.0)
+    """Kept from forward to backward."""
+    rerun: tuple[float, float] = (0.0, 0.0)
+    """There again only while the segment's backward runs."""
+    transient: tuple[float, float] = (0.0, 0.0)
+    """Workspace of its largest kernel or gathered operand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    name: str
+    """The run whose blocks it stands for ("model.layers"), or "" for the ops between runs."""
+    first: int
+    """Index in `Graph.ops` of its first op: of the REPRESENTATIVE (block 0 of a run)."""
+    length: int
+    """Ops of one block."""
+    block: int
+    """Number of the first block that it stands for; 0 outside of runs."""
+    count: int
+    """Blocks in a row that it stands for."""
+    forward: tuple[Instr, ...]
+    rerun: tuple[Instr, ...]
+    backward: tuple[Instr, ...]
+    kernels: tuple[Kernel, ...] = ()
+    kept: Kept = Kept()
+    samples: tuple[str, ...] = ()
+    """Axes over which the samples of this segment are cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A parameter as one stage holds it. Elements are those of the largest part on one device."""
+
+    name: str
+    """The representative's name inside segments; `count` blocks have one each."""
+    count: int
+    rest: Layout
+    """Storage of the parameter between uses."""
+    grad: Layout
+    """Storage of the accumulated gradient."""
+    state: Layout
+    """Storage of master copy and optimizer state."""
+    deferred: tuple[str, ...]
+    """Axes over which the accumulated gradient is summed at the end of the step."""
+    elements: tuple[float, float, float]
+    """Largest local elements of rest, grad, state."""
+    shared: tuple[int, ...] = ()
+    """Other stages that hold a copy (tied weights): one more sum over them at the end of the step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A value that one stage sends to another in forward, and its gradient in backward. Position-wise between equal meshes."""
+
+    value: str
+    src: int
+    dst: int
+    layout: Layout
+    nbytes: float
+    """Per device and local sample (see `samples`)."""
+    samples: tuple[str, ...] | None
+    grad: bool
+    """A gradient comes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageCode:
+    stage: int
+    mesh: Mesh
+    segments: tuple[Segment, ...]
+    params: tuple[Param, ...]
+    grads: tuple[Instr, ...]
+    """After each micro-batch: instruction on parameters whose gradient rests cut; repeated per block like `Param.count`."""
+    update: tuple[Instr, ...]
+    """Once a step, on representative names, each to be repeated for `Param.count` blocks."""
+    inputs: tuple[tuple[str, Layout], ...] = ()
+    """Graph inputs that this stage reads (each rank loads its own part)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """All stages; who runs what when stands in the plan's schedule rows."""
+
+    graph: str
+    micro_batch: int
+    """Samples of one micro-batch over a whole stage mesh (the largest micro-batch)."""
+    stages: tuple[StageCode, ...]
+    transfers: tuple[Transfer, ...]
+
+    def local_samples(self, mesh: Mesh, axes: tuple[str, ...]) -> int:
+        """Samples on the fullest device when a micro-batch is cut over `axes`."""
+        return ceil(self.micro_batch / prod(mesh.size(a) for a in axes))
+
+
+def unrolled(program: Program, graph: Graph) -> Program:
+    """The same program with every block written out under its own names (count == 1 everywhere); what the executor runs."""
+    from ._unroll import unroll
+
+    return unroll(program, graph)
+
+
+def instructions(stage: StageCode) -> Iterator[tuple[int, Instr]]:
+    """(times it occurs, instruction) of all of one stage: forward, rerun and backward once a micro-batch, then grads, update."""
+    for s in stage.segments:
+        for i in (*s.forward, *s.rerun, *s.backward):
+            yield s.count, i
+    counts = {p.name: p.count for p in stage.params}
+    for i in (*stage.grads, *stage.update):
+        yield counts.get(i.on, 1), i
+
+
+def renamed(instr: Instr, rename: dict[str, str]) -> Instr:
+    """`instr` with op, tensor and value names mapped; the decorations (∂, !, @n) stay."""
+
+    def value(name: str) -> str:
+        grad = name.startswith(GRAD)
+        base = name[1:] if grad else name
+        stem, tail = base, ""
+        if base.endswith(RAW):
+            stem, tail = base[:-1], RAW
+        elif "@" in base:
+            stem, _, k = base.rpartition("@")
+            tail = "@" + k
+        return (GRAD if grad else "") + rename.get(stem, stem) + tail
+
+    return replace(
+        instr,
+        on=rename.get(instr.on, instr.on),
+        inputs=tuple(map(value, instr.inputs)),
+        outputs=tuple(map(value, instr.outputs)),
+    )

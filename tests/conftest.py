@@ -1,0 +1,22 @@
+"""Fixtures that several folders share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of public reference inputs (measured steps, profiles of papers); tests that need it skip without it."""
+    folder = Path(os.environ.get("MESHWRIGHT_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(
+            f"no reference data in {folder}: collect the public files that docs/data.md lists and point MESHWRIGHT_DATA at "
+            "their folder"
+        )
+    return folder

@@ -1,1 +1,1 @@
-"""See the package docstring of meshwright."""
+"""The decision and the question: plans, problems, layout algebra, validation, moves, JSON, schedules."""

@@ -1,0 +1,74 @@
+"""The short name of any plan's layout, read from the plan itself: degrees, where state rests, micro-batches."""
+
+from __future__ import annotations
+
+from math import prod
+
+from ..graph.ir import Graph
+from ..plan.model import Layout, Plan, Stage
+
+
+def layout_words(plan: Plan) -> str:
+    """ "dp32 tp2 pp2 z1": mesh axes in the order of the mesh, pipeline depth, ZeRO stage.
+
+    Stages of different meshes give the number of stages and devices instead: "8 stages on 8 devices".
+    """
+    if not plan.stages:
+        return "empty"
+    shapes = {(s.mesh.axes, s.mesh.shape) for s in plan.stages}
+    devices = {d for s in plan.stages for d in s.mesh.devices}
+    if len(shapes) > 1 or plan.schedule.name == "dataflow" and len(plan.stages) > 1:
+        return f"{len(plan.stages)} stages on {len(devices)} devices"
+    mesh = plan.stages[0].mesh
+    words = [f"{axis}{size}" for axis, size in zip(mesh.axes, mesh.shape, strict=True) if size > 1]
+    chunks = len(plan.stages) * prod(mesh.shape) // max(1, len(devices))
+    depth = len(plan.stages) // max(1, chunks)
+    if depth > 1:
+        words.append(f"pp{depth}")
+    if chunks > 1:
+        words.append(f"× {chunks} chunks")
+    level = max(zero_level(stage) for stage in plan.stages)
+    if level:
+        words.append(f"z{level}")
+    return " ".join(words) or "1 device"
+
+
+def zero_level(stage: Stage) -> int:
+    """0 … 3: what of the parameters rests cut over an axis along which samples are replicated (3 also the weights)."""
+    level = 0
+    for storage in stage.storage.values():
+        for here, layout in ((1, storage.state), (2, storage.grad), (3, storage.param)):
+            if layout is not None and _axes(layout) & _sample_axes(stage):
+                level = max(level, here)
+    return level
+
+
+def _axes(layout: Layout) -> set[str]:
+    return {cut.axis for dim in layout.dims for _, cuts in dim for cut in cuts}
+
+
+def _sample_axes(stage: Stage) -> set[str]:
+    return {axis for axis in stage.mesh.axes if axis.startswith(("dp", "data", "fsdp"))}
+
+
+def recompute_words(plan: Plan, graph: Graph) -> str:
+    """ "none", "full", or how many ops of how many run again: "96 of 410 ops" (ops of one block are said once)."""
+    again = {name for stage in plan.stages for name in stage.recompute}
+    if not again:
+        return "none"
+    first = {graph.ops[r].name for r in graph.representative}
+    inside = {
+        graph.ops[graph.representative[i]].name for run in graph.runs for i in range(run.first, run.first + run.length)
+    }
+    again = {graph.ops[graph.representative[graph.position[n]]].name for n in again if n in graph.position}
+    if inside and inside <= again or again >= first:
+        return "full"
+    return f"{len(again)} ops"
+
+
+def micro_batch_words(plan: Plan) -> tuple[int, int]:
+    """(samples of one micro-batch on one replica, micro-batches a step)."""
+    m = max(1, plan.schedule.micro_batches)
+    mesh = plan.stages[0].mesh
+    replicas = prod(mesh.size(axis) for axis in _sample_axes(plan.stages[0]))
+    return max(1, round(plan.samples / m / replicas)), m

@@ -1,0 +1,127 @@
+"""One answered problem, as the table, the JSON, and the report all show it. Facts only: wording is theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from ..cluster.model import Cluster
+from ..graph.ir import Graph
+from ..plan.model import Plan
+from ..simulate.result import Simulation
+from .candidates import Candidate, ties
+from .error_model import ErrorModel, error_model
+from .why import Why, explain
+
+Status = Literal["ok", "stopped", "infeasible"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was asked, in the words of the command line."""
+
+    model: str
+    graph: Graph
+    cluster: Cluster
+    batch: int
+    seq: int
+    """0 for models without sequences."""
+    precision: str
+    optimizer: str
+    defaults: frozenset[str] = frozenset()
+    """Names of the settings that the user left out."""
+    command: str = ""
+    """The model as it is typed: a name, a config file, "model.py:build"."""
+    cluster_spec: str = ""
+    installed: float = 0.0
+    """Bytes a device has."""
+    usable: float = 0.0
+    """Bytes a device may be filled with."""
+
+    @property
+    def device_word(self) -> str:
+        """What one device is called in headings: GPU, CPU, TPU."""
+        kind = self.cluster.types[0].kind if self.cluster.types else "xpu"
+        return {"gpu": "GPU", "tpu": "TPU", "cpu": "CPU"}.get(kind, "device")
+
+    @property
+    def item_word(self) -> str:
+        """What is counted a second: tokens where there are sequences."""
+        return "tok" if self.seq else "sample"
+
+    @property
+    def items(self) -> int:
+        """Tokens (or samples) of one step."""
+        return self.batch * (self.seq or 1)
+
+    @cached_property
+    def parameter_count(self) -> float:
+        total = 0.0
+        for t in self.graph.params():
+            n = 1
+            for size in t.shape:
+                n *= size
+            total += n
+        return total
+
+    @cached_property
+    def blocks(self) -> str:
+        """ "32 equal blocks", "24 + 12 equal blocks", "" without repeats."""
+        counts = [run.count for run in self.graph.runs]
+        return f"{' + '.join(map(str, counts))} equal blocks" if counts else ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    question: Question
+    status: Status
+    planner: str
+    result_status: str
+    """The planner's own: optimal, feasible, budget, infeasible."""
+    reason: str = ""
+    evaluated: int = 0
+    refused: int = 0
+    """Layouts that do not fit."""
+    seconds: float = 0.0
+    seed: int = 0
+    bound: float | None = None
+    candidates: tuple[Candidate, ...] = ()
+    """That fit, fastest first; the first is the plan."""
+    misses: tuple[Candidate, ...] = ()
+    """That do not fit, nearest first."""
+    plan: Plan | None = None
+    simulations: tuple[Simulation, ...] = ()
+    """Of the first candidates, in order."""
+    hints: tuple[str, ...] = ()
+    """Infeasible: the smallest changes that fit."""
+    top: int = 5
+    """Rows shown."""
+    family: str = ""
+    files: Mapping[str, int] = field(default_factory=dict)
+    """Name -> bytes, relative to `folder`."""
+    folder: str = ""
+
+    @property
+    def simulation(self) -> Simulation | None:
+        return self.simulations[0] if self.simulations else None
+
+    @cached_property
+    def error(self) -> ErrorModel:
+        return error_model()
+
+    @cached_property
+    def tied_with(self) -> list[int]:
+        """Per candidate: row that it cannot be told from, or -1."""
+        return ties([c.step_s for c in self.candidates], self.error.pairs_within)
+
+    @cached_property
+    def why(self) -> Why:
+        return explain(self.candidates[: self.top], self.misses, self.simulations)
+
+    def shown(self) -> tuple[Candidate, ...]:
+        return self.candidates[: self.top]
+
+
+Render = Callable[[Outcome], str]

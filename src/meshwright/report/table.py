@@ -1,0 +1,234 @@
+"""The answer of `plan` on one screen: candidates, step, memory, why, how sure, what next, what was written.
+
+Plan for llama-3.1-8b on h100x64        batch 1,024 of 8,192 tokens · bf16 · AdamW
+                                        grid: 296 plans priced in 6.3 s, 41 do not fit
+    layout        µbatch  recompute   step s  tok/s/GPU    MFU   memory/GPU GiB (limit 71.6)
+▶ 1 dp64 z2       1 × 16  none          15.6      8,402  46.4 %   63.1 ████████▊░   88 %
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..plan.model import Plan
+from .candidates import Candidate
+from .lines import Line, Style, bar, columns, labelled, sums
+from .outcome import Outcome, Question
+from .words import MISSING, count, decimals_for, file_size, gib, number, percent, rounded_parts, time_part
+
+OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
+NARROW = 60
+"""Below this width every plan is a block of its own."""
+DROPPED = ("bar", "MFU", "recompute")
+"""Columns that a narrow terminal loses, in this order."""
+
+
+def plan_lines(outcome: Outcome, width: int = 100, next_steps: bool = True) -> list[Line]:
+    """Everything that `plan` and `show` print, for a terminal of `width` columns."""
+    lines = heading(outcome, width)
+    lines += candidate_lines(outcome, width)
+    if outcome.simulation is not None:
+        lines += [Line(""), *step_lines(outcome, width), *memory_lines(outcome, width), Line("")]
+        lines += [Line(t) for t in labelled("Why", outcome.why.sentences(), width)]
+        lines += [Line(t) for t in labelled("Sure?", sure(outcome), width)]
+    if outcome.question.graph.notes:
+        lines += [Line(t) for t in labelled("Note", list(outcome.question.graph.notes), width)]
+    if outcome.status == "infeasible":
+        lines += [Line("")] + [Line(t) for t in labelled("Why", [outcome.reason], width)]
+    if outcome.hints:
+        lines += [Line(t) for t in labelled("", [f"Smallest that fits: {' or '.join(outcome.hints)}"], width, indent=0)]
+    if next_steps and outcome.folder:
+        lines += [Line(""), *next_lines(outcome, width)]
+    if outcome.files:
+        lines += written_lines(outcome, width)
+    return lines
+
+
+def heading(outcome: Outcome, width: int) -> list[Line]:
+    q = outcome.question
+    left = f"Plan for {q.model} on {q.cluster.name}"
+    right = [recipe_words(q), searched_words(outcome)]
+    start = max(40, len(left) + 2)
+    if start + max(map(len, right)) <= width:
+        return [Line(left.ljust(start) + right[0], "title"), Line(" " * start + right[1], "quiet")]
+    return [Line(left, "title"), *(Line(t, "quiet") for r in right for t in labelled("", [r], width, indent=4))]
+
+
+def recipe_words(q: Question) -> str:
+    """ "batch 1,024 of 8,192 tokens · bf16 · AdamW", with "(default)" behind what was not asked for."""
+    batch = f"batch {count(q.batch)}" + (" (default)" if "batch" in q.defaults else "")
+    if q.seq:
+        batch += f" of {count(q.seq)} tokens" + (" (default)" if "seq" in q.defaults else "")
+    return " · ".join((batch, q.precision, OPTIMIZERS.get(q.optimizer, q.optimizer)))
+
+
+def searched_words(outcome: Outcome) -> str:
+    """ "grid: 296 plans priced in 6.3 s, 41 do not fit"."""
+    words = f"{outcome.planner}: {count(outcome.evaluated)} {'plan' if outcome.evaluated == 1 else 'plans'} priced"
+    if outcome.seconds:
+        words += f" in {number(outcome.seconds, 2)} s"
+    if outcome.refused:
+        words += f", {count(outcome.refused)} do not fit"
+    if outcome.status == "stopped":
+        words += ", stopped: best so far"
+    elif outcome.result_status == "budget":
+        words += ", stopped by the budget"
+    return words
+
+
+def candidate_lines(outcome: Outcome, width: int) -> list[Line]:
+    """The table: as many columns as fit, or one block a plan on a narrow terminal."""
+    if not outcome.shown() and not outcome.misses:
+        return []
+    if width < NARROW:
+        return blocks(outcome)
+    for dropped in range(len(DROPPED) + 1):
+        lines = table(outcome, frozenset(DROPPED[:dropped]))
+        if max(len(line.text) for line in lines) <= width:
+            return lines
+    return lines
+
+
+def table(outcome: Outcome, without: frozenset[str]) -> list[Line]:
+    q = outcome.question
+    limit = f"memory/{q.device_word} GiB (limit {gib(q.usable)})"
+    rank_width = len(str(max(1, len(outcome.shown()))))
+    with_recompute = "recompute" not in without
+    head = [" " * (rank_width + 3) + "layout", "µbatch", "recompute" if with_recompute else "", "step s"]
+    rows = [[*head, f"{q.item_word}/s/{q.device_word}", "MFU"]]
+    styles: list[Style] = ["quiet"]
+    for i, c in enumerate(outcome.shown()):
+        rows.append(_cells(f"{'▶' if i == 0 else ' '} {i + 1:{rank_width}} ", c, with_recompute))
+        styles.append("chosen" if i == 0 else "")
+    for c in _shown_misses(outcome):
+        rows.append(_cells("✗ " + " " * (rank_width + 1), c, with_recompute))
+        styles.append("refused")
+    keep = [k for k in range(6) if (k != 5 or "MFU" not in without) and any(row[k] for row in rows)]
+    texts = columns([[row[k] for k in keep] for row in rows], {j for j, k in enumerate(keep) if k >= 3})
+    width = max(map(len, texts))
+    memory = [limit, *_memory_cells(outcome, "bar" not in without)]
+    return [Line(f"{t.ljust(width)}  {m}".rstrip(), s) for t, m, s in zip(texts, memory, styles, strict=True)]
+
+
+def _cells(mark: str, c: Candidate, with_recompute: bool) -> list[str]:
+    how = f"{c.recompute:4}  {c.schedule}".rstrip() if with_recompute else c.schedule
+    return [
+        mark + c.layout,
+        f"{c.micro_batch} × {c.micro_batches}",
+        how,
+        number(c.step_s),
+        count(c.tokens_per_s_per_device),
+        percent(c.mfu),
+    ]
+
+
+def _shown_misses(outcome: Outcome) -> Sequence[Candidate]:
+    """One miss beside a plan that fits, the three nearest where nothing does."""
+    return outcome.misses[:1] if outcome.candidates else outcome.misses[:3]
+
+
+def _memory_cells(outcome: Outcome, with_bar: bool) -> list[str]:
+    usable = outcome.question.usable or float("inf")
+    cells = []
+    shown = [*outcome.shown(), *_shown_misses(outcome)]
+    wide = max(len(gib(c.memory_bytes)) for c in shown)
+    for i, c in enumerate(shown):
+        share = c.memory_bytes / usable
+        text = gib(c.memory_bytes).rjust(wide) + (f" {bar(share)}" if with_bar else "")
+        if c.fits:
+            text += f" {100 * share:4.0f} %"
+            tie = outcome.tied_with[i] if i < len(outcome.candidates) else -1
+            text += f" tie with {tie + 1}" if tie >= 0 else ""
+        else:
+            text += f" over by {gib(c.over_bytes)}"
+        cells.append(text)
+    return cells
+
+
+def blocks(outcome: Outcome) -> list[Line]:
+    """Under 60 columns: a few short lines a plan."""
+    q = outcome.question
+    lines: list[Line] = []
+    for i, c in enumerate([*outcome.shown(), *_shown_misses(outcome)]):
+        tie = outcome.tied_with[i] if c.fits else -1
+        style: Style = "refused" if not c.fits else "chosen" if i == 0 else ""
+        mark = "✗" if not c.fits else f"{'▶' if i == 0 else ' '} {i + 1}"
+        verdict = f"{100 * c.memory_bytes / q.usable:.0f} %" if c.fits else f"over by {gib(c.over_bytes)}"
+        lines += [
+            Line(f"{mark} {c.layout}" + (f", tie with {tie + 1}" if tie >= 0 else ""), style),
+            Line(f"    µbatch {c.micro_batch} × {c.micro_batches}, recompute {c.recompute} {c.schedule}".rstrip()),
+        ]
+        if c.step_s == c.step_s:
+            rate = f"{count(c.tokens_per_s_per_device)} {q.item_word}/s/{q.device_word}"
+            lines.append(Line(f"    step {number(c.step_s)} s, {rate}, MFU {percent(c.mfu)}"))
+        lines.append(Line(f"    memory {gib(c.memory_bytes)} of {gib(q.usable)} GiB, {verdict}"))
+    return lines
+
+
+def step_lines(outcome: Outcome, width: int) -> list[Line]:
+    sim = outcome.simulation
+    assert sim is not None
+    decimals = decimals_for(sim.step_seconds)
+    parts = [f"{time_part(k)} {v}" for k, v in rounded_parts(sim.seconds_by, decimals)]
+    return [Line(t) for t in sums("Step", f"{number(sim.step_seconds)} s", parts, "", width)]
+
+
+def memory_lines(outcome: Outcome, width: int) -> list[Line]:
+    """Of the fullest lane."""
+    sim, q = outcome.simulation, outcome.question
+    assert sim is not None
+    fullest = int(sim.peak.argmax())
+    lane = sim.lanes[fullest]
+    parts = {k: v / 2**30 for k, v in sim.peak_by[fullest].items()}
+    texts = [f"{k} {v}" for k, v in rounded_parts(parts, 1)]
+    where = f"on every {q.device_word}" if len(sim.lanes) == 1 else f"on {lane.name}, the fullest of {len(sim.lanes)}"
+    tail = f"{where}; {gib(q.installed)} installed, {gib(q.installed - q.usable)} kept free"
+    return [Line(t) for t in sums("Memory", f"{gib(float(sim.peak[fullest]))} GiB", texts, tail, width)]
+
+
+def sure(outcome: Outcome) -> list[str]:
+    """How far predictions were off, and which of the rows are therefore the same."""
+    q = outcome.question
+    device = q.cluster.types[0].name if q.cluster.types else "these devices"
+    words = [outcome.error.sentence(outcome.family, device)]
+    tied = [i for i, t in enumerate(outcome.tied_with[: outcome.top]) if t == 0]
+    pair = f"Two plans of one model closer than {number(100 * outcome.error.pairs_within, 2)} % are a tie"
+    words.append(f"{pair}: time {', '.join(str(i + 1) for i in [0, *tied])}." if tied else f"{pair}: here none is.")
+    return words
+
+
+def next_lines(outcome: Outcome, width: int) -> list[Line]:
+    folder = outcome.folder
+    if outcome.plan is None:
+        return []
+    commands = [
+        (f"meshwright verify {folder}", "same loss and gradients as one device"),
+        (f"meshwright run {folder} --steps 20", "train it on the devices of this machine"),
+        (f"meshwright show {folder}", "open the report"),
+    ]
+    wide = max(len(c) for c, _ in commands)
+    lines = []
+    for k, (command, what) in enumerate(commands):
+        text = f"{'Next' if k == 0 else '':9}{command.ljust(wide)}   {what}"
+        lines.append(Line(text if len(text) <= width else f"{'Next' if k == 0 else '':9}{command}"))
+    return lines
+
+
+def written_lines(outcome: Outcome, width: int) -> list[Line]:
+    names = [f"{name} {file_size(size)}" if size > 1000 else name for name, size in outcome.files.items()]
+    head = f"Wrote    {outcome.folder}/   "
+    lines = [head + names[0]]
+    for name in names[1:]:
+        if len(lines[-1]) + 3 + len(name) <= width:
+            lines[-1] += f" · {name}"
+        else:
+            lines.append(" " * len(head) + name)
+    return [Line(t) for t in lines]
+
+
+def plan_words(plan: Plan) -> str:
+    """Schedule and micro-batches of a plan: "1f1b over 16 micro-batches"."""
+    m = plan.schedule.micro_batches
+    return (
+        f"{plan.schedule.name if len(plan.stages) > 1 else 'accumulation'} over {m} micro-batches" if m > 1 else MISSING
+    )

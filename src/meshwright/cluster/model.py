@@ -84,6 +84,11 @@ class Cluster:
         return device // lv.size if lv.size else lv.member[device]
 
     @cached_property
+    def link_between(self) -> Mapping[tuple[int, int], Link]:
+        """(from, to) -> the explicit link of this pair."""
+        return {(link.src, link.dst): link for link in self.links}
+
+    @cached_property
     def node_size(self) -> int:
         """Devices of the innermost component (a node); all of them if there is no level."""
         if not self.levels:

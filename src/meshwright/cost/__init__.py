@@ -1,1 +1,6 @@
-"""See the package docstring of meshwright."""
+"""What one piece of work costs: compute, collective, transfer and memory, as arrays."""
+
+from .analytic import Analytic
+from .base import Collective, CostModel, Group, OpMemory
+
+__all__ = ["Analytic", "Collective", "CostModel", "Group", "OpMemory"]

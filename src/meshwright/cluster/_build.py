@@ -1,0 +1,111 @@
+"""A cluster from nodes: levels of equal nodes by size, of unequal ones by membership."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .model import Cluster, DeviceType, Level, Link
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """A kind of connection. Bandwidth in bytes/s one way; latency in seconds a hop."""
+
+    name: str
+    bandwidth: float
+    latency: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGroup:
+    """`count` equal nodes of `devices` devices; `nics` wires of kind `nic` leave each node, shared by its devices."""
+
+    device: DeviceType
+    devices: int
+    count: int
+    inside: Wire
+    nic: Wire | None = None
+    nics: float = 0.0
+
+    @property
+    def uplink(self) -> float:
+        return self.nic.bandwidth * self.nics if self.nic else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outer:
+    """A level above the nodes: `nodes` of them a component (0 = all); `uplink` bytes/s of one component to the next level."""
+
+    name: str
+    nodes: int
+    wire: Wire
+    uplink: float = 0.0
+
+
+def build(name: str, groups: Sequence[NodeGroup], outer: Sequence[Outer] = (), links: Sequence[Link] = ()) -> Cluster:
+    """Devices are numbered node by node in the order of `groups`.
+
+    Without `outer`, all nodes form one level over the NICs of the first group. Costs O(1) for equal nodes.
+    """
+    count = sum(g.devices * g.count for g in groups)
+    nodes = sum(g.count for g in groups)
+    if not outer and nodes > 1 and groups[0].nic is not None:
+        outer = (Outer(groups[0].nic.name, 0, groups[0].nic),)
+    types = tuple({g.device.name: g.device for g in groups}.values())
+    if len(groups) == 1:
+        inner = _equal(groups[0], nodes)
+        above = _outer_equal(groups[0].devices, count, outer)
+        return Cluster(name, types, count, (), (inner, *above), tuple(links))
+    index = {t.name: i for i, t in enumerate(types)}
+    device = [index[g.device.name] for g in groups for _ in range(g.devices * g.count)]
+    node = _node_of(groups)
+    levels = [*_inner_unequal(groups, node), *_outer_unequal(node, nodes, outer)]
+    return Cluster(name, types, count, tuple(device) if len(types) > 1 else (), tuple(levels), tuple(links))
+
+
+def _equal(group: NodeGroup, nodes: int) -> Level:
+    uplink = group.uplink if nodes > 1 else 0.0
+    return Level(group.inside.name, group.devices, group.inside.bandwidth, group.inside.latency, uplink)
+
+
+def _outer_equal(node: int, count: int, outer: Sequence[Outer]) -> list[Level]:
+    return [
+        Level(o.name, min(o.nodes * node, count) if o.nodes else count, o.wire.bandwidth, o.wire.latency, o.uplink)
+        for o in outer
+    ]
+
+
+def _node_of(groups: Sequence[NodeGroup]) -> list[int]:
+    found: list[int] = []
+    node = 0
+    for g in groups:
+        for _ in range(g.count):
+            found += [node] * g.devices
+            node += 1
+    return found
+
+
+def _inner_unequal(groups: Sequence[NodeGroup], node: list[int]) -> list[Level]:
+    """One level per kind of inside wire, fastest first: nodes whose own wire is slower stand there as single devices."""
+    own = [(g.inside.bandwidth, g.inside.name, g.inside.latency) for g in groups for _ in range(g.devices * g.count)]
+    kinds = sorted(set(own), reverse=True)
+    # A level has one uplink figure: the smallest node's speaks for all.
+    uplink = min((g.uplink for g in groups if g.nic), default=0.0)
+    levels = []
+    for k, (bandwidth, name, latency) in enumerate(kinds):
+        inside = set(kinds[: k + 1])
+        seen: dict[tuple[str, int], int] = {}
+        member = [
+            seen.setdefault(("node", n) if own[d] in inside else ("device", d), len(seen)) for d, n in enumerate(node)
+        ]
+        last = k == len(kinds) - 1
+        levels.append(Level(name, 0, bandwidth, latency, uplink if last else 0.0, tuple(member)))
+    return levels
+
+
+def _outer_unequal(node: list[int], nodes: int, outer: Sequence[Outer]) -> list[Level]:
+    return [
+        Level(o.name, 0, o.wire.bandwidth, o.wire.latency, o.uplink, tuple(n // (o.nodes or nodes) for n in node))
+        for o in outer
+    ]

@@ -1,0 +1,299 @@
+"""The analytic cost model: rooflines with measured efficiencies, and latency plus bandwidth over the levels.
+
+Forms and constants: public rows of whole training steps (see constants/*.toml for every figure and its evidence).
+Per op: matrix products (and convolutions as such) by tiles, waves and depth; attention fused or through its score matrix;
+everything else by the bytes that it moves. What it does not know: clocks under load, contention between streams, other jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from ..cluster.model import Cluster, DeviceType
+from ..cluster.topology import shared_level
+from ..errors import InputError, Unsupported
+from ..graph.ir import ITEM_BYTES, Floats, Ints, Op, Phase
+from . import matmul
+from ._shapes import ATTENTION, LOOKUPS, LOSSES, MATMULS, NORMS, VIEWS, OpShape, Product, Shapes, volume
+from .base import Collective, CostModel, Group, OpMemory
+from .collectives import CollectivePrices
+from .constants import Family, Software, family, generation
+
+_BACKWARD = ("backward", "input_grad", "weight_grad")
+_FORMAT = {
+    "float8_e4m3fn": "gemm_8", "float8_e5m2": "gemm_8", "float8": "gemm_8", "float4": "gemm_4", "int8": "gemm_8",
+    "bfloat16": "gemm_16", "float16": "gemm_16", "float32": "gemm_32", "tfloat32": "gemm_32", "float64": "gemm_32",
+}  # fmt: skip
+FLASH_BACKWARD = 3.0
+"""Backward of fused attention over its forward: it computes the scores again (fitted: 3, FLOPs alone say 2.5)."""
+SCORE_BYTES = {"forward": 5.0, "backward": 7.0}
+"""Bytes moved per score where the score matrix passes through memory: softmax, mask, dropout (fitted)."""
+SCORE_RATE = 0.50
+"""Rate of batched attention products at head width 128 over that of large products; · 2d / (d + 128) at width d."""
+SCORES_KEPT = 5.0
+"""Bytes kept per score without fused attention: two 16-bit matrices and a dropout mask."""
+LOSS_BYTES = {"forward": 10.0, "backward": 12.0}
+"""Bytes moved per logit of a cross entropy: 16-bit logits, float32 log-probabilities, gradients of both."""
+OPTIMIZER_BYTES = 30.0
+"""Bytes moved per parameter by a mixed-precision Adam step."""
+BLOCK_OPS = 8
+"""Heavy ops (products, convolutions, lookups) that count as one layer for the launch floor where there is no attention."""
+
+
+class Analytic(CostModel):
+    """Works for any device with a family of constants.
+
+    precision: dtype of operands of matrix products ("bfloat16", "float8_e4m3fn", "float32", …); other ops and the
+    modules in `high_precision` use 16 bits where it is below.
+    software: a generation of constants/software.toml.
+    """
+
+    name: ClassVar[str] = "analytic"
+
+    def __init__(
+        self,
+        *,
+        precision: str = "bfloat16",
+        software: str | Software = "modern",
+        high_precision: Sequence[str] = ("lm_head",),
+        families: dict[str, Family] | None = None,
+    ) -> None:
+        """`families` overrides constants by family name (calibration, validation)."""
+        if precision not in _FORMAT:
+            raise InputError(f'no precision "{precision}": known are {", ".join(_FORMAT)}', where="precision")
+        self.precision = precision
+        self.software = software if isinstance(software, Software) else generation(software)
+        self.high_precision = frozenset(high_precision)
+        self.wide = precision if ITEM_BYTES.get(precision, 1) >= 2 else "bfloat16"
+        """dtype of everything but matrix products."""
+        self.item = float(ITEM_BYTES.get(self.wide, 4))
+        self._families = families or {}
+        self._shapes = Shapes()
+        self._prices = CollectivePrices()
+        self._rates: dict[tuple[str, bool], matmul.Rates] = {}
+
+    # ---------------------------------------------------------------- one op
+
+    def compute(self, op: Op, sizes: Ints, device: DeviceType, phase: Phase, variant: str = "") -> Floats:
+        """See `CostModel.compute`. Variant "unfused" or "fused" of an attention op overrides the software's.
+
+        Raises:
+            Unsupported: the device has no peak for the precision.
+        """
+        shape = self._shapes.of(op)
+        local = np.asarray(sizes, dtype=np.float64)
+        if op.phase != "forward":
+            phase = "forward"  # explicit graphs: the op IS the backward or the update, with its own FLOPs
+        if phase == "update":
+            return self.traffic(OPTIMIZER_BYTES * self._elements(shape, local, parameters=True), device)
+        if shape.product is not None:
+            return self._product(op, shape, shape.product, local, device, phase)
+        if op.kind in ATTENTION and shape.scores:
+            return self._attention(op, shape, local, device, phase, variant)
+        return self._moved(op, shape, local, device, phase)
+
+    def _product(
+        self, op: Op, shape: OpShape, product: Product, local: Floats, device: DeviceType, phase: Phase
+    ) -> Floats:
+        rates = self._matmul_rates(device, self._is_wide(op))
+        batch, m, n = (volume(local, f) for f in (product.batch, product.m, product.n))
+        if op.kind in MATMULS:
+            k = volume(local, product.k)
+        else:
+            whole = 2.0 * batch * m * n
+            k = self._flops(op, shape, local) / np.maximum(whole, 1.0)
+        if phase == "forward":
+            return matmul.seconds(rates, batch, m, n, k)
+        found = np.zeros(len(local))
+        if phase in ("backward", "input_grad"):
+            found = found + matmul.seconds(rates, batch, m, k, n)
+        if phase in ("backward", "weight_grad"):
+            found = found + matmul.seconds(rates, batch, n, k, m)
+        return found
+
+    def _attention(
+        self, op: Op, shape: OpShape, local: Floats, device: DeviceType, phase: Phase, variant: str
+    ) -> Floats:
+        if phase == "weight_grad":
+            return np.zeros(len(local))
+        constants = self._family(device)
+        peak = self._peak(device, self.wide)
+        width = volume(local, shape.head)
+        flops = self._flops(op, shape, local)
+        forward = phase == "forward"
+        if variant == "unfused" or (not variant and self.software.attention == "unfused"):
+            rate = peak * getattr(constants, _FORMAT[self.wide]) * SCORE_RATE * 2.0 * width / (width + 128.0)
+            moved = SCORE_BYTES["forward" if forward else "backward"] * volume(local, shape.scores)
+            found: Floats = (1.0 if forward else 2.0) * flops / rate + moved / (device.bandwidth * constants.memory)
+            return found
+        modern = self.software.attention != "first"
+        share = constants.attention_modern if modern else constants.attention_first
+        rate = peak * share * np.where(width <= 64, constants.small_head, 1.0)
+        causal = 0.5 if is_causal(op) else 1.0
+        seconds: Floats = causal * flops / rate * (1.0 if forward else FLASH_BACKWARD)
+        return seconds
+
+    def _moved(self, op: Op, shape: OpShape, local: Floats, device: DeviceType, phase: Phase) -> Floats:
+        constants = self._family(device)
+        bandwidth = device.bandwidth * (constants.norm if op.kind in NORMS else constants.memory)
+        forward = phase == "forward"
+        if op.kind in VIEWS:
+            return np.zeros(len(local))
+        if op.kind in LOSSES:
+            logits = volume(local, shape.operands[0])
+            return logits * LOSS_BYTES["forward" if forward else "backward"] / bandwidth
+        if op.kind in LOOKUPS:
+            # Rows read and written; backward reads the gradient and adds it to the table's rows.
+            found: Floats = volume(local, shape.results[0]) * self.item * (2.0 if forward else 3.0) / bandwidth
+            return found
+        bytes_ = self._elements(shape, local) * self.item * (1.0 if forward else 1.5) / bandwidth
+        flops = self._flops(op, shape, local)
+        if op.flops:
+            rate = self._peak(device, self.wide) * getattr(constants, _FORMAT[self.wide])
+            return np.asarray(np.maximum(bytes_, flops * (1.0 if forward else 2.0) / rate), dtype=np.float64)
+        return bytes_
+
+    def memory(self, op: Op, sizes: Ints, variant: str = "") -> OpMemory:
+        """Kept: what the op saves for its backward (a tensor saved by two ops counts in both). Static: zero (tensors say)."""
+        shape = self._shapes.of(op)
+        local = np.asarray(sizes, dtype=np.float64)
+        zero = np.zeros(len(local))
+        share = np.asarray(np.prod(local / shape.full, axis=1), dtype=np.float64)
+        kept = op.saved_extra * share
+        for name in op.saved:
+            if name in op.inputs:
+                kept = kept + self.item * volume(local, shape.operands[op.inputs.index(name)])
+            else:
+                kept = kept + self.item * volume(local, shape.results[op.outputs.index(name)])
+        fused = variant == "fused" or (not variant and self.software.attention != "unfused")
+        transient = self.item * sum((volume(local, r) for r in shape.results), zero)
+        if op.kind in ATTENTION and not fused:
+            scores = volume(local, shape.scores)
+            kept = kept + SCORES_KEPT * scores
+            transient = transient + self.item * scores
+        if op.kind in LOSSES:
+            transient = transient + 4.0 * volume(local, shape.operands[0])
+        return OpMemory(static=zero, kept=kept, transient=transient)
+
+    def variants(self, op: Op, sizes: Ints) -> tuple[str, ...]:
+        """Attention: as the software does, fused, or through the score matrix."""
+        return ("", "fused", "unfused") if op.kind in ATTENTION else ("",)
+
+    # ---------------------------------------------------------------- bytes
+
+    def traffic(self, nbytes: Floats, device: DeviceType) -> Floats:
+        """See `CostModel.traffic`; the software may fuse away a share of it."""
+        moved = np.asarray(nbytes, dtype=np.float64) * self.software.fused
+        return np.asarray(moved / (device.bandwidth * self._family(device).memory), dtype=np.float64)
+
+    def collective(self, kind: Collective, nbytes: Floats, group: Group) -> Floats:
+        """See `CostModel.collective`.
+
+        Raises:
+            InputError: members that no level of the cluster joins.
+        """
+        bytes_ = np.atleast_1d(np.asarray(nbytes, dtype=np.float64))
+        return self._prices.seconds(kind, bytes_, group, self._family(_slowest(group)))
+
+    def transfer(
+        self, nbytes: Floats, src: int, dst: int, cluster: Cluster, *, tensor: str = "", consumer: str = ""
+    ) -> Floats:
+        """Over the explicit link of the pair, else over the lowest level that both share; nothing on one device."""
+        moved = np.asarray(nbytes, dtype=np.float64)
+        if src == dst:
+            return np.zeros(moved.shape)
+        constants = self._family(cluster.type_of(src))
+        link = cluster.link_between.get((src, dst))
+        if link is not None:
+            bandwidth, latency = link.bandwidth * constants.inner, link.latency
+        else:
+            k = shared_level(cluster, src, dst)
+            if k < 0:
+                raise InputError(f"cluster {cluster.name}: no level joins devices {src} and {dst}", where="levels")
+            level = cluster.levels[k]
+            bandwidth, latency = level.bandwidth, level.latency
+            if k and cluster.levels[k - 1].uplink:
+                bandwidth = min(bandwidth, cluster.levels[k - 1].uplink)
+            bandwidth *= constants.outer if k else constants.inner
+        found = self.software.transfer * (moved / bandwidth + latency + constants.start / 2)
+        return np.asarray(np.where(moved > 0, found, 0.0), dtype=np.float64)
+
+    # ---------------------------------------------------------------- the host, the step, overlap
+
+    def launch_floor(self, ops: Sequence[Op], device: DeviceType, phase: Phase) -> float:
+        """See `CostModel.launch_floor`: one layer's floor per attention op, or per `BLOCK_OPS` heavy ops."""
+        if device.kind == "cpu":
+            return 0.0
+        attention = sum(op.kind in ATTENTION for op in ops)
+        heavy = sum(self._shapes.of(op).product is not None or op.kind in LOOKUPS or op.kind in ATTENTION for op in ops)
+        layers = max(float(attention), heavy / BLOCK_OPS)
+        return layers * (self.software.floor_forward if phase == "forward" else self.software.floor_backward)
+
+    def step_overhead(self, devices: int) -> tuple[float, float]:
+        """Stragglers per doubling of nodes of 8, and fixed host work."""
+        nodes = max(1.0, devices / 8)
+        return 1.0 + self.software.straggle * float(np.log2(nodes)), self.software.fixed
+
+    def overlap(self, kind: Literal["data", "tensor", "sharded"]) -> float:
+        """See `CostModel.overlap`."""
+        return {
+            "data": self.software.overlap_data,
+            "tensor": self.software.overlap_tensor,
+            "sharded": self.software.overlap_sharded,
+        }[kind]
+
+    # ---------------------------------------------------------------- helpers
+
+    def _family(self, device: DeviceType) -> Family:
+        key = device.family or device.kind
+        return self._families[key] if key in self._families else family(key)
+
+    def _peak(self, device: DeviceType, dtype: str) -> float:
+        if dtype not in device.peak:
+            raise Unsupported(
+                f"{device.name} computes no {dtype}: choose one of {', '.join(sorted(device.peak))}", where="precision"
+            )
+        return device.peak[dtype]
+
+    def _is_wide(self, op: Op) -> bool:
+        return op.module.rpartition(".")[2] in self.high_precision
+
+    def _matmul_rates(self, device: DeviceType, wide: bool) -> matmul.Rates:
+        key = (device.name, wide)
+        found = self._rates.get(key)
+        if found is None:
+            dtype = self.wide if wide else self.precision
+            constants = self._family(device)
+            flops = self._peak(device, dtype) * float(getattr(constants, _FORMAT[dtype]))
+            found = matmul.Rates(flops, device.bandwidth * constants.memory, constants.sms, self.item)
+            self._rates[key] = found
+        return found
+
+    def _flops(self, op: Op, shape: OpShape, local: Floats) -> Floats:
+        share: Floats = np.prod(local / shape.full, axis=1)
+        return op.flops * share
+
+    def _elements(self, shape: OpShape, local: Floats, *, parameters: bool = False) -> Floats:
+        """Of all operands and results; `parameters`: of the first operand alone."""
+        if parameters:
+            return volume(local, shape.operands[0]) if shape.operands else np.zeros(len(local))
+        return sum((volume(local, f) for f in (*shape.operands, *shape.results)), np.zeros(len(local)))
+
+
+def is_causal(op: Op) -> bool:
+    """Whether an attention op masks the future by its `is_causal` argument (position 5)."""
+    if dict(op.kwargs).get("is_causal") is True:
+        return True
+    return len(op.args) > 5 and op.args[5] is True
+
+
+def _slowest(group: Group) -> DeviceType:
+    """The device type whose constants price a collective: of the group's first device, or the least bandwidth where mixed."""
+    types = group.cluster.types
+    if len(types) == 1:
+        return types[0]
+    present = {group.cluster.device[d] for d in group.mesh.devices}
+    return min((types[t] for t in present), key=lambda t: t.bandwidth)

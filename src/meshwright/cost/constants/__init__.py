@@ -1,0 +1,96 @@
+"""Constants of the analytic model by device family and software generation, from the TOML files beside this one."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from importlib import resources
+from typing import Any, Literal, TypeVar
+
+from ...errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Shares of nominal rates that a device family reaches; meaning and evidence in families.toml."""
+
+    gemm_16: float
+    gemm_8: float
+    gemm_4: float
+    gemm_32: float
+    attention_first: float
+    attention_modern: float
+    small_head: float
+    memory: float
+    norm: float
+    inner: float
+    outer: float
+    start: float
+    sms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Software:
+    """What a software generation does; meaning and evidence in software.toml. Times in seconds."""
+
+    attention: Literal["unfused", "first", "modern"]
+    floor_forward: float
+    floor_backward: float
+    overlap_data: float
+    overlap_sharded: float
+    overlap_tensor: float
+    fused: float
+    transfer: float
+    straggle: float
+    fixed: float
+
+
+_Row = TypeVar("_Row", Family, Software)
+
+
+@cache
+def families() -> Mapping[str, Family]:
+    """All device families by name."""
+    return _load("families.toml", Family)
+
+
+@cache
+def software() -> Mapping[str, Software]:
+    """All software generations by name."""
+    return _load("software.toml", Software)
+
+
+def family(name: str) -> Family:
+    """The constants of one device family.
+
+    Raises:
+        InputError: no such family.
+    """
+    if name not in families():
+        raise InputError(f'no device family "{name}": known are {", ".join(families())}', where="family")
+    return families()[name]
+
+
+def generation(name: str) -> Software:
+    """The constants of one software generation.
+
+    Raises:
+        InputError: no such generation.
+    """
+    if name not in software():
+        raise InputError(f'no software generation "{name}": known are {", ".join(software())}', where="software")
+    return software()[name]
+
+
+def _load(file: str, kind: type[_Row]) -> dict[str, _Row]:
+    text = resources.files(__package__).joinpath(file).read_text(encoding="utf-8")
+    found: dict[str, _Row] = {}
+    names = {f.name for f in fields(kind)}
+    for name, row in tomllib.loads(text).items():
+        values: dict[str, Any] = {k: v for k, v in row.items() if k != "base"}
+        if unknown := set(values) - names:
+            raise InputError(f"{file}: no field {sorted(unknown)} in [{name}]")
+        found[name] = replace(found[row["base"]], **values) if "base" in row else kind(**values)
+    return found

@@ -1,0 +1,233 @@
+"""From the entries of a plan to axes per atom: how each op computes, how each tensor rests."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from ..errors import Unsupported
+from ..plan.model import Cut, Layout, OpSharding, Storage
+from .atoms import FIXED, Atoms, Node, strides
+from .convert import Axes, axes_of
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """The part of a plan that decides how ops are lowered. Names are those of representatives (own names elsewhere)."""
+
+    shardings: Mapping[str, OpSharding]
+    layouts: Mapping[str, Layout]
+    storage: Mapping[str, Storage]
+    recompute: frozenset[str]
+
+
+@dataclass(slots=True)
+class Assignment:
+    """Per node: axes of each of its atoms. Per tensor: its layout at rest, and of its raw result."""
+
+    cuts: list[Axes]
+    need: list[list[Axes]]
+    raw: dict[str, tuple[Axes, tuple[str, ...]]]
+    rest: dict[str, Axes]
+    use: dict[str, Axes]
+    """Parameters: how their first op computes with them."""
+
+
+def place(axes: tuple[str, ...], sizes: list[int], mesh: Mapping[str, int]) -> list[tuple[str, ...]]:
+    """Axes of one factor or sub-dimension laid on its atoms (major first): on the first atom that divides, else the largest."""
+    left, out = list(sizes), [()] * len(sizes)
+    for a in axes:
+        n = mesh[a]
+        if n == 1:
+            continue
+        k = _best(left, n)
+        out[k] = (*out[k], a)
+        left[k] = -(-left[k] // n)
+    return out
+
+
+def _names(cuts: tuple[Cut, ...], what: str) -> tuple[str, ...]:
+    if any(c.weights for c in cuts):
+        raise Unsupported(
+            f"{what} is cut with weights, which can be planned and stored but not lowered: use equal parts"
+        )
+    return tuple(c.axis for c in cuts)
+
+
+def layout_axes(atoms: Atoms, tensor: str, layout: Layout, mesh: Mapping[str, int]) -> Axes:
+    """A plan's layout of `tensor` at atom grain."""
+    shape = atoms.folded.graph.tensor[tensor].shape
+    sizes, counts = atoms.size[tensor], atoms.dims[tensor]
+    found: list[tuple[str, ...]] = []
+    at = 0
+    for d, (subs, count) in enumerate(zip(layout.dims, counts, strict=True)):
+        mine = list(sizes[at : at + count])
+        own: list[tuple[str, ...]] = [()] * count
+        whole = [s if s else shape[d] for s, _ in subs] if len(subs) != 1 else [shape[d]]
+        steps, borders = strides(mine), strides(whole)
+        for (_, cuts), size, low in zip(subs, whole, borders):
+            if not cuts:
+                continue
+            inside = [k for k, s in enumerate(steps) if low <= s < low * size]
+            if prod(mine[k] for k in inside) != size:
+                raise Unsupported(
+                    f'the layout of "{tensor}" cuts dim {d} at {whole}, but its ops see it as {mine}: cut at one of these'
+                )
+            for k, axes in zip(inside, place(_names(cuts, f'"{tensor}"'), [mine[k] for k in inside], mesh)):
+                own[k] = axes
+        found += own
+        at += count
+    return tuple(found)
+
+
+def plan_layout(atoms: Atoms, tensor: str, axes: Axes, partial: tuple[str, ...] = ()) -> Layout:
+    """The explicit `Layout` (every atom a sub-dimension) of axes per atom."""
+    dims, at = [], 0
+    for count in atoms.dims[tensor]:
+        dims.append(tuple((atoms.size[tensor][k], tuple(Cut(a) for a in axes[k])) for k in range(at, at + count)))
+        at += count
+    return Layout(tuple(dims), partial)
+
+
+def on(mapping: tuple[int, ...], cuts: Axes) -> Axes:
+    return tuple(() if a == FIXED else cuts[a] for a in mapping)
+
+
+def op_cuts(
+    node: Node, atoms: Atoms, sharding: OpSharding | None, rest: Mapping[str, Axes], mesh: Mapping[str, int]
+) -> Axes:
+    """Axes of each atom of one op; constants are computed whole everywhere.
+
+    An axis that already cuts an operand at rest stays on that atom; otherwise it goes to the samples, if its factor
+    grows with them; otherwise to the first atom that divides.
+    """
+    cuts: list[tuple[str, ...]] = [()] * len(node.size)
+    op = atoms.folded.graph.ops[node.index]
+    if sharding is None or all(u in atoms.const for u in node.inputs):
+        return tuple(cuts)
+    held: dict[str, int] = {}
+    for t, m in zip(node.inputs, node.operands):
+        for a, axes in zip(m, rest.get(t, ())):
+            if a != FIXED:
+                for x in axes:
+                    held.setdefault(x, a)
+    for name, given in sharding.cuts.items():
+        k = next(k for k, f in enumerate(op.rule.factors) if f.name == name)
+        free = [a for a, f in enumerate(node.factor) if f == k and node.kind[a] in ("free", "stat")]
+        axes = tuple(x for x in _names(given, f'factor "{name}" of "{op.name}"') if mesh[x] > 1)
+        if not free and axes:
+            raise Unsupported(
+                f'factor "{name}" of "{op.name}" ({op.kind}) is {op.rule.factors[k].kind}: it cannot be cut here'
+            )
+        batch = [a for a in free if node.samples[a]]
+        for x in axes:
+            if held.get(x) in free:
+                a = held[x]
+            elif batch:
+                a = batch[0]
+            else:
+                left = [_left(node.size[b], cuts[b], mesh) for b in free]
+                a = free[_best(left, mesh[x])]
+            cuts[a] = (*cuts[a], x)
+    return tuple(cuts)
+
+
+def _left(size: int, axes: tuple[str, ...], mesh: Mapping[str, int]) -> int:
+    for x in axes:
+        size = -(-size // mesh[x])
+    return size
+
+
+def _best(left: list[int], n: int) -> int:
+    """The first atom that n divides, else the largest."""
+    fit = [k for k, s in enumerate(left) if s % n == 0 and s >= n]
+    return fit[0] if fit else max(range(len(left)), key=lambda k: left[k])
+
+
+def assign(atoms: Atoms, choices: Choices, mesh: Mapping[str, int]) -> Assignment:
+    """Forward pass: how every op computes and every tensor rests."""
+    graph = atoms.folded.graph
+    done = Assignment([], [], {}, {}, {})
+    for t, layout in choices.layouts.items():
+        if t in atoms.size:
+            done.rest[t] = layout_axes(atoms, t, layout, mesh)
+    for a, b in atoms.folded.carries:  # blocks are equal only if what they read rests as what they write
+        entry = atoms.folded.name(a)
+        if b in done.rest and atoms.role.get(entry) == "activation":
+            done.rest.setdefault(entry, done.rest[b])
+    held = ChainMap(done.rest, done.use)
+    for node in atoms.nodes:
+        op = graph.ops[node.index]
+        cuts = op_cuts(node, atoms, choices.shardings.get(op.name), held, mesh)
+        done.cuts.append(cuts)
+        need = [on(m, cuts) for m in node.operands]
+        done.need.append(need)
+        for t, axes in zip(node.inputs, need):
+            if t in atoms.producer:
+                continue
+            if atoms.role[t] == "param":
+                done.use.setdefault(t, axes)
+            elif atoms.role[t] != "buffer":
+                done.rest.setdefault(t, axes)  # data arrives as its first op reads it
+        partial = tuple(x for a in sorted(node.summed) for x in cuts[a])
+        for t, m in zip(node.outputs, node.results):
+            here = on(m, cuts)
+            done.raw[t] = here, partial
+            done.rest.setdefault(t, here)
+    for a, b in atoms.folded.carries:  # ... also where no layout was given
+        entry = atoms.folded.name(a)
+        if atoms.role.get(entry) == "activation" and done.rest[entry] != done.rest[b] and entry not in choices.layouts:
+            done.rest[entry] = done.rest[b]
+    for t in atoms.size:
+        if atoms.role[t] == "param":
+            stored = choices.storage.get(t)
+            use = done.use.get(t, ((),) * len(atoms.size[t]))
+            done.rest[t] = layout_axes(atoms, t, stored.param, mesh) if stored and stored.param else use
+        elif atoms.role[t] == "buffer" or t in atoms.const:
+            done.rest[t] = ((),) * len(atoms.size[t])
+    return done
+
+
+@dataclass(slots=True)
+class Sums:
+    """Which axes the gradient of each use, and of each value, is still unsummed over."""
+
+    use: dict[tuple[int, int], frozenset[str]]
+    """(node, operand) -> G."""
+    deferred: dict[str, frozenset[str]]
+
+
+def defer(atoms: Atoms, done: Assignment) -> Sums:
+    """Backward sweep. Deferral: only for values derived from parameters alone; for a parameter, the end-of-step sums."""
+    use: dict[tuple[int, int], frozenset[str]] = {}
+    deferred: dict[str, frozenset[str]] = {}
+    none: frozenset[str] = frozenset()
+
+    def of(t: str, n: int) -> frozenset[str]:
+        sums = [use[u] for u in atoms.users.get(t, ()) if u in use]
+        if not sums or t not in atoms.from_params or t not in atoms.grad:
+            return none
+        common = frozenset.intersection(*sums) - axes_of(done.rest[t])
+        return common - axes_of(done.cuts[n]) if n >= 0 else common
+
+    for n in range(len(atoms.nodes) - 1, -1, -1):
+        node = atoms.nodes[n]
+        mine = axes_of(done.cuts[n])
+        outs = []
+        for t in node.outputs:
+            deferred[t] = of(t, n)
+            outs.append(deferred[t])
+        d = frozenset.intersection(*outs) if outs else none
+        for k, t in enumerate(node.inputs):
+            if t in atoms.grad:
+                need = axes_of(done.need[n][k])
+                g = (mine - need) | (d - mine)
+                if t in atoms.from_params:
+                    g |= need - axes_of(done.rest[t])
+                use[n, k] = g
+    for t, role in atoms.role.items():
+        if role == "param":
+            deferred[t] = of(t, -1)
+    return Sums(use, deferred)

@@ -1,0 +1,237 @@
+"""Atoms: the finest sub-dimensions of every tensor on which all ops agree, found once per graph, whatever the plan.
+
+A reshape [B·S, H·D] -> [B, S, H, D] puts a border inside both dims; borders flow through the factors of all ops until
+nothing moves. A layout is then one string of mesh axes per atom, and a conversion a comparison, atom by atom.
+
+Borders of one dim must nest (each divides the next). One that does not nest is left out, and the op that wanted it sees
+that dim as fixed: it is never cut there.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from ..graph.ir import FactorKind
+from .fold import Folded
+
+FIXED = -1
+"""In `Node.operands` / `results`: an atom that this op cannot see cut."""
+
+
+@dataclass(slots=True)
+class Node:
+    """One op at atom grain. Atom numbers index `size`, `kind`, `samples`, `factor`."""
+
+    index: int
+    """In `Graph.ops`."""
+    inputs: tuple[str, ...]
+    """Folded names."""
+    outputs: tuple[str, ...]
+    size: list[int]
+    kind: list[FactorKind]
+    factor: list[int]
+    """Per atom: the factor of the rule it is a part of."""
+    samples: list[bool]
+    operands: list[tuple[int, ...]]
+    """Per operand, per atom of that tensor: the op's atom, or FIXED."""
+    results: list[tuple[int, ...]]
+    summed: frozenset[int]
+    """Atoms of factors in no result (not stat): cut = partial sums."""
+
+
+@dataclass(slots=True)
+class Atoms:
+    folded: Folded
+    nodes: list[Node]
+    size: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Tensor -> atoms, flat over its dims; every dim has at least one."""
+    dims: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Tensor -> number of atoms per dim."""
+    samples: dict[str, tuple[bool, ...]] = field(default_factory=dict)
+    grad: set[str] = field(default_factory=set)
+    """Tensors through which a gradient flows."""
+    from_params: set[str] = field(default_factory=set)
+    """Derived from parameters and constants alone."""
+    const: set[str] = field(default_factory=set)
+    """Derived from nothing that trains or arrives: computed whole everywhere, sliced where used."""
+    users: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """Tensor -> (node, operand)."""
+    producer: dict[str, int] = field(default_factory=dict)
+    """Tensor -> node."""
+    role: dict[str, str] = field(default_factory=dict)
+
+
+class _Marks:
+    """Borders inside one dim or factor, as strides; only ever a chain in which each divides the next."""
+
+    __slots__ = ("size", "strides")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.strides: set[int] = set()
+
+    def add(self, stride: int) -> bool:
+        if stride <= 1 or stride >= self.size or self.size % stride or stride in self.strides:
+            return False
+        if any(stride % s and s % stride for s in self.strides):
+            return False
+        self.strides.add(stride)
+        return True
+
+    def parts(self) -> list[int]:
+        """Sizes, major first."""
+        edges = [1, *sorted(self.strides), self.size]
+        return [b // a for a, b in itertools.pairwise(edges)][::-1] if self.size > 1 else [1]
+
+
+def strides(sizes: Sequence[int]) -> list[int]:
+    out, step = [], 1
+    for s in reversed(sizes):
+        out.append(step)
+        step *= s
+    return out[::-1]
+
+
+def refine(folded: Folded) -> Atoms:
+    """Atoms of all tensors and factors of the folded graph; see the module's docstring."""
+    graph = folded.graph
+    ops = [graph.ops[i] for i in folded.ops]
+    names = [tuple(folded.name(t) for t in op.inputs) for op in ops]
+    marks: dict[str, list[_Marks]] = {}
+    for op, ins in zip(ops, names):
+        for t in (*ins, *op.outputs):
+            if t not in marks:
+                marks[t] = [_Marks(n) for n in graph.tensor[t].shape]
+    factor = [{f.name: (k, _Marks(f.size)) for k, f in enumerate(op.rule.factors)} for op in ops]
+
+    pending = set(range(len(ops)))
+    readers: dict[str, set[int]] = {}
+    for n, (op, ins) in enumerate(zip(ops, names)):
+        for t in (*ins, *op.outputs):
+            readers.setdefault(t, set()).add(n)
+    twins: dict[str, list[str]] = {}
+    for a, b in folded.carries:
+        twins.setdefault(folded.name(a), []).append(b)
+        twins.setdefault(b, []).append(folded.name(a))
+    while pending:
+        n = min(pending)
+        pending.discard(n)
+        op, own = ops[n], factor[n]
+        touched: set[str] = set()
+        moved = False
+        for t, dims in zip((*names[n], *op.outputs), (*op.rule.operands, *op.rule.results)):
+            for fs, mark in zip(dims, marks[t]):
+                for name, step in zip(fs, strides([own[f][1].size for f in fs])):
+                    inner = own[name][1]
+                    if step > 1 and mark.add(step):
+                        touched.add(t)
+                    for s in tuple(inner.strides):
+                        if mark.add(s * step):
+                            touched.add(t)
+                    for s in tuple(mark.strides):
+                        if step < s < step * inner.size and s % step == 0 and inner.add(s // step):
+                            moved = True
+        for t in tuple(touched):
+            for u in twins.get(t, ()):
+                for a, b in zip(marks[t], marks[u]):
+                    for s in sorted(a.strides):
+                        if b.add(s):
+                            touched.add(u)
+        for t in touched:
+            pending |= readers.get(t, set())
+        if moved:
+            pending.add(n)
+
+    atoms = Atoms(folded, [])
+    for t, dims in marks.items():
+        parts = [m.parts() for m in dims]
+        atoms.size[t] = tuple(s for p in parts for s in p)
+        atoms.dims[t] = tuple(len(p) for p in parts)
+        tensor = graph.tensor[t]
+        atoms.role[t] = tensor.role
+        if tensor.role == "param":
+            atoms.grad.add(t)
+            atoms.from_params.add(t)
+        elif tensor.role == "buffer":
+            atoms.from_params.add(t)
+            atoms.const.add(t)
+        if tensor.role == "input":
+            first = atoms.dims[t][0] if atoms.dims[t] else 0
+            atoms.samples[t] = tuple(k == 0 and first > 0 for k in range(len(atoms.size[t])))
+        elif t not in atoms.samples and graph.producer.get(t) is None:
+            atoms.samples[t] = (False,) * len(atoms.size[t])
+    for n, op in enumerate(ops):
+        atoms.nodes.append(_node(atoms, n, folded.ops[n], names[n], factor[n]))
+        _derive(atoms, n, op.outputs)
+    return atoms
+
+
+def _node(atoms: Atoms, n: int, index: int, inputs: tuple[str, ...], factor: dict[str, tuple[int, _Marks]]) -> Node:
+    op = atoms.folded.graph.ops[index]
+    first: dict[str, int] = {}
+    size: list[int] = []
+    of: list[int] = []
+    kind: list[FactorKind] = []
+    for f in op.rule.factors:
+        k, m = factor[f.name]
+        parts = m.parts()
+        first[f.name] = len(size)
+        size += parts
+        of += [k] * len(parts)
+        kind += [f.kind] * len(parts)
+    unseen: set[int] = set()
+
+    def mapped(t: str, dims: tuple[tuple[str, ...], ...]) -> tuple[int, ...]:
+        found: list[int] = []
+        have, counts, at = atoms.size[t], atoms.dims[t], 0
+        for fs, count in zip(dims, counts, strict=True):
+            mine = [first[f] + j for f in fs for j in range(len(factor[f][1].parts())) if size[first[f] + j] > 1]
+            if [size[a] for a in mine] == [s for s in have[at : at + count] if s > 1]:
+                it = iter(mine)
+                found += [next(it) if s > 1 else FIXED for s in have[at : at + count]]
+            else:  # borders that do not nest: this op takes the dim whole
+                unseen.update(mine)
+                found += [FIXED] * count
+            at += count
+        return tuple(found)
+
+    operands = [mapped(t, d) for t, d in zip(inputs, op.rule.operands, strict=True)]
+    results = [mapped(t, d) for t, d in zip(op.outputs, op.rule.results, strict=True)]
+    for a in unseen:
+        kind[a] = "fixed"
+    samples = [False] * len(size)
+    for t, at in zip(inputs, operands):
+        for a, s in zip(at, atoms.samples[t]):
+            if a != FIXED and s:
+                samples[a] = True
+    for t, at in zip(op.outputs, results):
+        atoms.samples[t] = tuple(a != FIXED and samples[a] for a in at)
+    for k, t in enumerate(inputs):
+        atoms.users.setdefault(t, []).append((n, k))
+    for t in op.outputs:
+        atoms.producer[t] = n
+    summed = {op.rule.factors.index(f) for f in op.rule.factors if f.name in op.rule.summed()}
+    return Node(
+        index, inputs, op.outputs, size, kind, of, samples, operands, results,
+        frozenset(a for a, k in enumerate(of) if k in summed),
+    )  # fmt: skip
+
+
+def _derive(atoms: Atoms, n: int, outputs: tuple[str, ...]) -> None:
+    node, graph = atoms.nodes[n], atoms.folded.graph
+    for t in outputs:
+        if any(u in atoms.grad for u in node.inputs) and "float" in graph.tensor[t].dtype:
+            atoms.grad.add(t)
+        if all(u in atoms.from_params for u in node.inputs):
+            atoms.from_params.add(t)
+        if all(u in atoms.const for u in node.inputs):
+            atoms.const.add(t)
+
+
+def item_bytes(atoms: Atoms, tensor: str) -> float:
+    """Bytes of one element."""
+    t = atoms.folded.graph.tensor[tensor]
+    return t.nbytes / max(prod(t.shape), 1)

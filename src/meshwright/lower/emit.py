@@ -1,0 +1,273 @@
+"""Write one piece of the graph out as instructions: conversions, local ops, sums; then the same backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from ..graph.ir import ITEM_BYTES
+from ..plan.model import Cut, Layout
+from .assign import Assignment, Choices, Sums, plan_layout
+from .atoms import FIXED, Atoms, Node, item_bytes
+from .convert import Axes, Do, Step, axes_of, local_size, steps
+from .program import GRAD, RAW, Instr
+
+COMMUNICATES = frozenset({"all_reduce", "all_gather", "reduce_scatter", "all_to_all"})
+_PAIR_OF_MAXIMUM_AND_SUM = frozenset({"softmax", "_softmax", "log_softmax", "_log_softmax", "cross_entropy_loss"})
+_MEAN_OVER_LABELS = frozenset({"cross_entropy_loss", "nll_loss", "nll_loss_nd", "nll_loss2d"})
+
+
+@dataclass(slots=True)
+class Written:
+    """Instructions of one piece, and what later passes want to know of its values."""
+
+    forward: list[Instr] = field(default_factory=list)
+    backward: list[Instr] = field(default_factory=list)
+    """In the order of the forward pass; reversed at the end."""
+    maker: dict[str, int] = field(default_factory=dict)
+    """Value -> index in `forward`."""
+    used: dict[int, list[str]] = field(default_factory=dict)
+    """Node -> value read for each operand."""
+    level: dict[str, int] = field(default_factory=dict)
+    """Value -> depth over heavy ops and communication: light ops of one depth run as one kernel."""
+    depth: dict[int, int] = field(default_factory=dict)
+    """Node -> depth at which it runs."""
+    constants: list[Instr] = field(default_factory=list)
+    base: dict[str, tuple[str, Axes]] = field(default_factory=dict)
+    """Value -> (tensor, layout)."""
+
+
+class Emitter:
+    """One lowering of the folded graph; `piece(nodes)` writes one piece of it."""
+
+    def __init__(
+        self, atoms: Atoms, choices: Choices, done: Assignment, sums: Sums, mesh: Mapping[str, int], grad_bytes: float
+    ) -> None:
+        self.atoms, self.choices, self.done, self.sums, self.mesh = atoms, choices, done, sums, mesh
+        self.grad_bytes = grad_bytes
+        self.graph = atoms.folded.graph
+        self._layouts: dict[tuple[str, Axes, tuple[str, ...]], Layout] = {}
+        self._count: dict[str, int] = {}
+
+    # ---- sizes
+
+    def layout(self, t: str, axes: Axes, partial: tuple[str, ...] = ()) -> Layout:
+        key = (t, axes, partial)
+        if key not in self._layouts:
+            self._layouts[key] = plan_layout(self.atoms, t, axes, partial)
+        return self._layouts[key]
+
+    def amount(self, t: str, axes: Axes, item: float = 0.0) -> tuple[float, tuple[str, ...] | None]:
+        """(bytes of the largest local part, None) or (bytes per local sample, axes that cut the samples)."""
+        total = item or item_bytes(self.atoms, t)
+        over: tuple[str, ...] | None = None
+        batch = self.graph.samples
+        for size, cut, samples in zip(self.atoms.size[t], axes, self.atoms.samples[t]):
+            if samples:
+                total *= size / batch if over is None else size
+                over = (over or ()) + cut
+            else:
+                total *= local_size(size, cut, self.mesh)
+        return total, over
+
+    def sizes(self, node: Node, cuts: Axes) -> tuple[tuple[float, ...], tuple[str, ...] | None]:
+        """Largest local size of each factor; factors that grow with the samples per local sample."""
+        factors = self.graph.ops[node.index].rule.factors
+        out = [1.0] * len(factors)
+        over: tuple[str, ...] | None = None
+        for size, cut, samples, f in zip(node.size, cuts, node.samples, node.factor):
+            if samples:
+                out[f] *= size / self.graph.samples if over is None else size
+                over = (over or ()) + cut
+            else:
+                out[f] *= local_size(size, cut, self.mesh)
+        return tuple(out), over
+
+    # ---- conversions
+
+    def _fresh(self, t: str) -> str:
+        self._count[t] = self._count.get(t, 0) + 1
+        return f"{t}@{self._count[t]}"
+
+    def move(
+        self, w: Written, t: str, value: str, path: tuple[Step, ...], last: str, grad: bool, phase: str = "forward"
+    ) -> str:
+        """Emit the steps that turn `value` (of tensor `t`) into a value named `last` ("" = a fresh name)."""
+        param = self.atoms.role[t] == "param"
+        for k, s in enumerate(path):
+            name = last if last and k == len(path) - 1 else self._fresh(t)
+            before, after = self.layout(t, s.before, s.before_partial), self.layout(t, s.after, s.partial)
+            bytes_before, bytes_after = self.amount(t, s.before), self.amount(t, s.after)
+            w.maker[name] = len(w.forward)
+            w.base[name] = (t, s.after)
+            w.level[name] = w.level.get(value, 0) + (s.forward in COMMUNICATES)
+            w.forward.append(_instr(s.forward, t, value, name, s, before, after, bytes_before, bytes_after, flip=False))
+            if grad:
+                item = self.grad_bytes if param else 0.0
+                w.backward.append(
+                    _instr(
+                        s.backward, t, GRAD + name, GRAD + value, s, after, before,
+                        self.amount(t, s.after, item), self.amount(t, s.before, item), flip=True,
+                    )
+                )  # fmt: skip
+            value = name
+        return value
+
+    def convert(self, w: Written, cache: dict[object, str], t: str, need: Axes, g: frozenset[str]) -> str:
+        """The value of `t` as an op needs it."""
+        src, deferred = self.done.rest[t], self.sums.deferred.get(t, frozenset())
+        grad = t in self.atoms.grad
+        summed = (g - deferred - axes_of(need)) if grad else frozenset()
+        may_pad = (axes_of(need) - axes_of(src)) & deferred
+        key = (t, need, summed, may_pad)
+        if key not in cache:
+            path = steps(src, (), need, summed, may_pad)
+            cache[key] = self.move(w, t, t, path, "", grad)
+        return cache[key]
+
+    # ---- ops
+
+    def piece(self, nodes: range, folded_run: bool) -> Written:
+        w = Written()
+        cache: dict[object, str] = {}
+        for n in nodes:
+            node = self.atoms.nodes[n]
+            if all(u in self.atoms.const for u in node.inputs) and not folded_run:
+                w.constants.append(self._compute(node, self.done.cuts[n], node.inputs, node.outputs))
+                continue
+            self._op(w, cache, n, node)
+        return w
+
+    def _op(self, w: Written, cache: dict[object, str], n: int, node: Node) -> None:
+        cuts = self.done.cuts[n]
+        values = [
+            self.convert(w, cache, t, need, self.sums.use.get((n, k), frozenset()))
+            for k, (t, need) in enumerate(zip(node.inputs, self.done.need[n]))
+        ]
+        w.used[n] = values
+        w.depth[n] = at = max((w.level.get(v, 0) for v in values), default=0)
+        heavy = n not in self.light
+        paths = []
+        for t in node.outputs:
+            here, partial = self.done.raw[t]
+            paths.append(steps(here, partial, self.done.rest[t], frozenset(), frozenset()))
+        raw = [t + RAW if p else t for t, p in zip(node.outputs, paths)]
+        forward = self._compute(node, cuts, tuple(values), tuple(raw))
+        for name, t in zip(raw, node.outputs):
+            w.maker[name] = len(w.forward)
+            w.base[name] = (t, self.done.raw[t][0])
+            w.level[name] = at + heavy
+        w.forward.append(forward)
+        stats = self._stats(node, cuts)
+        w.forward += [s for s in stats if s.phase == "forward"]
+        grads = [v for v, t in zip(values, node.inputs) if t in self.atoms.grad]
+        outs = [r for r, t in zip(raw, node.outputs) if t in self.atoms.grad]
+        if grads and outs:
+            # reversed at the end: the sums of a backward follow its op here so that they precede nothing they need
+            w.backward += [s for s in stats if s.phase == "backward"]
+            w.backward.append(
+                Instr(
+                    "compute", forward.on, "backward",
+                    tuple(GRAD + r for r in outs), tuple(dict.fromkeys(GRAD + v for v in grads)),
+                    cuts=forward.cuts, operands=forward.operands, results=forward.results,
+                    sizes=forward.sizes, samples=forward.samples,
+                )
+            )  # fmt: skip
+        for t, name, path in zip(node.outputs, raw, paths):
+            self.move(w, t, name, path, t, t in self.atoms.grad)
+
+    @cached_property
+    def light(self) -> frozenset[int]:
+        """Nodes that a fused kernel takes in."""
+        from ..graph.kinds import kind_of
+
+        found = set()
+        for n, node in enumerate(self.atoms.nodes):
+            kind = kind_of(self.graph.ops[node.index].kind)
+            if kind is not None and kind.light:
+                found.add(n)
+        return frozenset(found)
+
+    def _compute(self, node: Node, cuts: Axes, values: tuple[str, ...], results: tuple[str, ...]) -> Instr:
+        op = self.graph.ops[node.index]
+        by_factor: dict[str, tuple[Cut, ...]] = {}
+        for f, axes in zip(node.factor, cuts):
+            if axes:
+                name = op.rule.factors[f].name
+                by_factor[name] = by_factor.get(name, ()) + tuple(Cut(a) for a in axes)
+        sizes, over = self.sizes(node, cuts)
+        operands = tuple(
+            self.layout(t, tuple(() if a == FIXED else cuts[a] for a in m)) for t, m in zip(node.inputs, node.operands)
+        )
+        outs = tuple(self.layout(t, *self.done.raw[t]) for t in node.outputs)
+        return Instr(
+            "compute", op.name, "forward", values, results, cuts=tuple(by_factor.items()), operands=operands,
+            results=outs, sizes=sizes, samples=over,
+        )  # fmt: skip
+
+    def _stats(self, node: Node, cuts: Axes) -> list[Instr]:
+        """All-reduces inside an op whose stat factor is cut, and the count of labels of a cut loss."""
+        op = self.graph.ops[node.index]
+        found: list[Instr] = []
+        statistic = [a for a, k in enumerate(node.kind) if k == "stat" and cuts[a]]
+        if statistic:
+            keep = tuple(() if a == FIXED or a in statistic else cuts[a] for a in node.operands[0])
+            ones = [a != FIXED and node.kind[a] == "stat" for a in node.operands[0]]
+            nbytes, over = self._rows(node.inputs[0], keep, ones)
+            forward, backward = op.rule.factors[node.factor[statistic[0]]].sums
+            for axis in sorted({x for a in statistic for x in cuts[a]}):
+                for k in range(forward):
+                    what = "max" if k == 0 and op.kind in _PAIR_OF_MAXIMUM_AND_SUM else "sum"
+                    found.append(_stat(op.name, "forward", axis, what, nbytes, over))
+                for _ in range(backward):
+                    found.append(_stat(op.name, "backward", axis, "sum", nbytes, over))
+        if op.kind in _MEAN_OVER_LABELS:
+            for axis in sorted({x for a in node.summed for x in cuts[a]}):
+                found.append(_stat(op.name, "forward", axis, "count", 8.0, None))
+        return found
+
+    def _rows(self, t: str, axes: Axes, ones: list[bool]) -> tuple[float, tuple[str, ...] | None]:
+        """Bytes of float32 statistics: one per element of `t` without its stat dims."""
+        total, over = float(ITEM_BYTES["float32"]), None
+        for size, cut, samples, one in zip(self.atoms.size[t], axes, self.atoms.samples[t], ones):
+            if one:
+                continue
+            if samples:
+                total *= size / self.graph.samples
+                over = (over or ()) + cut
+            else:
+                total *= local_size(size, cut, self.mesh)
+        return total, over
+
+
+def _stat(op: str, phase: str, axis: str, what: str, nbytes: float, over: tuple[str, ...] | None) -> Instr:
+    return Instr(
+        "stat", op, "forward" if phase == "forward" else "backward", collective="all_reduce", axes=(axis,),
+        nbytes=nbytes, samples=over, op=what,
+    )  # fmt: skip
+
+
+def _instr(
+    do: Do,
+    t: str,
+    source: str,
+    target: str,
+    s: Step,
+    before: Layout,
+    after: Layout,
+    bytes_before: tuple[float, tuple[str, ...] | None],
+    bytes_after: tuple[float, tuple[str, ...] | None],
+    *,
+    flip: bool,
+) -> Instr:
+    """One conversion instruction; `flip`: the dual, whose all-to-all gathers what the forward cut."""
+    phase = "backward" if flip else "forward"
+    dim, dim2 = (s.atom2, s.atom) if flip and do == "all_to_all" else (s.atom, s.atom2)
+    if do in ("identity", "slice", "pad"):
+        return Instr(do, t, phase, (source,), (target,), axes=(s.axis,), dim=dim, before=before, after=after)  # type: ignore[arg-type]
+    nbytes, samples = bytes_after if do == "all_gather" else bytes_before
+    return Instr(
+        "collective", t, phase, (source,), (target,), do, (s.axis,), dim, dim2, before, after,
+        nbytes=nbytes, samples=samples,
+    )  # type: ignore[arg-type]  # fmt: skip

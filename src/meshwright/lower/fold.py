@@ -1,0 +1,86 @@
+"""Cut a graph into pieces that are lowered once each: one block of every run of equal blocks, and the stretches between.
+
+    head | block 0, block 1, … block 125 | tail      ->      piece(head), piece(block 0 × 126), piece(tail)
+
+A tail that reads the last block reads, in the folded graph, the same tensor of block 0.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..graph.ir import Graph, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """`count` equal pieces of `length` ops; ops first … first + length − 1 stand for all of them."""
+
+    run: str
+    """"" = not part of a folded run."""
+    first: int
+    length: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Folded:
+    graph: Graph
+    pieces: tuple[Piece, ...]
+    ops: tuple[int, ...]
+    """Indices in `Graph.ops`, representatives only, in program order."""
+    piece: tuple[int, ...]
+    """Per entry of `ops`: index into `pieces`."""
+    carries: tuple[tuple[str, str], ...]
+    """(what block 0 reads, what block 1 reads in its place): both must rest alike, else the blocks were not equal."""
+
+    def name(self, tensor: str) -> str:
+        """The tensor that stands for `tensor` in the folded graph."""
+        graph = self.graph
+        made = graph.producer.get(tensor)
+        if made is None:
+            return tensor
+        rep = made
+        for run in self._folded_runs:
+            if run.first <= made < run.first + run.length * run.count:
+                rep = run.first + (made - run.first) % run.length
+        if rep == made:
+            return tensor
+        return graph.ops[rep].outputs[graph.ops[made].outputs.index(tensor)]
+
+    @property
+    def _folded_runs(self) -> list[Run]:
+        names = {p.run for p in self.pieces if p.run}
+        return [r for r in self.graph.runs if r.name in names]
+
+
+def fold(graph: Graph, plain: frozenset[str] = frozenset(), borders: Sequence[int] = ()) -> Folded:
+    """Pieces of `graph`; runs named in `plain` stay written out. `borders`: op indices at which a new stretch begins."""
+    runs = sorted((r for r in graph.runs if r.name not in plain and r.count > 1), key=lambda r: r.first)
+    cuts = {0, len(graph.ops), *borders}
+    for r in graph.runs:
+        if (
+            r.name in plain or r.count == 1
+        ):  # each block its own stretch, so that nothing is shared across block borders
+            cuts.update(r.first + k * r.length for k in range(r.count + 1))
+    pieces: list[Piece] = []
+    at = 0
+    for r in [*runs, None]:
+        stop = r.first if r else len(graph.ops)
+        marks = sorted({at, stop, *(c for c in cuts if at < c < stop)})
+        pieces += [Piece("", a, b - a, 1) for a, b in itertools.pairwise(marks)]
+        if r:
+            pieces.append(Piece(r.name, r.first, r.length, r.count))
+            at = r.first + r.length * r.count
+    ops = tuple(i for p in pieces for i in range(p.first, p.first + p.length))
+    owner = tuple(k for k, p in enumerate(pieces) for _ in range(p.length))
+    carries: dict[tuple[str, str], None] = {}
+    for r in runs:
+        inside = range(r.first, r.first + r.length)
+        for k in range(r.length):
+            for a, b in zip(graph.ops[r.first + k].inputs, graph.ops[r.first + r.length + k].inputs, strict=True):
+                if graph.producer.get(b, -1) in inside:
+                    carries[a, b] = None
+    return Folded(graph, tuple(pieces), ops, owner, tuple(carries))

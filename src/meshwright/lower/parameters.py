@@ -1,0 +1,131 @@
+"""What a stage holds of each parameter, and what happens to its gradient after a micro-batch and at the end of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+from .assign import layout_axes
+from .convert import Axes, Do, axes_of, local_size
+from .emit import Emitter
+from .program import GRAD, Instr, Param
+
+STAGES = "stages"
+"""Axis name of the sum of a tied parameter's gradient over the stages that hold a copy (same position in each)."""
+
+
+def elements(emit: Emitter, t: str, axes: Axes, mesh: Mapping[str, int]) -> float:
+    return float(prod(local_size(s, a, mesh) for s, a in zip(emit.atoms.size[t], axes)))
+
+
+class ParameterPlan:
+    """Layouts of one parameter through a step: at rest, gradient, optimizer state."""
+
+    def __init__(self, emit: Emitter, name: str) -> None:
+        self.emit, self.name = emit, name
+        self.rest = emit.done.rest[name]
+        stored = emit.choices.storage.get(name)
+        self.grad = layout_axes(emit.atoms, name, stored.grad, emit.mesh) if stored and stored.grad else self.rest
+        self.state = layout_axes(emit.atoms, name, stored.state, emit.mesh) if stored and stored.state else self.grad
+        self.deferred = emit.sums.deferred[name]
+
+    def param(self, count: int, shared: tuple[int, ...], mesh: Mapping[str, int]) -> Param:
+        emit, t = self.emit, self.name
+        left = self.deferred - (axes_of(self.grad) - axes_of(self.rest))
+        return Param(
+            t, count, emit.layout(t, self.rest), emit.layout(t, self.grad), emit.layout(t, self.state),
+            tuple(sorted(left)),
+            (elements(emit, t, self.rest, mesh), elements(emit, t, self.grad, mesh), elements(emit, t, self.state, mesh)),
+            shared,
+        )  # fmt: skip
+
+    def instructions(self, shared: bool) -> tuple[list[Instr], list[Instr]]:
+        """(after each micro-batch, once a step)."""
+        t = self.name
+        every, value, unsummed = self._to([], GRAD + t, self.rest, self.grad, self.deferred, "backward")
+        update: list[Instr] = []
+        if shared:
+            nbytes = self.emit.amount(t, self.grad, self.emit.grad_bytes)[0]
+            here = self.emit.layout(t, self.grad)
+            name = GRAD + t + "@stages"
+            update.append(
+                Instr(
+                    "collective",
+                    t,
+                    "update",
+                    (value,),
+                    (name,),
+                    "all_reduce",
+                    (STAGES,),
+                    -1,
+                    -1,
+                    here,
+                    here,
+                    nbytes=nbytes,
+                )
+            )
+            value = name
+        update, value, unsummed = self._to(update, value, self.grad, self.state, unsummed, "update")
+        for axis in sorted(unsummed):
+            nbytes = self.emit.amount(t, self.state, self.emit.grad_bytes)[0]
+            here = self.emit.layout(t, self.state)
+            name = f"{GRAD}{t}@sum.{axis}"
+            update.append(
+                Instr(
+                    "collective",
+                    t,
+                    "update",
+                    (value,),
+                    (name,),
+                    "all_reduce",
+                    (axis,),
+                    -1,
+                    -1,
+                    here,
+                    here,
+                    nbytes=nbytes,
+                )
+            )
+            value = name
+        updated = t if self.state == self.rest else t + "@new"
+        state = self.emit.layout(t, self.state)
+        update.append(Instr("update", t, "update", (value,), (updated,), before=state, after=state))
+        now, source = [list(a) for a in self.state], updated
+        for k, (own, rest) in enumerate(zip(self.state, self.rest)):
+            for axis in reversed(own[len(rest) :]):
+                before = tuple(map(tuple, now))
+                now[k].pop()
+                after = tuple(map(tuple, now))
+                target = t if after == self.rest else f"{t}@new.{axis}"
+                update.append(
+                    Instr(
+                        "collective", t, "update", (source,), (target,), "all_gather", (axis,), k, -1,
+                        self.emit.layout(t, before), self.emit.layout(t, after), nbytes=self.emit.amount(t, after)[0],
+                    )
+                )  # fmt: skip
+                source = target
+        return every, update
+
+    def _to(
+        self, out: list[Instr], value: str, src: Axes, dst: Axes, unsummed: frozenset[str], phase: str
+    ) -> tuple[list[Instr], str, frozenset[str]]:
+        """Cut a gradient further: reduce-scatter where it is a partial sum, own part where copies are equal."""
+        t, now = self.name, [list(a) for a in src]
+        for k, (have, want) in enumerate(zip(src, dst)):
+            for axis in want[len(have) :]:
+                before = tuple(map(tuple, now))
+                now[k].append(axis)
+                after = tuple(map(tuple, now))
+                do: Do = "reduce_scatter" if axis in unsummed else "slice"
+                name = f"{GRAD}{t}@{phase}.{axis}"
+                out.append(
+                    Instr(
+                        "collective" if do == "reduce_scatter" else "slice", t,
+                        "backward" if phase == "backward" else "update", (value,), (name,),
+                        "reduce_scatter" if do == "reduce_scatter" else None, (axis,), k, -1,
+                        self.emit.layout(t, before), self.emit.layout(t, after),
+                        nbytes=self.emit.amount(t, before, self.emit.grad_bytes)[0] if do == "reduce_scatter" else 0.0,
+                    )
+                )  # fmt: skip
+                value, unsummed = name, unsummed - {axis}
+        return out, value, unsummed

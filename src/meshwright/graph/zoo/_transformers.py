@@ -1,0 +1,168 @@
+"""Modules of the transformers library from a configuration alone: which class, which attention, which inputs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, cast
+
+from ...errors import InputError, Unsupported
+from ._entry import Config, Inputs
+from ._shrink import Shrink, learned_positions, position_offset, size_of, smaller
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# The loss that a class computes from `labels`, told by the end of its name.
+_TASKS = {
+    "ForCausalLM": "tokens",
+    "LMHeadModel": "tokens",
+    "ForMaskedLM": "tokens",
+    "ForConditionalGeneration": "tokens",
+    "ForSequenceClassification": "class",
+    "ForImageClassification": "image",
+}
+# Where to look for a class with a loss when the file names none, or a body without a head.
+_MAPPINGS = (
+    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+)
+
+
+def build(
+    config: Config,
+    batch: int,
+    seq: int,
+    dtype: str,
+    *,
+    device: str = "meta",
+    shrink: Shrink | None = None,
+    attention: str = "meshwright",
+) -> tuple[nn.Module, Inputs]:
+    """The module in training mode, without a cache of keys and values, and inputs of zeros.
+
+    Args:
+        seq: tokens a sample; `shrink.seq` wins over it.
+        attention: "meshwright" where it computes the same as the model's own, else the library's next best.
+
+    Raises:
+        InputError: the configuration is not one that its class accepts, or the sequence is too long for it.
+    """
+    import torch
+
+    name = architecture(config)
+    settings, seq = configure(config, seq, shrink)
+    cls = _class(name)
+    settings._attn_implementation = _attention(cls, settings.to_dict(), seq, attention)
+    if attention == "meshwright" and cls._can_set_experts_implementation() and size_of(settings.to_dict(), "experts"):
+        from ..capture import register_experts
+
+        settings._experts_implementation = register_experts()
+    with torch.device(device):
+        module = cls(settings).to(getattr(torch, dtype)).train()
+        return module, _inputs(settings, task(name), batch, seq, dtype)
+
+
+def configure(config: Config, seq: int, shrink: Shrink | None) -> tuple[Any, int]:
+    """A configuration object of the library, and the sequence it is built for."""
+    from transformers import CONFIG_MAPPING
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # token ids beyond a scaled-down vocabulary are no news
+    try:
+        kind = config.get("model_type")
+        if kind not in CONFIG_MAPPING:
+            raise InputError(f'config.json: model_type is "{kind}", which the installed transformers does not know')
+        given = {k: v for k, v in config.items() if k not in ("transformers_version", "torch_dtype", "dtype")}
+        full = CONFIG_MAPPING[kind](**given).to_dict()
+        if shrink is not None:
+            given = smaller(full, given, shrink, seq)
+            seq = shrink.seq or seq
+        # T5 shifts labels to the right, starting with this token; configurations of old files lack it.
+        if full.get("is_encoder_decoder") and full.get("decoder_start_token_id") is None:
+            given["decoder_start_token_id"] = given["pad_token_id"] = 0
+        settings = CONFIG_MAPPING[kind](**given)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"config.json: {type(error).__name__}: {_first_line(error)}") from error
+    finally:
+        logging.set_verbosity(level)
+    settings.use_cache = False
+    check_length(settings.to_dict(), seq)
+    return settings, seq
+
+
+def check_length(full: Config, seq: int) -> None:
+    limit = size_of(full, "seq") - position_offset(full)
+    if learned_positions(full) and seq > limit:
+        raise InputError(f"the model has positions for {limit:,} tokens, not {seq:,}: use --seq {limit} or less")
+
+
+def architecture(config: Config) -> str:
+    """The class to build: the first of `architectures` that computes a loss, else by the model's type."""
+    named = config.get("architectures")
+    for name in named if isinstance(named, list) else []:
+        if task(name):
+            return cast(str, name)
+    from transformers.models.auto import modeling_auto
+
+    for mapping in _MAPPINGS:
+        found = getattr(modeling_auto, mapping).get(config.get("model_type"))
+        if isinstance(found, str):
+            return found
+    raise Unsupported(
+        f'config.json: nothing that computes a loss is known for model_type "{config.get("model_type")}"; '
+        "language models, encoders with a classifier, and image classifiers are"
+    )
+
+
+def task(name: str) -> str:
+    return next((kind for end, kind in _TASKS.items() if name.endswith(end)), "")
+
+
+def vocabulary(settings: Any) -> int:
+    return int(settings.get_text_config().vocab_size)
+
+
+def _class(name: str) -> Any:
+    import transformers
+
+    found = getattr(transformers, name, None)
+    if found is None:
+        raise InputError(f"config.json: the installed transformers has no class {name}")
+    return found
+
+
+def _attention(cls: Any, full: Config, seq: int, wanted: str) -> str:
+    """Our attention passes no mask, so it stands in only where the causal flag says all there is to say."""
+    if not cls._supports_sdpa or full.get("attn_logit_softcapping") or wanted == "eager":
+        return "eager"
+    if wanted != "meshwright":
+        return wanted
+    windows = (full.get("sliding_window"), full.get("attention_chunk_size"))
+    if not cls._can_set_attn_implementation() or any(isinstance(w, int) and 0 < w < seq for w in windows):
+        return "sdpa"
+    from ..capture import register_attention
+
+    return str(register_attention())
+
+
+def _inputs(settings: Any, kind: str, batch: int, seq: int, dtype: str) -> Inputs:
+    import torch
+
+    if kind == "image":
+        side, channels = getattr(settings, "image_size", 224), settings.num_channels
+        pixels = torch.zeros(batch, channels, side, side, dtype=getattr(torch, dtype))
+        return {"pixel_values": pixels, "labels": torch.zeros(batch, dtype=torch.int64)}
+    labels = (batch,) if kind == "class" else (batch, seq)
+    return {
+        "input_ids": torch.zeros(batch, seq, dtype=torch.int64),
+        "labels": torch.zeros(labels, dtype=torch.int64),
+    }
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or json.dumps(type(error).__name__)
+    return text.splitlines()[0]

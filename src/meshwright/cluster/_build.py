@@ -46,12 +46,13 @@ class Outer:
 def build(name: str, groups: Sequence[NodeGroup], outer: Sequence[Outer] = (), links: Sequence[Link] = ()) -> Cluster:
     """Devices are numbered node by node in the order of `groups`.
 
-    Without `outer`, all nodes form one level over the NICs of the first group. Costs O(1) for equal nodes.
+    Without `outer`, all nodes form one level over their fastest NICs. Costs O(1) for equal nodes.
     """
     count = sum(g.devices * g.count for g in groups)
     nodes = sum(g.count for g in groups)
-    if not outer and nodes > 1 and groups[0].nic is not None:
-        outer = (Outer(groups[0].nic.name, 0, groups[0].nic),)
+    nics = sorted((g.nic for g in groups if g.nic is not None), key=lambda w: w.bandwidth)
+    if not outer and nodes > 1 and nics:
+        outer = (Outer(nics[-1].name, 0, nics[-1]),)
     types = tuple({g.device.name: g.device for g in groups}.values())
     if len(groups) == 1:
         inner = _equal(groups[0], nodes)
@@ -87,20 +88,25 @@ def _node_of(groups: Sequence[NodeGroup]) -> list[int]:
 
 
 def _inner_unequal(groups: Sequence[NodeGroup], node: list[int]) -> list[Level]:
-    """One level per kind of inside wire, fastest first: nodes whose own wire is slower stand there as single devices."""
-    own = [(g.inside.bandwidth, g.inside.name, g.inside.latency) for g in groups for _ in range(g.devices * g.count)]
-    kinds = sorted(set(own), reverse=True)
-    # A level has one uplink figure: the smallest node's speaks for all.
-    uplink = min((g.uplink for g in groups if g.nic), default=0.0)
+    """One level per kind of node, smallest uplink first: nodes of later kinds stand there as single devices.
+
+    A level has one uplink figure for all its components. In this order those of later levels never bind an earlier
+    kind; a single device of a later kind is no component that leaves by an uplink.
+    """
+    own = [
+        (g.uplink, g.inside.bandwidth, g.inside.latency, g.inside.name)
+        for g in groups
+        for _ in range(g.devices * g.count)
+    ]
+    kinds = sorted(set(own))
     levels = []
-    for k, (bandwidth, name, latency) in enumerate(kinds):
-        inside = set(kinds[: k + 1])
+    for k, (uplink, bandwidth, latency, name) in enumerate(kinds):
+        joined = set(kinds[: k + 1])
         seen: dict[tuple[str, int], int] = {}
         member = [
-            seen.setdefault(("node", n) if own[d] in inside else ("device", d), len(seen)) for d, n in enumerate(node)
+            seen.setdefault(("node", n) if own[d] in joined else ("device", d), len(seen)) for d, n in enumerate(node)
         ]
-        last = k == len(kinds) - 1
-        levels.append(Level(name, 0, bandwidth, latency, uplink if last else 0.0, tuple(member)))
+        levels.append(Level(name, 0, bandwidth, latency, uplink, tuple(member)))
     return levels
 
 

@@ -90,11 +90,12 @@ class Cluster:
 
     @cached_property
     def node_size(self) -> int:
-        """Devices of the innermost component (a node); all of them if there is no level."""
-        if not self.levels:
-            return self.count
-        lv = self.levels[0]
-        return lv.size if lv.size else sum(1 for m in lv.member if m == lv.member[0])
+        """Devices of the innermost component of several devices that holds device 0 (a node); all if there is no level."""
+        for lv in self.levels:
+            size = lv.size if lv.size else sum(1 for m in lv.member if m == lv.member[0])
+            if size > 1 or lv.size:
+                return size
+        return self.count if not self.levels else 1
 
 
 @dataclass(frozen=True, slots=True)

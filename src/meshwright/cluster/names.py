@@ -56,9 +56,13 @@ def _check_count(spec: str, preset: Preset, count: int) -> None:
 
 
 def nearest(word: str, known: Iterable[str], limit: int = 2) -> str:
-    """The known word at the smallest edit distance, at most `limit`; "" if there is none."""
+    """The known word at the smallest edit distance, at most `limit`, else the only one that `word` begins; "" if there is none."""
+    known = list(known)
     scored = sorted((distance(word, k), k) for k in known if abs(len(k) - len(word)) <= limit)
-    return scored[0][1] if scored and scored[0][0] <= limit else ""
+    if scored and scored[0][0] <= limit:
+        return scored[0][1]
+    begun = [k for k in known if len(word) >= 3 and k.startswith(word)]
+    return begun[0] if len(begun) == 1 else ""
 
 
 def distance(a: str, b: str) -> int:

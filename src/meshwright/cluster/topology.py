@@ -27,7 +27,9 @@ class GroupShape:
     inside: tuple[int, ...]
     """Fewest members that a group has in a component it touches."""
     sharing: tuple[int, ...]
-    """Most groups that meet in one component, each with some member in it."""
+    """Most groups that meet in one component, each with some member in it; 0 if none meets (see `crowd`)."""
+    crowd: tuple[int, ...]
+    """Most members, of all groups, in one component. Components of unequal nodes that join nothing count as none."""
 
 
 def group_shape(cluster: Cluster, mesh: Mesh, axes: Sequence[str], at_zero: Sequence[str] = ()) -> GroupShape:
@@ -91,7 +93,7 @@ def _from_strides(cluster: Cluster, mesh: Mesh, along: list[bool], size: int, in
         spans.append(size // members)
         inside.append(members)
         sharing.append(positions // members)
-    return GroupShape(size, tuple(spans), tuple(inside), tuple(sharing))
+    return GroupShape(size, tuple(spans), tuple(inside), tuple(sharing), inner)
 
 
 def _from_devices(
@@ -105,15 +107,20 @@ def _from_devices(
     used_axes = [k for k, used in enumerate(along) if used]
     members = grid.transpose([*other, *used_axes]).reshape(-1, size)
     group = np.repeat(np.arange(len(members)), size)
-    spans, inside, sharing = [], [], []
+    spans, inside, sharing, crowd = [], [], [], []
     for level in cluster.levels:
         component = _components(level.size, level.member, members.reshape(-1))
         # One number per (group, component) pair that occurs, with how many members stand behind it.
         pair, count = np.unique(group * (component.max() + 1) + component, return_counts=True)
+        where = pair % (component.max() + 1)
+        joins = np.ones(component.max() + 1, dtype=bool)
+        if not level.size:
+            joins = np.bincount(np.asarray(level.member), minlength=len(joins))[: len(joins)] > 1
         spans.append(int(np.bincount(pair // (component.max() + 1)).max()))
         inside.append(int(count.min()))
-        sharing.append(int(np.bincount(pair % (component.max() + 1)).max()))
-    return GroupShape(size, tuple(spans), tuple(inside), tuple(sharing))
+        sharing.append(int((np.bincount(where) * joins).max()))
+        crowd.append(int((np.bincount(component) * joins).max()))
+    return GroupShape(size, tuple(spans), tuple(inside), tuple(sharing), tuple(crowd))
 
 
 def _components(size: int, member: Sequence[int], devices: Ints) -> Ints:
@@ -128,3 +135,19 @@ def shared_level(cluster: Cluster, a: int, b: int) -> int:
         if cluster.component(k, a) == cluster.component(k, b):
             return k
     return -1
+
+
+def way_out(cluster: Cluster, device: int, level: int) -> float:
+    """Bytes/s by which a device leaves its component of `level`: the least uplink up to there; inf if none binds.
+
+    The uplink of a component of unequal nodes counts only where it joins several devices.
+    """
+    found = float("inf")
+    for lv in cluster.levels[: level + 1]:
+        alone = not lv.size and lv.member[device] not in (
+            lv.member[device - 1] if device else None,
+            lv.member[device + 1] if device + 1 < len(lv.member) else None,
+        )
+        if lv.uplink and not alone:
+            found = min(found, lv.uplink)
+    return found

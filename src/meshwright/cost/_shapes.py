@@ -80,7 +80,10 @@ def _shape(op: Op) -> OpShape:
     operands = tuple(_indices(d, index) for d in rule.operands)
     results = tuple(_indices(d, index) for d in rule.results)
     full = np.array([max(f.size, 1) for f in rule.factors], dtype=np.float64)
-    product, left, right, head, scores = None, 0, 1, (), ()
+    product: Product | None = None
+    left, right = 0, 1
+    head: tuple[int, ...] = ()
+    scores: tuple[int, ...] = ()
     if op.kind in MATMULS and len(operands) >= 2:
         # addmm and baddbmm have the addend first.
         left, right = (1, 2) if op.kind in ("addmm", "baddbmm") and len(operands) > 2 else (0, 1)

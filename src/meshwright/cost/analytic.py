@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from ..cluster.model import Cluster, DeviceType
-from ..cluster.topology import shared_level
+from ..cluster.topology import shared_level, way_out
 from ..errors import InputError, Unsupported
 from ..graph.ir import ITEM_BYTES, Floats, Ints, Op, Phase
 from . import matmul
@@ -214,9 +214,8 @@ class Analytic(CostModel):
             if k < 0:
                 raise InputError(f"cluster {cluster.name}: no level joins devices {src} and {dst}", where="levels")
             level = cluster.levels[k]
-            bandwidth, latency = level.bandwidth, level.latency
-            if k and cluster.levels[k - 1].uplink:
-                bandwidth = min(bandwidth, cluster.levels[k - 1].uplink)
+            ends = (way_out(cluster, src, k - 1), way_out(cluster, dst, k - 1))
+            bandwidth, latency = min(level.bandwidth, *ends), level.latency
             bandwidth *= constants.outer if k else constants.inner
         found = self.software.transfer * (moved / bandwidth + latency + constants.start / 2)
         return np.asarray(np.where(moved > 0, found, 0.0), dtype=np.float64)

@@ -65,22 +65,21 @@ def tiers(cluster: Cluster, shape: GroupShape, family: Family) -> tuple[Tier, ..
     """
     found: list[Tier] = []
     parts = shape.size
-    inside_before, sharing_before, uplink_before = 1, 1, 0.0
+    inside_before, group_limit, member_limit = 1, float("inf"), float("inf")
     for k, level in enumerate(cluster.levels):
         spans = shape.spans[k]
         fanout = ceil(parts / spans)
         if fanout > 1:
-            share = family.inner if k == 0 else family.outer
-            ring = inside_before * level.bandwidth
-            member = level.bandwidth
-            if uplink_before:
-                ring = min(ring, uplink_before / sharing_before)
-                member = min(member, uplink_before / (sharing_before * inside_before))
+            share = (
+                family.inner if group_limit == float("inf") and k < max(1, len(cluster.levels) - 1) else family.outer
+            )
+            ring = min(inside_before * level.bandwidth, group_limit)
+            member = min(level.bandwidth, member_limit)
             found.append(Tier(fanout, ring * share, member * share, level.latency))
-        parts = spans
-        if level.uplink or not uplink_before or spans == 1:
-            uplink_before = level.uplink
-        inside_before, sharing_before = shape.inside[k], shape.sharing[k]
+        parts, inside_before = spans, shape.inside[k]
+        if level.uplink and shape.crowd[k]:
+            group_limit = min(group_limit, level.uplink / shape.sharing[k])
+            member_limit = min(member_limit, level.uplink / shape.crowd[k])
         if parts == 1:
             break
     if parts > 1:

@@ -298,4 +298,6 @@ def _graph_to_json(graph: Graph) -> object:
 def _graph_from_json(data: object) -> Graph:
     from ..graph import serial
 
+    if not isinstance(data, dict):
+        raise InputError("rewritten must be an object: a graph")
     return serial.from_json(data)

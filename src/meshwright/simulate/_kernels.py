@@ -455,10 +455,9 @@ def pipeline(forward: Any, backward: Any, lag_forward: Any, lag_backward: Any, w
                         break
                     free[r] = max(free[r], ready) + forward[r, c]
                     there = free[r]
-                    if r < p - 1 or c < v - 1:
-                        if p > 1:
-                            wire[r] = max(wire[r], there) + lag_forward[r, c]
-                            there = wire[r]
+                    if p > 1 and (r < p - 1 or c < v - 1):
+                        wire[r] = max(wire[r], there) + lag_forward[r, c]
+                        there = wire[r]
                     sent[r, c, j] = there
                     forwards[r] += 1
                 else:
@@ -476,10 +475,9 @@ def pipeline(forward: Any, backward: Any, lag_forward: Any, lag_backward: Any, w
                     last[r] = max(free[r], ready)
                     free[r] = last[r] + backward[r, c]
                     there = free[r]
-                    if r > 0 or c > 0:
-                        if p > 1:
-                            wire_back[r] = max(wire_back[r], there) + lag_backward[r, c]
-                            there = wire_back[r]
+                    if p > 1 and (r > 0 or c > 0):
+                        wire_back[r] = max(wire_back[r], there) + lag_backward[r, c]
+                        there = wire_back[r]
                     back[r, c, j] = there
                     backwards[r] += 1
                 left -= 1

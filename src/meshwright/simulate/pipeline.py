@@ -173,8 +173,8 @@ def _zero_bubble(p: int, m: int) -> Orders:
 
 def _singles(
     kind: NDArray[np.int8],
-    stage: NDArray[np.int64],
-    micro: NDArray[np.int64],
+    stage: NDArray[np.signedinteger],
+    micro: NDArray[np.signedinteger],
     lengths: NDArray[np.int64],
     s: int,
     m: int,

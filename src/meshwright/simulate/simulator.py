@@ -1,0 +1,266 @@
+"""The front door: a plan on its cluster, priced by the problem's cost model, played through its schedule.
+
+    lower -> price stages -> actions and sends -> relax -> sums, optimizer -> Simulation
+
+Replicas and tensor shards do the same at the same time, so one lane stands for all devices of a pipeline rank: 1,024
+replicas cost what one costs. Plans that place single ops on single devices go to `dataflow` instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..cluster.model import Cluster, Mesh
+from ..errors import InputError
+from ..graph.ir import Floats, Graph
+from ..lower.program import Program
+from ..plan.model import Plan
+from ..plan.problem import Problem
+from ..plan.schedules.rows import GENERATORS
+from .engine import relax
+from .estimate import Step, Work, action_seconds, collect, finish, rank_of
+from .memory import curve, deltas, peaks
+from .pipeline import WEIGHT_GRAD, Orders, orders
+from .price import KINDS, PARTS, Pricer, StagePrice
+from .result import CATEGORIES, Lane, Simulation
+from .tasks import PipelineTasks, Sends, pipeline_tasks
+from .timeline import events
+
+__all__ = ["model_flops", "sends_of", "simulate"]
+
+
+def simulate(
+    problem: Problem,
+    plan: Plan,
+    *,
+    detail: bool = True,
+    program: Program | None = None,
+    pricer: Pricer | None = None,
+) -> Simulation:
+    """One optimizer step of `plan`.
+
+    Args:
+        detail: also events and memory curves; the figures are the same without.
+        program: the lowered plan, if it is there already.
+        pricer: prices of earlier plans of the same problem, to be used again.
+
+    Raises:
+        InputError: rows that wait for each other, or a schedule that does not suit the stages.
+        Unsupported: a plan that nothing here can play.
+    """
+    graph = plan.rewritten or problem.graph
+    if plan.schedule.name == "dataflow" and not plan.schedule.rows and len(plan.stages) > 1:
+        from .dataflow import dataflow
+
+        return dataflow(problem, graph, plan, detail=detail)
+    if program is None:
+        from ..lower import lower
+
+        program = lower(graph, plan, problem.recipe)
+    pricer = pricer or Pricer(graph, problem.cluster, problem.cost, problem.recipe)
+    rows = () if plan.schedule.name in GENERATORS else plan.schedule.rows
+    order = orders(plan.schedule, len(program.stages), rows)
+    split = bool((order.kind == WEIGHT_GRAD).any())
+    prices = [pricer.stage(code, [program.micro_batch], split=split) for code in program.stages]
+    meshes = [code.mesh for code in program.stages]
+    sends = sends_of(program, problem.cluster, pricer)
+    work = collect(prices, 0, meshes, sends, problem.cluster, problem.cost)
+    tasks = pipeline_tasks(order, action_seconds(work), sends)
+    start = relax(tasks.fixed)
+    devices = sum(len(m.devices) for m in _distinct(program))
+    overhead = problem.cost.step_overhead(devices)
+    rank = rank_of(order)
+    ended = _ends(order, tasks, start)
+    step = finish(work, rank, ended, problem.cost.overlap("data"), overhead)
+    return _report(problem, graph, plan, program, order, tasks, start, work, prices, sends, step, rank, devices, detail)
+
+
+def sends_of(program: Program, cluster: Cluster, pricer: Pricer) -> Sends:
+    """All values between two stages are one message each way; equal positions of the two meshes talk at once."""
+    amounts: dict[tuple[int, int], list[float]] = {}
+    for t in program.transfers:
+        mesh = program.stages[t.src].mesh
+        local = program.local_samples(mesh, t.samples) if t.samples is not None else 1
+        entry = amounts.setdefault((t.src, t.dst), [0.0, 0.0])
+        entry[0] += t.nbytes * local
+        entry[1] += t.nbytes * local * t.grad
+    pairs = sorted(amounts)
+    nbytes = np.array([amounts[k] for k in pairs]).reshape(len(pairs), 2)
+    seconds = np.zeros((len(pairs), 2))
+    for row, (src, dst) in enumerate(pairs):
+        a, b = program.stages[src].mesh.devices, program.stages[dst].mesh.devices
+        for i, j in {(a[0], b[0]), (a[-1], b[-1])}:
+            there = pricer.cost.transfer(nbytes[row, :1], i, j, cluster)[0] if i != j else 0.0
+            back = pricer.cost.transfer(nbytes[row, 1:], j, i, cluster)[0] if i != j else 0.0
+            seconds[row] = np.maximum(seconds[row], (there, back))
+    return Sends(
+        np.array([s for s, _ in pairs], np.int32),
+        np.array([d for _, d in pairs], np.int32),
+        seconds[:, 0],
+        seconds[:, 1],
+        nbytes[:, 1] > 0,
+        nbytes[:, 0],
+        nbytes[:, 1],
+    )
+
+
+def model_flops(graph: Graph, samples: int) -> float:
+    """FLOPs of one step by the usual convention: three forwards, causal attention at half, nothing counted twice."""
+    total = 0.0
+    for op in graph.ops:
+        if op.phase == "forward" and op.flops:
+            total += op.flops * (0.5 if _causal(op.kind, op.args, dict(op.kwargs)) else 1.0)
+    return (3.0 if graph.training != "none" else 1.0) * total * samples / graph.samples
+
+
+def _causal(kind: str, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
+    """`is_causal` is argument 5 of scaled_dot_product_attention."""
+    if kind != "scaled_dot_product_attention":
+        return False
+    return kwargs.get("is_causal") is True or (len(args) > 5 and args[5] is True)
+
+
+def _distinct(program: Program) -> list[Mesh]:
+    """One mesh for each set of devices that stages share."""
+    found: dict[tuple[int, int], Mesh] = {}
+    for code in program.stages:
+        found.setdefault((code.mesh.devices[0], len(code.mesh.devices)), code.mesh)
+    return list(found.values())
+
+
+def _ends(order: Orders, tasks: PipelineTasks, start: Floats) -> Floats:
+    """End [rank] of each rank's last action."""
+    last = np.searchsorted(order.task_rank, np.arange(1, order.ranks + 1)) - 1
+    found: Floats = start[last] + tasks.fixed.duration[last]
+    return found
+
+
+def _report(
+    problem: Problem,
+    graph: Graph,
+    plan: Plan,
+    program: Program,
+    order: Orders,
+    tasks: PipelineTasks,
+    start: Floats,
+    work: Work,
+    prices: list[StagePrice],
+    sends: Sends,
+    step: Step,
+    rank: NDArray[np.int32],
+    devices: int,
+    detail: bool,
+) -> Simulation:
+    m, p = order.micro_batches, order.ranks
+    duration = tasks.fixed.duration
+    busy: Floats = np.bincount(order.task_rank, duration[: tasks.actions], minlength=p).astype(np.float64)
+    ended = _ends(order, tasks, start)
+    slow = int(np.argmax(step.end))
+    seconds = _breakdown(problem, order, work, sends, step, rank, slow, busy, ended)
+    lanes = tuple(_lane(problem.cluster, program, plan, rank, r) for r in range(p))
+    rest = np.zeros((p, len(CATEGORIES)))
+    for column, name in enumerate(("weights", "gradients", "optimizer")):
+        np.add.at(rest[:, CATEGORIES.index(name)], rank, work.static[:, column])
+    np.add.at(rest[:, CATEGORIES.index("buffers")], rank, work.boundary)
+    peak = rest.sum(axis=1) + peaks(order, work.kept.sum(axis=1), work.buffers)
+    changes = deltas(order, work.kept, work.buffers)
+    at_peak, times, tables = [], [], []
+    scale = problem.cost.step_overhead(devices)[0]
+    for r in range(p):
+        when, table = curve(order, r, start, start + duration, changes, rest[r])
+        at_peak.append(dict(zip(CATEGORIES, map(float, table[int(np.argmax(table.sum(axis=1)))]), strict=True)))
+        if detail:
+            times.append(when * scale)
+            tables.append(table)
+    stages_here = np.flatnonzero(rank == slow)
+    calls = sum((m * prices[s].calls + prices[s].step_calls for s in stages_here), np.zeros(len(KINDS), np.int64))
+    moved = sum((m * prices[s].nbytes[0] + prices[s].step_bytes for s in stages_here), np.zeros(len(KINDS)))
+    total = step.seconds
+    waits = float(np.average((ended.max() - busy) / total, weights=[x.devices for x in lanes]))
+    kinds = [*KINDS, "send"]
+    return Simulation(
+        step_seconds=total,
+        samples_per_second=plan.samples / total,
+        mfu=_mfu(problem, graph, plan, program, total),
+        bubble=waits,
+        exposed_communication=sum(seconds.get(k, 0.0) for k in kinds),
+        lanes=lanes,
+        peak=peak,
+        peak_by=tuple(at_peak),
+        memory_at=tuple(times),
+        memory=tuple(tables),
+        seconds_by=seconds,
+        events=events(order, tasks, start, work, prices, sends, step, rank, scale) if detail else (),
+        priced_by=problem.cost.name,
+        calls_by={k: int(n) for k, n in zip(KINDS, calls, strict=True) if n},
+        bytes_by={k: float(b) for k, b in zip(KINDS, moved, strict=True) if b},
+    )
+
+
+def _breakdown(
+    problem: Problem,
+    order: Orders,
+    work: Work,
+    sends: Sends,
+    step: Step,
+    rank: NDArray[np.int32],
+    slow: int,
+    busy: Floats,
+    ended: Floats,
+) -> dict[str, float]:
+    """Where the slowest lane's step goes; the parts add up to the step.
+
+    Without the time of its sends the same order of actions would end earlier: that difference is "send". What it still
+    waits is the bubble. The host, stragglers and fixed work are "idle".
+    """
+    m = order.micro_batches
+    here = rank == slow
+    parts = m * (work.forward + work.backward)[here].sum(axis=0)
+    seconds = {name: float(x) for name, x in zip(PARTS[:-1], parts[:-1], strict=True) if x or name == "compute"}
+    for kind, x in zip(KINDS, step.sync[slow], strict=True):
+        if x:
+            seconds[kind] = seconds.get(kind, 0.0) + float(x)
+    free = Sends(
+        sends.src, sends.dst, 0 * sends.forward, 0 * sends.backward, sends.gradient, sends.forward_bytes, sends.backward_bytes
+    )  # fmt: skip
+    if len(sends.src):
+        tasks = pipeline_tasks(order, action_seconds(work), free)
+        without = float(_ends(order, tasks, relax(tasks.fixed))[slow])
+        seconds["send"] = float(ended[slow]) - without
+    else:
+        without = float(ended[slow])
+    seconds["bubble"] = max(0.0, without - float(busy[slow])) + float(step.wait[slow])
+    seconds["optimizer"] = float(step.optimizer[slow])
+    seconds["idle"] = 0.0
+    seconds["idle"] = step.seconds - sum(seconds.values())
+    if seconds["idle"] < -1e-9 * step.seconds:
+        raise InputError(f"the parts of the step add up to more than its {step.seconds:.6g} s: the cost model gave NaN")
+    return seconds
+
+
+def _lane(cluster: Cluster, program: Program, plan: Plan, rank: NDArray[np.int32], r: int) -> Lane:
+    stages = tuple(int(s) for s in np.flatnonzero(rank == r))
+    mesh = program.stages[stages[0]].mesh
+    first, n = int(mesh.devices[0]), len(mesh.devices)
+    if len(program.stages) == 1:
+        kind = cluster.type_of(first).kind
+        name = f"{kind} {first}" if n == 1 else f"{kind}s {first}-{int(mesh.devices[-1])}"
+    else:
+        name = f"stage {stages[0]}" if len(stages) == 1 else f"stages {', '.join(map(str, stages))}"
+    return Lane(name, n, first, stages)
+
+
+def _mfu(problem: Problem, graph: Graph, plan: Plan, program: Program, seconds: float) -> float:
+    """NaN where a device has no peak for the dtype that it computes in."""
+    recipe, cluster = problem.recipe, problem.cluster
+    dtype = recipe.matmul_dtype or recipe.compute_dtype
+    peak = 0.0
+    for mesh in _distinct(program):
+        if cluster.homogeneous:
+            peak += cluster.types[0].peak.get(dtype, float("nan")) * len(mesh.devices)
+        else:
+            peak += sum(cluster.type_of(d).peak.get(dtype, float("nan")) for d in mesh.devices)
+    return model_flops(graph, plan.samples) / (peak * seconds)

@@ -10,11 +10,12 @@ from .model import Cluster, DeviceType, Level, Link
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """A kind of connection. Bandwidth in bytes/s one way; latency in seconds a hop."""
+    """A kind of connection. Bandwidth in bytes/s one way; latency in seconds a hop; pair: see `Level.pair`."""
 
     name: str
     bandwidth: float
     latency: float
+    pair: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ def build(name: str, groups: Sequence[NodeGroup], outer: Sequence[Outer] = (), l
 
 def _equal(group: NodeGroup, nodes: int) -> Level:
     uplink = group.uplink if nodes > 1 else 0.0
-    return Level(group.inside.name, group.devices, group.inside.bandwidth, group.inside.latency, uplink)
+    wire = group.inside
+    return Level(wire.name, group.devices, wire.bandwidth, wire.latency, uplink, pair=wire.pair)
 
 
 def _outer_equal(node: int, count: int, outer: Sequence[Outer]) -> list[Level]:
@@ -94,19 +96,19 @@ def _inner_unequal(groups: Sequence[NodeGroup], node: list[int]) -> list[Level]:
     kind; a single device of a later kind is no component that leaves by an uplink.
     """
     own = [
-        (g.uplink, g.inside.bandwidth, g.inside.latency, g.inside.name)
+        (g.uplink, g.inside.bandwidth, g.inside.latency, g.inside.name, g.inside.pair)
         for g in groups
         for _ in range(g.devices * g.count)
     ]
     kinds = sorted(set(own))
     levels = []
-    for k, (uplink, bandwidth, latency, name) in enumerate(kinds):
+    for k, (uplink, bandwidth, latency, name, pair) in enumerate(kinds):
         joined = set(kinds[: k + 1])
         seen: dict[tuple[str, int], int] = {}
         member = [
             seen.setdefault(("node", n) if own[d] in joined else ("device", d), len(seen)) for d, n in enumerate(node)
         ]
-        levels.append(Level(name, 0, bandwidth, latency, uplink, tuple(member)))
+        levels.append(Level(name, 0, bandwidth, latency, uplink, tuple(member), pair))
     return levels
 
 

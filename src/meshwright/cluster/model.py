@@ -46,6 +46,8 @@ class Level:
     """Bytes/s of a whole component to the next level, shared by all inside (NICs); 0 = unshared."""
     member: Sequence[int] = ()
     """Per device: its component, where components are not contiguous or not equal."""
+    pair: float = 0.0
+    """Bytes/s one way between two members where pairs are wired directly (n members reach (n − 1) · pair); 0 = switched."""
 
 
 @dataclass(frozen=True, slots=True)

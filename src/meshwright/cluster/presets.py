@@ -67,7 +67,8 @@ def peaks(table: Mapping[str, str]) -> dict[str, float]:
 
 
 def _wire(row: Mapping[str, Any]) -> Wire:
-    return Wire(row["name"], quantity(row["bandwidth"], "bandwidth"), quantity(row["latency"], "latency"))
+    pair = quantity(row["pair"], "bandwidth") if "pair" in row else 0.0
+    return Wire(row["name"], quantity(row["bandwidth"], "bandwidth"), quantity(row["latency"], "latency"), pair)
 
 
 def _preset(name: str, row: Mapping[str, Any]) -> Preset:

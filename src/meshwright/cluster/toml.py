@@ -88,6 +88,7 @@ class _Device(_Row):
 class _Link(_Row):
     bandwidth: Bandwidth
     latency: Latency = 0.0
+    pair: Bandwidth | None = None
 
 
 class _Node(_Row):
@@ -232,7 +233,7 @@ def _sentence(error: Any, raw: dict[str, Any]) -> str:
 
 def _assemble(file: _File, stem: str, faults: list[tuple[Keys, str]]) -> Cluster | None:
     devices = {name: _device(name, row, faults) for name, row in file.device.items()}
-    wires = {name: Wire(name, row.bandwidth, row.latency) for name, row in file.link.items()}
+    wires = {name: Wire(name, row.bandwidth, row.latency, row.pair or 0.0) for name, row in file.link.items()}
     groups = [g for i, row in enumerate(file.node) if (g := _group(i, row, devices, wires, faults)) is not None]
     outer = []
     nodes = sum(row.count for row in file.node)

@@ -2,5 +2,6 @@
 
 from .analytic import Analytic
 from .base import Collective, CostModel, Group, OpMemory
+from .recorded import OpRecord, Recorded, TransferRecord
 
-__all__ = ["Analytic", "Collective", "CostModel", "Group", "OpMemory"]
+__all__ = ["Analytic", "Collective", "CostModel", "Group", "OpMemory", "OpRecord", "Recorded", "TransferRecord"]

@@ -89,9 +89,11 @@ def _shape(op: Op) -> OpShape:
         left, right = (1, 2) if op.kind in ("addmm", "baddbmm") and len(operands) > 2 else (0, 1)
         product = _product(operands[left], operands[right], results[0])
     elif op.kind in CONVOLUTIONS and len(operands) >= 2:
-        # Rows = batch and positions; columns = channels out; the depth follows from the FLOPs.
-        columns = tuple(i for i in results[0] if i not in operands[0])
-        product = Product((), tuple(i for i in results[0] if i not in columns), columns, ())
+        # Batch = groups of channels; columns = channels out of a group; rows = samples and positions. The depth follows
+        # from the FLOPs, since positions before and after need not be the same factors.
+        groups = tuple(i for i in results[0] if i in operands[0] and i in operands[1])
+        columns = tuple(i for i in results[0] if i in operands[1] and i not in groups)
+        product = Product(groups, tuple(i for i in results[0] if i not in (*groups, *columns)), columns, ())
     elif op.kind in ATTENTION and len(operands) >= 3:
         query, key = operands[0], operands[1]
         head = tuple(i for i in query if i in key and i not in results[0])

@@ -215,7 +215,7 @@ class Analytic(CostModel):
                 raise InputError(f"cluster {cluster.name}: no level joins devices {src} and {dst}", where="levels")
             level = cluster.levels[k]
             ends = (way_out(cluster, src, k - 1), way_out(cluster, dst, k - 1))
-            bandwidth, latency = min(level.bandwidth, *ends), level.latency
+            bandwidth, latency = min(level.pair or level.bandwidth, *ends), level.latency
             bandwidth *= constants.outer if k else constants.inner
         found = self.software.transfer * (moved / bandwidth + latency + constants.start / 2)
         return np.asarray(np.where(moved > 0, found, 0.0), dtype=np.float64)

@@ -73,8 +73,9 @@ def tiers(cluster: Cluster, shape: GroupShape, family: Family) -> tuple[Tier, ..
             share = (
                 family.inner if group_limit == float("inf") and k < max(1, len(cluster.levels) - 1) else family.outer
             )
-            ring = min(inside_before * level.bandwidth, group_limit)
-            member = min(level.bandwidth, member_limit)
+            bandwidth = min(level.bandwidth, (fanout - 1) * level.pair) if level.pair else level.bandwidth
+            ring = min(inside_before * bandwidth, group_limit)
+            member = min(bandwidth, member_limit)
             found.append(Tier(fanout, ring * share, member * share, level.latency))
         parts, inside_before = spans, shape.inside[k]
         if level.uplink and shape.crowd[k]:

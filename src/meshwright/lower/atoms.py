@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from math import prod
 
 from ..graph.ir import FactorKind
+from ..graph.kinds import kind_of
+from ..graph.saved import is_alias
 from .fold import Folded
 
 FIXED = -1
@@ -62,6 +64,10 @@ class Atoms:
     producer: dict[str, int] = field(default_factory=dict)
     """Tensor -> node."""
     role: dict[str, str] = field(default_factory=dict)
+    light: frozenset[int] = frozenset()
+    """Nodes that a fused kernel takes in."""
+    alias: frozenset[int] = frozenset()
+    """Nodes whose result shares the storage of operand 0."""
 
 
 class _Marks:
@@ -166,6 +172,9 @@ def refine(folded: Folded) -> Atoms:
     for n, op in enumerate(ops):
         atoms.nodes.append(_node(atoms, n, folded.ops[n], names[n], factor[n]))
         _derive(atoms, n, op.outputs)
+    kinds = [kind_of(op.kind) for op in ops]
+    atoms.light = frozenset(n for n, kind in enumerate(kinds) if kind is not None and kind.light)
+    atoms.alias = frozenset(n for n, op in enumerate(ops) if op.inputs and is_alias(op, graph))
     return atoms
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from ..graph.ir import ITEM_BYTES
 from ..plan.model import Cut, Layout
@@ -147,7 +146,7 @@ class Emitter:
         ]
         w.used[n] = values
         w.depth[n] = at = max((w.level.get(v, 0) for v in values), default=0)
-        heavy = n not in self.light
+        heavy = n not in self.atoms.light
         paths = []
         for t in node.outputs:
             here, partial = self.done.raw[t]
@@ -176,18 +175,6 @@ class Emitter:
             )  # fmt: skip
         for t, name, path in zip(node.outputs, raw, paths):
             self.move(w, t, name, path, t, t in self.atoms.grad)
-
-    @cached_property
-    def light(self) -> frozenset[int]:
-        """Nodes that a fused kernel takes in."""
-        from ..graph.kinds import kind_of
-
-        found = set()
-        for n, node in enumerate(self.atoms.nodes):
-            kind = kind_of(self.graph.ops[node.index].kind)
-            if kind is not None and kind.light:
-                found.add(n)
-        return frozenset(found)
 
     def _compute(self, node: Node, cuts: Axes, values: tuple[str, ...], results: tuple[str, ...]) -> Instr:
         op = self.graph.ops[node.index]

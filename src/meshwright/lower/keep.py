@@ -39,12 +39,7 @@ class _Keeper:
         self.nodes = [n for n in nodes if n in w.used]
         self.node_of = {self.graph.ops[self.atoms.nodes[n].index].name: n for n in self.nodes}
         self.recomputed = {n for name, n in self.node_of.items() if name in self.choices.recompute}
-        self.alias = {n for n in self.nodes if self._is_alias(n)}
-
-    def _is_alias(self, n: int) -> bool:
-        from ..graph.kinds import is_alias
-
-        return is_alias(self.graph.ops[self.atoms.nodes[n].index], self.graph)
+        self.alias = self.atoms.alias
 
     # ---- values
 
@@ -157,7 +152,7 @@ class _Keeper:
         again, made = self.rerun()
         groups: dict[int, list[int]] = {}
         for n in self.nodes:
-            if n in self.emit.light:
+            if n in self.atoms.light:
                 groups.setdefault(self.w.depth[n], []).append(n)
         number = {level: k for k, level in enumerate(groups)}
         group_of = {n: number[level] for level, members in groups.items() for n in members}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
@@ -56,6 +56,10 @@ class Result:
     seed: int
     frontier: tuple[Choice, ...] = ()
     carry: Json = None
+    considered: tuple[Considered, ...] = ()
+    """What a planner wants shown: the best that fit, best first, then the nearest misses."""
+    space: tuple[int, int] = (0, 0)
+    """(points of the search space, points that did not fit), where the planner counts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,5 +90,28 @@ class Run(Protocol):
     def bound(self, value: float) -> None:
         """A proven lower bound of the objective."""
 
+    def show(self, rows: Sequence[Considered], space: tuple[int, int] = (0, 0)) -> None:
+        """Rows for `Result.considered` and counts for `Result.space`; the last call counts."""
+
     def tick(self, evaluations: int = 1, phase: str = "", done: int = 0, total: int = 0) -> None:
         """Count work and report progress; raises Stop at the budget or on Ctrl-C."""
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """One point of a search, for tables: priced, or refused because it does not fit."""
+
+    layout: str
+    """In words of the trade: "dp32 tp2 z1"."""
+    micro_batch: int
+    """Samples of one micro-batch on one replica."""
+    micro_batches: int
+    recompute: str
+    schedule: str
+    objective: float
+    """By `Planner.objective`, also where it does not fit; nan where it was not priced."""
+    memory: float
+    """Bytes on the fullest device."""
+    over: float
+    """Bytes above what a device may hold; 0 = fits."""
+    plan: Callable[[], Plan]

@@ -10,7 +10,7 @@ import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..errors import InputError, Unsupported
 from ..graph.ir import ITEM_BYTES, Graph
@@ -39,6 +39,10 @@ class _Lowered:
     of_piece: list[list[str]]
     """Parameters read by each piece, folded names."""
     instructions: dict[tuple[str, bool], tuple[list[Instr], list[Instr]]] = field(default_factory=dict)
+    stages: dict[object, tuple[StageCode, tuple[int, ...]]] = field(default_factory=dict)
+    """Codes of stages, by what they hold."""
+    per_block: dict[tuple[int, str], bool] = field(default_factory=dict)
+    """(piece, parameter) -> every block has its own."""
 
 
 def lower(graph: Graph, plan: Plan, recipe: Recipe) -> Program:
@@ -53,7 +57,8 @@ def lower(graph: Graph, plan: Plan, recipe: Recipe) -> Program:
     choices = _choices(graph, plan)
     owner, folded = _stages_of(graph, plan, choices)
     low = _lowered(graph, folded, choices, plan, recipe)
-    codes = tuple(_stage(graph, folded, k, stage, low, owner) for k, stage in enumerate(plan.stages))
+    tied = _tied(folded, owner, low) if len(plan.stages) > 1 else {}
+    codes = tuple(_stage(graph, folded, k, stage, low, owner, tied) for k, stage in enumerate(plan.stages))
     transfers = _transfers(graph, folded, plan, low, owner)
     micro_batch = -(-plan.samples // max(plan.schedule.micro_batches, 1))
     return Program(graph.digest, micro_batch, codes, tuple(transfers))
@@ -117,10 +122,14 @@ def _own_names(graph: Graph, stage: Stage) -> dict[str, tuple[str, ...]]:
 # ---- which stage has what
 
 
+_Span: TypeAlias = tuple[int, int, int]
+"""(piece, first block, blocks)"""
+
+
 @dataclass(slots=True)
 class _Owner:
-    spans: list[list[tuple[int, int, int]]]
-    """Per stage: (piece, first block, blocks)."""
+    spans: list[list[_Span]]
+    """Per stage."""
     stage_of: dict[tuple[int, int], int]
     """(piece, block) -> stage, of pieces outside of folded runs (block 0)."""
     run_spans: dict[int, list[tuple[int, int, int]]]
@@ -163,7 +172,7 @@ def _stages_of(graph: Graph, plan: Plan, choices: Choices) -> tuple[_Owner, Fold
     borders = [b for a, b in itertools.pairwise(order) if owner_of[a] != owner_of[b]]
     key = (frozenset(plain), tuple(borders))
     folded = _memo(graph, ("fold", key), lambda: fold(graph, *key))
-    spans: list[list[tuple[int, int, int]]] = [[] for _ in plan.stages]
+    spans: list[list[_Span]] = [[] for _ in plan.stages]
     stage_of: dict[tuple[int, int], int] = {}
     run_spans: dict[int, list[tuple[int, int, int]]] = {}
     for p, piece in enumerate(folded.pieces):
@@ -307,38 +316,61 @@ def _samples(emit: Emitter, nodes: range) -> tuple[str, ...]:
 # ---- assembling stages
 
 
-def _stage(graph: Graph, folded: Folded, k: int, stage: Stage, low: _Lowered, owner: _Owner) -> StageCode:
+def _stage(
+    graph: Graph, folded: Folded, k: int, stage: Stage, low: _Lowered, owner: _Owner, tied: dict[str, tuple[int, ...]]
+) -> StageCode:
+    """Stages that hold the same pieces, as many blocks of each, have the same code but for the number of the first block."""
+    spans = owner.spans[k]
+    shared = {t: tuple(s for s in stages if s != k) for t, stages in tied.items() if k in stages}
+    key = (tuple((p, n) for p, _, n in spans), tuple(shared.items()), stage.mesh.shape)
+    like = low.stages.get(key)
+    if like is None:
+        like = low.stages[key] = _assemble(graph, folded, stage, low, spans, shared)
+    code, pieces = like
+    starts = {p: first for p, first, _ in spans}
+    segments = code.segments
+    if any(starts.values()):
+        segments = tuple(
+            replace(s, block=starts[p]) if starts.get(p) else s for s, p in zip(segments, pieces, strict=True)
+        )
+    return replace(code, stage=k, mesh=stage.mesh, segments=segments)
+
+
+def _assemble(
+    graph: Graph, folded: Folded, stage: Stage, low: _Lowered, spans: list[_Span], shared: dict[str, tuple[int, ...]]
+) -> tuple[StageCode, tuple[int, ...]]:
+    """The code of a stage whose spans begin at block 0, and the piece of each of its segments (-1: constants)."""
     mesh = dict(zip(stage.mesh.axes, stage.mesh.shape))
     segments: list[Segment] = []
+    pieces: list[int] = []
     counts: dict[str, int] = {}
-    for p, first, n in owner.spans[k]:
+    for p, _, n in spans:
         segment = low.segments[p]
         if segment is None:
             continue
-        folded_run = folded.pieces[p].run
-        segments.append(
-            replace(segment, block=first, count=n) if folded_run and (first, n) != (0, segment.count) else segment
-        )
+        segments.append(replace(segment, count=n))
+        pieces.append(p)
         for t in low.of_piece[p]:
-            counts[t] = max(counts.get(t, 0), n)
-    constants = _constants(graph, folded, owner.spans[k], low)
+            counts[t] = max(counts.get(t, 0), n if _per_block(folded, low, p, t) else 1)
+    constants = _constants(graph, folded, spans, low)
     if constants:
         ops = [graph.position[i.on] for i in constants]
         segments.insert(0, Segment("constants", ops[0], len(ops), 0, 1, constants, (), (), (), Kept(), ()))
-    elsewhere = _tied(folded, owner, low)
+        pieces.insert(0, -1)
     params, every, update = [], [], []
     for t, n in counts.items():
-        shared = tuple(s for s in elsewhere.get(t, ()) if s != k)
-        params.append(low.params[t].param(n, shared, mesh))
-        key = (t, bool(shared))
+        others = shared.get(t, ())
+        params.append(low.params[t].param(n, others, mesh))
+        key = (t, bool(others))
         if key not in low.instructions:
-            low.instructions[key] = low.params[t].instructions(bool(shared))
+            low.instructions[key] = low.params[t].instructions(bool(others))
         a, b = low.instructions[key]
         every += a
         update += b
-    reads = dict.fromkeys(t for p, _, _ in owner.spans[k] for t in _inputs(folded, low.emit.atoms, p))
+    reads = dict.fromkeys(t for p, _, _ in spans for t in _inputs(folded, low.emit.atoms, p))
     inputs = tuple((t, low.emit.layout(t, low.emit.done.rest[t])) for t in reads)
-    return StageCode(k, stage.mesh, tuple(segments), tuple(params), tuple(every), tuple(update), inputs)
+    code = StageCode(0, stage.mesh, tuple(segments), tuple(params), tuple(every), tuple(update), inputs)
+    return code, tuple(pieces)
 
 
 def _inputs(folded: Folded, atoms: Atoms, p: int) -> list[str]:
@@ -351,25 +383,26 @@ def _tied(folded: Folded, owner: _Owner, low: _Lowered) -> dict[str, tuple[int, 
     for s, spans in enumerate(owner.spans):
         for p, _, _ in spans:
             for t in low.of_piece[p]:
-                own = (
-                    folded.pieces[p].run and folded.graph.representative_param.get(t) == t and _per_block(folded, p, t)
-                )
-                if not own:
+                if not _per_block(folded, low, p, t):
                     readers.setdefault(t, set()).add(s)
     return {t: tuple(sorted(ss)) for t, ss in readers.items() if len(ss) > 1}
 
 
-def _per_block(folded: Folded, p: int, t: str) -> bool:
-    """Each block has a parameter of its own in this place."""
-    graph, piece = folded.graph, folded.pieces[p]
-    for k in range(piece.length):
-        ins = graph.ops[piece.first + k].inputs
-        if t in ins:
-            return graph.ops[piece.first + piece.length + k].inputs[ins.index(t)] != t
-    return False
+def _per_block(folded: Folded, low: _Lowered, p: int, t: str) -> bool:
+    """Whether each block of piece p has a parameter of its own in the place of `t`."""
+    if (p, t) not in low.per_block:
+        graph, piece = folded.graph, folded.pieces[p]
+        own = False
+        for k in range(piece.length if piece.run else 0):
+            ins = graph.ops[piece.first + k].inputs
+            if t in ins:
+                own = graph.ops[piece.first + piece.length + k].inputs[ins.index(t)] != t
+                break
+        low.per_block[p, t] = own
+    return low.per_block[p, t]
 
 
-def _constants(graph: Graph, folded: Folded, spans: list[tuple[int, int, int]], low: _Lowered) -> tuple[Instr, ...]:
+def _constants(graph: Graph, folded: Folded, spans: list[_Span], low: _Lowered) -> tuple[Instr, ...]:
     """Constants that the pieces of this stage read, with all that makes them: computed in every stage that needs them."""
     wanted: set[int] = set()
     atoms = low.emit.atoms

@@ -1,1 +1,25 @@
-"""See the package docstring of meshwright."""
+"""What a plan costs before anyone pays for it: seconds, bytes, a timeline. Importing it loads no compiled kernel."""
+
+from .estimate import Work, collect, estimate, peak_bytes
+from .fits import excess, fits
+from .price import Pricer, StagePrice
+from .result import Event, Lane, Simulation, TaskGraph
+from .simulator import model_flops, sends_of, simulate
+
+__all__ = [
+    "Event",
+    "Lane",
+    "Pricer",
+    "Simulation",
+    "StagePrice",
+    "TaskGraph",
+    "Work",
+    "collect",
+    "estimate",
+    "excess",
+    "fits",
+    "model_flops",
+    "peak_bytes",
+    "sends_of",
+    "simulate",
+]

@@ -90,7 +90,7 @@ def collect(
         optimizer=np.array([p.optimizer for p in prices]),
         static=np.array([(p.weights, p.gradients, p.state) for p in prices]),
         kept=np.array([(p.kept[column], p.loss[column]) for p in prices]),
-        buffers=np.array([(p.forward_buffer[column], p.backward_buffer[column]) for p in prices]),
+        buffers=np.array([p.buffers[column] for p in prices]),
         boundary=boundary,
         tied=tuple((s, tied_seconds(s, b, meshes, cluster, cost)) for s, b in groups.items()),
     )

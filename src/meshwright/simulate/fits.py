@@ -33,6 +33,6 @@ def excess(problem: Problem, simulation: Simulation) -> str | None:
     words = ", ".join(f"{name} {parts[name] / GIB:.1f}" for name in CATEGORIES if parts.get(name, 0.0) >= 0.05 * GIB)
     need, usable = float(simulation.peak[worst]) / GIB, problem.limits.usable(device.memory) / GIB
     return (
-        f"{lane.name} needs {need:.1f} GiB on {device.kind} {lane.first_device}, "
+        f"{lane.name} {'need' if lane.name.split()[0].endswith('s') else 'needs'} {need:.1f} GiB on {device.kind} {lane.first_device}, "
         f"{over / GIB:.1f} over the usable {usable:.1f}" + (f" ({words})" if words else "")
     )

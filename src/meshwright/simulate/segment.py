@@ -1,0 +1,275 @@
+"""One segment -> seconds and bytes of one block, for many micro-batch sizes at once.
+
+compute      heavy ops one by one, light ops as fused kernels
+tensor       collectives on activations, and statistics
+sharded      gathers and gradient sums of parameters, one per block as their runtimes batch them
+exposed      max(comm − share · compute, (1 − share) · comm), share = cost.overlap(class), per phase
+block        max(compute + exposed, launch floor): the host must issue it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from ..cluster.model import Cluster, DeviceType, Mesh
+from ..cost.base import Collective, CostModel, Group
+from ..graph.ir import Floats, Graph, Ints, Op, Phase
+from ..lower.program import GRAD, RAW, Instr, Segment
+
+KINDS: tuple[Collective, ...] = (
+    "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "permute",
+)  # fmt: skip
+PARTS = ("compute", *KINDS, "launch")
+"""Columns of a phase's seconds: busy, exposed collectives, waiting for the host. They add up to its duration."""
+TENSOR, SHARDED = 0, 1
+
+N = len(PARTS)
+FORWARD, BACKWARD, WEIGHT = slice(0, N), slice(N, 2 * N), 2 * N
+STREAMS = slice(2 * N + 1, 2 * N + 5)
+BYTES = slice(2 * N + 5, 2 * N + 5 + len(KINDS))
+CALLS = slice(2 * N + 5 + len(KINDS), 2 * N + 5 + 2 * len(KINDS))
+KEPT = 2 * N + 5 + 2 * len(KINDS)
+WIDTH = KEPT + 1
+"""Columns of `SegmentPrice.sums`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentPrice:
+    """One block, one micro-batch, n micro-batch sizes."""
+
+    sums: Floats
+    """[n, WIDTH], all that adds up over blocks: seconds by part of forward and backward, of weight gradients inside the
+    backward, of communication per (phase, class), hidden or not; bytes and calls per collective; bytes kept."""
+    buffers: Floats
+    """[n, 2] bytes of work space while the forward, the backward runs."""
+
+    @property
+    def forward(self) -> Floats:
+        """Seconds [n, PARTS]."""
+        return self.sums[:, FORWARD]
+
+    @property
+    def backward(self) -> Floats:
+        """Seconds [n, PARTS]."""
+        return self.sums[:, BACKWARD]
+
+    @property
+    def kept(self) -> Floats:
+        """Bytes [n]."""
+        return self.sums[:, KEPT]
+
+
+def exposed(comm: Floats, compute: Floats, share: float) -> Floats:
+    """Seconds that stay visible of communication beside `compute`, of which `share` can hide it."""
+    found: Floats = np.maximum(comm - share * compute, (1.0 - share) * comm)
+    return found
+
+
+def base(value: str) -> str:
+    """Tensor of a value's name: "∂x@1" -> "x"."""
+    value = value.removeprefix(GRAD).removesuffix(RAW)
+    stem, at, _ = value.rpartition("@")
+    return stem if at else value
+
+
+class SegmentPricer:
+    """Prices blocks of one graph on one cluster."""
+
+    def __init__(self, graph: Graph, cluster: Cluster, cost: CostModel) -> None:
+        self.graph, self.cluster, self.cost = graph, cluster, cost
+        self.share = {TENSOR: cost.overlap("tensor"), SHARDED: cost.overlap("sharded")}
+
+    def price(
+        self, segment: Segment, mesh: Mesh, micro: Ints, sums: tuple[tuple[Instr, float], ...], split: bool
+    ) -> SegmentPrice:
+        n = len(micro)
+        local = local_samples(mesh, segment.samples, micro)
+        forward, backward, rerun, weight = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n)
+        for device in self.devices(mesh):
+            f, _ = self._compute(segment.forward, device, local)
+            r, _ = self._compute(segment.rerun, device, local)
+            b, w = self._compute(segment.backward, device, local, split)
+            kernels = self._kernels(segment, mesh, device, micro)
+            again = _rerun_shares(segment)
+            forward = np.maximum(forward, f + kernels[0].sum(axis=0))
+            rerun = np.maximum(rerun, r + again @ kernels[0])
+            backward = np.maximum(backward, b + kernels[1].sum(axis=0))
+            weight = np.maximum(weight, w)
+        backward = backward + rerun
+        comm, calls, nbytes = self._communication(segment, mesh, micro, sums)
+        phases = []
+        for compute, by_class, floor in zip((forward, backward), comm, self._floors(segment, mesh), strict=True):
+            parts = np.zeros((n, len(PARTS)))
+            parts[:, 0] = compute
+            for cls, by_kind in enumerate(by_class):
+                total = by_kind.sum(axis=1)
+                shown = exposed(total, compute, self.share[cls])
+                parts[:, 1:-1] += by_kind * np.divide(shown, total, out=np.zeros(n), where=total > 0)[:, None]
+            parts[:, -1] = np.maximum(0.0, floor - parts.sum(axis=1))
+            phases.append(parts)
+        kept, gathered, summed = segment.kept, self._gathered(segment, mesh, micro), sum(i.nbytes * k for i, k in sums)
+        # Prefetch: while one block computes, the parameters of the next one arrive.
+        gathered = gathered * (2.0 if segment.count > 1 else 1.0)
+        table = np.empty((n, WIDTH))
+        table[:, FORWARD], table[:, BACKWARD], table[:, WEIGHT] = phases[0], phases[1], weight
+        table[:, STREAMS] = comm.sum(axis=3).reshape(4, n).T
+        table[:, BYTES], table[:, CALLS], table[:, KEPT] = nbytes, calls, _affine(kept.activations, local)
+        transient = _affine(kept.transient, local) + gathered
+        return SegmentPrice(table, np.stack([transient, transient + _affine(kept.rerun, local) + summed], axis=1))
+
+    def devices(self, mesh: Mesh) -> tuple[DeviceType, ...]:
+        """Types of the mesh's devices; the slowest one sets the pace."""
+        if self.cluster.homogeneous:
+            return (self.cluster.types[0],)
+        kinds = sorted({self.cluster.device[d] for d in mesh.devices})
+        return tuple(self.cluster.types[k] for k in kinds)
+
+    def _compute(
+        self, instrs: Sequence[Instr], device: DeviceType, local: Ints, split: bool = False
+    ) -> tuple[Floats, Floats]:
+        """Seconds [n] of the heavy ops of a list, and of the weight gradients among them."""
+        seconds, weight = np.zeros(len(local)), np.zeros(len(local))
+        for i in instrs:
+            if i.kind != "compute" or i.group >= 0:
+                continue
+            op = self.graph.ops[self.graph.position[i.on]]
+            sizes = _sizes(i, op, local)
+            phase = op.phase if self.graph.training == "explicit" else self._phase(i, op)
+            spent = self.cost.compute(op, sizes, device, phase)
+            seconds += spent
+            if phase == "weight_grad":
+                weight += spent
+            elif split and phase == "backward" and self._product(op):
+                weight += self.cost.compute(op, sizes, device, "weight_grad")
+        return seconds, weight
+
+    def _phase(self, instr: Instr, op: Op) -> Phase:
+        """Which gradients of a product flow; any other op has one backward."""
+        if instr.phase != "backward":
+            return instr.phase
+        if self._product(op):
+            wanted = {base(v) for v in instr.outputs}
+            both = tuple(name in wanted for name in op.inputs[:2])
+            if both == (True, False):
+                return "input_grad"
+            if both == (False, True):
+                return "weight_grad"
+        return "backward"
+
+    def _product(self, op: Op) -> bool:
+        """A product of two floating operands: its backward is one product for each."""
+        return (
+            len(op.inputs) == 2
+            and bool(op.rule.summed())
+            and all("float" in self.graph.tensor[name].dtype for name in op.inputs)
+        )
+
+    def _kernels(self, segment: Segment, mesh: Mesh, device: DeviceType, micro: Ints) -> Floats:
+        """Seconds [phase, kernel, n] of the fused kernels of light ops."""
+        if not segment.kernels:
+            return np.zeros((2, 0, len(micro)))
+        local = np.stack([local_samples(mesh, k.samples, micro) for k in segment.kernels]).astype(np.float64)
+        columns = np.array([(k.forward, k.backward) for k in segment.kernels], np.float64)
+        nbytes: Floats = columns[:, :, 0].T[:, :, None] + columns[:, :, 1].T[:, :, None] * local[None]
+        seconds = self.cost.traffic(nbytes.ravel(), device).reshape(nbytes.shape)
+        found: Floats = np.where(nbytes > 0, seconds, 0.0)
+        return found
+
+    def _communication(
+        self, segment: Segment, mesh: Mesh, micro: Ints, sums: tuple[tuple[Instr, float], ...]
+    ) -> tuple[Floats, Ints, Floats]:
+        """Seconds [phase, class, n, KINDS], calls [KINDS], bytes [n, KINDS]."""
+        n = len(micro)
+        seconds, nbytes = np.zeros((2, 2, n, len(KINDS))), np.zeros((n, len(KINDS)))
+        calls = np.zeros(len(KINDS), np.int64)
+        pending: dict[tuple[Collective, tuple[str, ...]], list[tuple[int, int, Floats]]] = {}
+        together: dict[tuple[int, Collective, tuple[str, ...]], Floats] = {}
+        lists = (segment.forward, segment.rerun, segment.backward)
+        for which, instrs in enumerate(lists):
+            for i in instrs:
+                if not i.communicates:
+                    continue
+                kind = i.collective or "all_reduce"
+                size = self._bytes(i, mesh, micro)
+                calls[KINDS.index(kind)] += 1
+                nbytes[:, KINDS.index(kind)] += size
+                if self.of_param(i):
+                    key = (which, kind, i.axes)
+                    together[key] = together.get(key, np.zeros(n)) + size
+                else:
+                    pending.setdefault((kind, i.axes), []).append((which, TENSOR, size))
+        for i, times in sums:
+            if i.communicates and i.collective:
+                key = (3, i.collective, i.axes)
+                together[key] = together.get(key, np.zeros(n)) + times * i.nbytes
+                calls[KINDS.index(i.collective)] += round(times)
+                nbytes[:, KINDS.index(i.collective)] += times * i.nbytes
+        for (which, kind, axes), size in together.items():
+            pending.setdefault((kind, axes), []).append((which, SHARDED, size))
+        for (kind, axes), rows in pending.items():
+            priced = self.cost.collective(kind, np.concatenate([r[2] for r in rows]), Group(self.cluster, mesh, axes))
+            for (which, cls, _), spent in zip(rows, priced.reshape(len(rows), n), strict=True):
+                seconds[int(which > 0), cls, :, KINDS.index(kind)] += spent
+        return seconds, calls, nbytes
+
+    def _bytes(self, instr: Instr, mesh: Mesh, micro: Ints) -> Floats:
+        if instr.samples is None:
+            return np.full(len(micro), float(instr.nbytes))
+        found: Floats = instr.nbytes * local_samples(mesh, instr.samples, micro).astype(np.float64)
+        return found
+
+    def of_param(self, instr: Instr) -> bool:
+        tensor = self.graph.tensor.get(instr.on) if instr.kind == "collective" else None
+        return tensor is not None and tensor.role == "param"
+
+    def _gathered(self, segment: Segment, mesh: Mesh, micro: Ints) -> Floats:
+        """Bytes [n] of parameters gathered for one block."""
+        gathers = (i for i in segment.forward if i.collective == "all_gather" and self.of_param(i))
+        return np.zeros(len(micro)) + sum((self._bytes(i, mesh, micro) for i in gathers), np.zeros(len(micro)))
+
+    def _floors(self, segment: Segment, mesh: Mesh) -> tuple[float, float]:
+        """Launch floors of forward and backward; what runs again is issued again."""
+        ops = [self.graph.ops[self.graph.position[i.on]] for i in segment.forward if i.kind == "compute"]
+        floors: list[float] = []
+        for device in self.devices(mesh):
+            forward = self.cost.launch_floor(ops, device, "forward")
+            backward = self.cost.launch_floor(ops, device, "backward") if segment.backward else 0.0
+            issued = sum(i.kind == "compute" for i in segment.forward)
+            again = sum(i.kind == "compute" for i in segment.rerun) / issued if issued else 0.0
+            floors += [forward, backward + again * forward]
+        return max(floors[::2]), max(floors[1::2])
+
+
+def local_samples(mesh: Mesh, axes: tuple[str, ...], micro: Ints) -> Ints:
+    """Samples [n] on the fullest device of micro-batches that are cut over `axes`."""
+    parts = prod(mesh.size(a) for a in axes)
+    found: Ints = -(-micro // parts)
+    return found
+
+
+def _affine(columns: tuple[float, float], local: Ints) -> Floats:
+    found: Floats = columns[0] + columns[1] * local.astype(np.float64)
+    return found
+
+
+def _sizes(instr: Instr, op: Op, local: Ints) -> Ints:
+    """Local factor sizes [n, factors] at `local` samples."""
+    per_sample = np.array([f.samples for f in op.rule.factors], bool)
+    sizes = np.array(instr.sizes, np.float64)
+    found: Ints = np.ceil(np.where(per_sample, sizes * local[:, None], sizes) - 1e-9).astype(np.int64)
+    return found
+
+
+def _rerun_shares(segment: Segment) -> Floats:
+    """Per kernel: which part of its ops runs again before the backward."""
+    ops, again = np.zeros(len(segment.kernels)), np.zeros(len(segment.kernels))
+    for instrs, into in ((segment.forward, ops), (segment.rerun, again)):
+        for i in instrs:
+            if i.kind == "compute" and i.group >= 0:
+                into[i.group] += 1
+    shares: Floats = np.divide(again, ops, out=np.zeros(len(ops)), where=ops > 0)
+    return shares

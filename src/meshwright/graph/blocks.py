@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from os.path import commonprefix
 
 import numpy as np
 
@@ -146,7 +145,8 @@ def _meet(a: tuple[str, ...] | None, b: tuple[str, ...] | None) -> tuple[str, ..
 
 
 def _shared(a: tuple[str, ...], b: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(commonprefix([a, b]))  # type: ignore[list-item]
+    length = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+    return a[:length]
 
 
 def _path(graph: Graph, wiring: _Wiring, first: int, length: int) -> str:

@@ -102,8 +102,8 @@ def smaller(full: Config, given: Config, shrink: Shrink, seq: int) -> dict[str, 
         put(NAMES["vocab"], shrink.vocab)
         if "vocab_size" not in full:
             found["num_labels"] = shrink.vocab
-        ids = {n: v for n in _TOKENS if isinstance(v := full.get(n), int) and v >= shrink.vocab}
-        found.update({name: shrink.vocab - 1 for name in ids})
+        beyond = [name for name in _TOKENS if _number(full, name) >= shrink.vocab]
+        found.update(dict.fromkeys(beyond, shrink.vocab - 1))
     if shrink.image:
         put(NAMES["image"], shrink.image)
     if shrink.seq:

@@ -57,11 +57,13 @@ def build(
     cls = _class(name)
     settings._attn_implementation = _attention(cls, settings.to_dict(), seq, attention)
     if attention == "meshwright" and cls._can_set_experts_implementation() and size_of(settings.to_dict(), "experts"):
-        from ..capture import register_experts
+        from ..transformers_hooks import register_experts
 
         settings._experts_implementation = register_experts()
     with torch.device(device):
         module = cls(settings).to(getattr(torch, dtype)).train()
+        if name.endswith("LMHeadModel"):  # transformers tells the loss by the class's name, and not by this one
+            module.loss_type = "ForCausalLM"
         return module, _inputs(settings, task(name), batch, seq, dtype)
 
 
@@ -144,7 +146,7 @@ def _attention(cls: Any, full: Config, seq: int, wanted: str) -> str:
     windows = (full.get("sliding_window"), full.get("attention_chunk_size"))
     if not cls._can_set_attn_implementation() or any(isinstance(w, int) and 0 < w < seq for w in windows):
         return "sdpa"
-    from ..capture import register_attention
+    from ..transformers_hooks import register_attention
 
     return str(register_attention())
 

@@ -1,0 +1,255 @@
+"""Where a model comes from: a name of the zoo, a configuration file, or a function in a user's file."""
+
+from __future__ import annotations
+
+import abc
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import InputError
+from . import cache as disk
+from .ir import Graph
+from .zoo import Config, Inputs, Shrink, by_name
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
+
+Kind = Literal["zoo", "config", "code"]
+_LONGEST_DEFAULT = 4096
+"""Tokens a sample for a configuration that could take more: long contexts are asked for, not assumed."""
+
+
+class ModelSource(abc.ABC):
+    """A model that can be built, captured and fed; making one loads no torch.
+
+    Attributes:
+        spec: what the user wrote.
+        name: short, fit for a folder.
+        default_batch: samples a step when none is given.
+        default_seq: tokens a sample when none is given; 1 for a model without a sequence.
+        text: it reads tokens and predicts tokens.
+    """
+
+    spec: str
+    name: str
+    kind: Kind
+
+    @property
+    @abc.abstractmethod
+    def default_batch(self) -> int: ...
+
+    @property
+    @abc.abstractmethod
+    def default_seq(self) -> int: ...
+
+    @property
+    @abc.abstractmethod
+    def text(self) -> bool: ...
+
+    @abc.abstractmethod
+    def identity(self) -> Mapping[str, object]:
+        """Everything about the model that a captured graph depends on, as JSON values."""
+
+    @abc.abstractmethod
+    def build(
+        self,
+        batch: int = 0,
+        seq: int = 0,
+        dtype: str = "float32",
+        *,
+        device: str = "meta",
+        shrink: Shrink | None = None,
+        attention: str = "meshwright",
+    ) -> tuple[nn.Module, Inputs]:
+        """The user's own module in training mode and example inputs; 0 = the default."""
+
+    @abc.abstractmethod
+    def random_inputs(
+        self, batch: int, seq: int, generator: Generator, *, shrink: Shrink | None = None, dtype: str = "float32"
+    ) -> Inputs:
+        """Legal inputs of `batch` samples on the CPU, drawn from `generator`."""
+
+    @abc.abstractmethod
+    def text_inputs(self, tokens: Tensor) -> Inputs:
+        """Inputs that train the model on `tokens`, [samples, seq + 1] consecutive tokens of a text."""
+
+    def graph(
+        self,
+        batch: int = 2,
+        seq: int = 0,
+        dtype: str = "bfloat16",
+        *,
+        shrink: Shrink | None = None,
+        cache: bool = True,
+    ) -> Graph:
+        """The captured graph with its repeated blocks and its digest; a second call reads it from disk.
+
+        Raises:
+            CaptureError: the module does what no graph can say; names module, file and line.
+        """
+        seq = seq or self.default_seq
+        key = disk.key(self.identity(), batch, seq, dtype, shrink)
+        found = disk.load(key) if cache else None
+        if found is None:
+            found = self._capture(batch, seq, dtype, shrink)
+            if cache:
+                disk.save(key, found)
+        return found
+
+    def _capture(self, batch: int, seq: int, dtype: str, shrink: Shrink | None) -> Graph:
+        from .blocks import with_runs
+        from .capture import capture
+        from .hazards import watched
+
+        module, inputs = self.build(batch, seq, dtype, shrink=shrink)
+        with watched(module) as seen:
+            graph = capture(module, inputs, batch)
+        return with_runs(seen.checked(graph))
+
+
+@dataclass(frozen=True)
+class ConfigSource(ModelSource):
+    """A class of transformers, or `user-net`, from a configuration: of the zoo, or the user's file."""
+
+    spec: str
+    name: str
+    kind: Kind
+    config: Config
+    batch: int
+    seq: int
+
+    @property
+    def default_batch(self) -> int:
+        return self.batch
+
+    @property
+    def default_seq(self) -> int:
+        return self.seq
+
+    @property
+    def text(self) -> bool:
+        return self.seq > 1
+
+    def identity(self) -> Mapping[str, object]:
+        return {"config": self.config}
+
+    def build(
+        self,
+        batch: int = 0,
+        seq: int = 0,
+        dtype: str = "float32",
+        *,
+        device: str = "meta",
+        shrink: Shrink | None = None,
+        attention: str = "meshwright",
+    ) -> tuple[nn.Module, Inputs]:
+        batch, seq = batch or self.batch, seq or self.seq
+        if self.config["model_type"] == "user-net":
+            from .zoo.user import build as build_own
+
+            return build_own(self.config, batch, seq, dtype, device, shrink)
+        from .zoo._transformers import build
+
+        return build(self.config, batch, seq, dtype, device=device, shrink=shrink, attention=attention)
+
+    def random_inputs(
+        self, batch: int, seq: int, generator: Generator, *, shrink: Shrink | None = None, dtype: str = "float32"
+    ) -> Inputs:
+        import torch
+
+        module, blank = self.build(batch, seq, dtype, shrink=shrink)
+        return {
+            name: torch.randint(0, self._values(module, name), tuple(x.shape), generator=generator)
+            if x.dtype == torch.int64
+            else torch.randn(tuple(x.shape), generator=generator).to(x.dtype)
+            for name, x in blank.items()
+        }
+
+    def _values(self, module: nn.Module, name: str) -> int:
+        """How many values an integer input may take."""
+        settings = getattr(module, "config", None)
+        if settings is None:
+            return int(module.embed.num_embeddings)  # type: ignore[union-attr, arg-type]
+        if name == "labels" and not type(module).__name__.endswith(("LM", "LMHeadModel", "ConditionalGeneration")):
+            return int(settings.num_labels)
+        return int(settings.get_text_config().vocab_size)
+
+    def text_inputs(self, tokens: Tensor) -> Inputs:
+        if self.config["model_type"] == "user-net":
+            return {"tokens": tokens[:, :-1], "labels": tokens[:, 1:]}
+        # transformers shifts the labels itself.
+        return {"input_ids": tokens[:, :-1], "labels": tokens[:, :-1]}
+
+
+def resolve(spec: str) -> ModelSource:
+    """The model that `spec` names: `llama-3.1-8b`, `path/config.json` or its folder, `model.py:build`.
+
+    Raises:
+        InputError: nothing of that name, or a file that cannot be read.
+    """
+    if entry := by_name().get(spec):
+        return ConfigSource(spec, spec, "zoo", entry.config, entry.batch, entry.seq)
+    path, _, function = spec.rpartition(":")
+    if path.endswith(".py") or spec.endswith(".py"):
+        from .user_code import CodeSource
+
+        return CodeSource(spec, *((path, function) if path.endswith(".py") else (spec, "build")))
+    file = Path(spec)
+    if file.is_dir() or file.suffix == ".json":
+        return _from_config(spec, file / "config.json" if file.is_dir() else file)
+    raise InputError(_unknown(spec))
+
+
+def _from_config(spec: str, file: Path) -> ModelSource:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{file}: not a JSON file: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise InputError(f'{file}: no "model_type": a configuration of transformers has one')
+    parent = file.resolve().parent.name
+    name = parent if file.name == "config.json" and parent else file.stem
+    return ConfigSource(spec, name, "config", config, 32, _default_seq(config))
+
+
+def _default_seq(config: Config) -> int:
+    """The model's own longest, up to 4,096 and a multiple of 128; 512 when the file does not say."""
+    from .zoo._shrink import position_offset, size_of
+
+    if "image_size" in config or "hidden_sizes" in config or "depths" in config:
+        return 1
+    longest = size_of(config, "seq") or 512
+    longest = min(longest - position_offset(config), _LONGEST_DEFAULT)
+    return longest // 128 * 128 if longest >= 128 else longest
+
+
+def _unknown(spec: str) -> str:
+    count = len(by_name())
+    owner, slash, rest = spec.partition("/")
+    if slash and owner and rest and "/" not in rest and not spec.startswith((".", "~")):
+        near = nearest(rest.lower(), by_name())
+        use = f"use {near}, or give" if near else "give"
+        return f'"{spec}" is a hub name and meshwright downloads nothing: {use} a local config.json'
+    if near := nearest(spec, by_name()):
+        return f'no model "{spec}": did you mean {near}? ("meshwright models" lists {count})'
+    return f'no model "{spec}": "meshwright models" lists {count}; a local config.json or model.py:build will do too'
+
+
+def nearest(word: str, known: Mapping[str, object]) -> str:
+    """The known name with the fewest edits (insert, delete, replace), at most two; "" if there is none."""
+    scored = sorted((distance, name) for name in known if (distance := _edits(word, name)) <= 2)
+    return scored[0][1] if scored else ""
+
+
+def _edits(a: str, b: str) -> int:
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        before, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
+    return row[-1]

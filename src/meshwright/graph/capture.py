@@ -19,9 +19,10 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError, InputError
-from ._emit import Emitter
+from ._builder import Builder
 from ._export import export_module
 from ._values import spec_of
+from ._walk import Walker
 from .ir import Graph, Ints, Role, Tensor
 from .samples import flag_samples
 from .serial import digest_of
@@ -46,22 +47,22 @@ def capture(module: torch.nn.Module, kwargs: Mapping[str, object], samples: int,
     refuse_masks(module, kwargs)
     ties = tied_parameters(module)
     program = export_module(module, kwargs)
-    emitter = Emitter()
-    inputs = _bring_all(program, module, ties, kwargs, emitter)
-    emitter.walk(program.graph_module)
+    walker = Walker(Builder())
+    inputs = _bring_all(program, module, ties, kwargs, walker)
+    walker.walk(program.graph_module)
     spec = program.call_spec.out_spec
     assert spec is not None
     nodes = next(n for n in program.graph_module.graph.nodes if n.op == "output").args[0]
     leaves = list(nodes)
-    named = [(emitter.names(leaf) or [None])[0] for leaf in leaves]
+    named = [(walker.names(leaf) or [None])[0] for leaf in leaves]
     outputs = tuple(dict.fromkeys(name for name in named if name is not None))
-    found = find_loss(pytree.tree_unflatten(named, spec), emitter.tensors, loss)
-    return _finish(program, emitter, samples, inputs, outputs, found, ties, getattr(module, "config", None))
+    found = find_loss(pytree.tree_unflatten(named, spec), walker.builder.tensors, loss)
+    return _finish(program, walker.builder, samples, inputs, outputs, found, ties, getattr(module, "config", None))
 
 
 def _finish(
     program: ExportedProgram,
-    emitter: Emitter,
+    builder: Builder,
     samples: int,
     inputs: tuple[str, ...],
     outputs: tuple[str, ...],
@@ -69,10 +70,10 @@ def _finish(
     ties: Mapping[str, str],
     config: object,
 ) -> Graph:
-    ops = emitter.prune(outputs)
+    ops = builder.prune(outputs)
     used = {name for op in ops for name in (*op.inputs, *op.outputs)} | set(inputs) | set(outputs)
-    tensors = tuple(t for t in emitter.tensors.values() if t.name in used)
-    unused = sum(1 for t in emitter.tensors.values() if t.role == "param" and t.name not in used)
+    tensors = tuple(t for t in builder.tensors.values() if t.name in used)
+    unused = sum(1 for t in builder.tensors.values() if t.role == "param" and t.name not in used)
     notes = [note] if (note := experts_note(getattr(config, "_experts_implementation", None))) else []
     if unused:
         notes.append(f"{unused} parameters take no part in the loss and are left out")
@@ -130,7 +131,7 @@ def _bring_all(
     module: torch.nn.Module,
     ties: Mapping[str, str],
     kwargs: Mapping[str, object],
-    emitter: Emitter,
+    walker: Walker,
 ) -> tuple[str, ...]:
     """Tensors for the placeholders: parameters and buffers under their own names, inputs under their keywords."""
     trainable = {name: p.requires_grad for name, p in module.named_parameters(remove_duplicate=False)}
@@ -143,7 +144,7 @@ def _bring_all(
         if spec.kind == InputKind.USER_INPUT:
             label = next(labels)
             if not isinstance(value, torch.Tensor):
-                emitter.constant(node, value)
+                walker.env[node] = value
                 continue
             name = f"{label}:input" if label in taken else label
             role: Role = "input"
@@ -157,11 +158,12 @@ def _bring_all(
             if role == "param" and not needs:
                 role = "buffer"
         if not isinstance(value, torch.Tensor):
-            emitter.constant(node, value)
+            walker.env[node] = value
             continue
         shape = spec_of(value)
         tensor = Tensor(name, shape.nbytes, shape.shape, shape.dtype, role)
-        emitter.bring(node, name, tensor, needs, tuple(int(s) for s in value.stride()))
+        walker.env[node] = name
+        walker.builder.bring(tensor, needs, tuple(int(s) for s in value.stride()))
     return tuple(inputs)
 
 

@@ -16,14 +16,15 @@ Spans = tuple[Span, ...]
 
 
 def batch_spans(shape: Sequence[int], samples: int) -> Spans:
-    """The batch dim of an input: dim 0 if its size is a multiple of the samples, else the only dim of that size."""
+    """The batch dim of an input: dim 0 if it has that size, else the only dim of that size, else dim 0 if it is a multiple
+    (tokens of all samples in one row)."""
     spans = [NONE] * len(shape)
     if samples > 1 and shape:
         equal = [i for i, n in enumerate(shape) if n == samples]
-        if shape[0] % samples == 0:
-            spans[0] = (shape[0] // samples, shape[0])
-        elif len(equal) == 1:
+        if equal and (equal[0] == 0 or len(equal) == 1):
             spans[equal[0]] = (1, samples)
+        elif shape[0] % samples == 0 and shape[0]:
+            spans[0] = (shape[0] // samples, shape[0])
     return tuple(spans)
 
 

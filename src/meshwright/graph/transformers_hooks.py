@@ -41,15 +41,19 @@ def _attention(
     if attention_mask is None and isinstance(window, int) and window < key.shape[2]:
         causal = options.get("is_causal")
         attention_mask = _window(
-            query.shape[2], key.shape[2], window, bool(getattr(module, "is_causal", True) if causal is None else causal)
+            query.device,
+            query.shape[2],
+            key.shape[2],
+            window,
+            bool(getattr(module, "is_causal", True) if causal is None else causal),
         )
     result: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     return result
 
 
-def _window(queries: int, keys: int, window: int, causal: bool) -> torch.Tensor:
+def _window(device: torch.device, queries: int, keys: int, window: int, causal: bool) -> torch.Tensor:
     """True where a query sees a key: the last `window` keys, or `window` to both sides without causality."""
-    distance = torch.arange(queries)[:, None] - torch.arange(keys)[None, :]
+    distance = torch.arange(queries, device=device)[:, None] - torch.arange(keys, device=device)[None, :]
     if causal:
         return (distance >= 0) & (distance < window)
     return distance.abs() <= window

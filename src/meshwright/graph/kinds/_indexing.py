@@ -22,8 +22,9 @@ def _embedding_bag(call: Call) -> Rule:
     vocabulary = space.factor("vocabulary", call.shape(0)[0], "free" if mode == 0 else "fixed")
     width = space.factor("width", call.shape(0)[1])
     ids = space.dims(call.shape(1), "ids", range(len(call.shape(1))))
-    offsets = [space.fixed("offsets", call.shape(2)[0])]
-    out = [space.fixed("bags", call.out[0]), width]
+    bags = space.fixed("bags", call.out[0])
+    offsets = [bags if call.shape(2)[0] == call.out[0] else space.fixed("offsets", call.shape(2)[0])]
+    out = [bags, width]
     operands = [[vocabulary, width], ids, offsets, *([ids[-1]] for _ in call.operands[3:])]
     others = [space.dims(spec.shape, f"r{i}_", range(len(spec.shape))) for i, spec in enumerate(call.results[1:])]
     return space.rule(operands, [out, *others])

@@ -8,16 +8,70 @@ from ..ir import Rule
 from .call import Call, Kind, Saved, keeps_nothing, no_flops
 from .space import Space, broadcast
 
-SAVES_INPUT = (
-    "abs atan2 cos digamma elu erf gelu hardsigmoid hardswish hardtanh leaky_relu log log1p log2 log10 log_sigmoid "
-    "logsigmoid mish pow silu sin softplus square tan clamp clamp_min clamp_max"
-).split()
-SAVES_OUTPUT = "exp expm1 reciprocal relu relu6 rsqrt selu sigmoid sqrt tanh".split()
-SAVES_NOTHING = (
-    "add sub rsub neg ceil floor round sign trunc fill copy zero positive nan_to_num threshold "
-    "bitwise_and bitwise_not bitwise_or bitwise_xor eq ne lt le gt ge isfinite isinf isnan logical_and logical_not "
-    "logical_or logical_xor"
-).split()
+SAVES_INPUT = [
+    "abs",
+    "atan2",
+    "cos",
+    "digamma",
+    "elu",
+    "erf",
+    "gelu",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "leaky_relu",
+    "log",
+    "log1p",
+    "log2",
+    "log10",
+    "log_sigmoid",
+    "logsigmoid",
+    "mish",
+    "pow",
+    "silu",
+    "sin",
+    "softplus",
+    "square",
+    "tan",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+]
+SAVES_OUTPUT = ["exp", "expm1", "reciprocal", "relu", "relu6", "rsqrt", "selu", "sigmoid", "sqrt", "tanh"]
+SAVES_NOTHING = [
+    "add",
+    "sub",
+    "rsub",
+    "neg",
+    "ceil",
+    "floor",
+    "round",
+    "sign",
+    "trunc",
+    "fill",
+    "copy",
+    "zero",
+    "positive",
+    "nan_to_num",
+    "threshold",
+    "bitwise_and",
+    "bitwise_not",
+    "bitwise_or",
+    "bitwise_xor",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "isfinite",
+    "isinf",
+    "isnan",
+    "logical_and",
+    "logical_not",
+    "logical_or",
+    "logical_xor",
+]
 CASTS = ("to", "_to_copy", "contiguous", "clone", "type_as", "float", "half", "bfloat16")
 
 

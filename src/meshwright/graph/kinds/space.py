@@ -12,7 +12,7 @@ Names = tuple[str, ...]
 
 
 class Space:
-    """Collects factors; `rule` closes it. Sizes of 1 have no factor: asking for one gives ()."""
+    """Collects factors; `rule` closes it. Sizes of 1 (and of 0) have no factor: asking for one gives ()."""
 
     def __init__(self) -> None:
         self._factors: dict[str, Factor] = {}
@@ -27,7 +27,7 @@ class Space:
         sums: tuple[int, int] = (0, 0),
     ) -> Names:
         """One new factor as the only one of a dim; a name that is taken gets a number."""
-        if size == 1:
+        if size <= 1:
             return ()
         unique, number = name, 2
         while unique in self._factors:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import Unsupported
-from ..graph.ir import ITEM_BYTES, Graph, Op
+from ..graph.ir import ITEM_BYTES, Floats, Graph, Ints, Op
 from ..plan.lookup import stage_ops
 from ..plan.model import Plan
 from ..plan.problem import Problem
@@ -136,7 +136,7 @@ def _build(
                 for reader, _ in graph.consumers.get(t, ()):
                     if reader in second:
                         # Gradients of one value from readers on one device are summed there and sent once.
-                        move(f"{t}", place[reader], place[i], second[reader], second[i], back, "B", j)
+                        move(t, place[reader], place[i], second[reader], second[i], back, "B", j)
     return tasks
 
 
@@ -156,7 +156,7 @@ def _op_prices(
     return forward, backward, kept
 
 
-def _whole(op: Op, micro: int, samples: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+def _whole(op: Op, micro: int, samples: int) -> Ints:
     return np.array([[-(-f.size * micro // samples) if f.samples else f.size for f in op.rule.factors]], np.int64)
 
 
@@ -249,14 +249,14 @@ def _simulation(
     )
 
 
-def _curve(tasks: _Tasks, run: Dispatched, end: np.ndarray, lane: int, rest: np.ndarray):  # type: ignore[no-untyped-def,type-arg]
+def _curve(tasks: _Tasks, run: Dispatched, end: Floats, lane: int, rest: Floats) -> tuple[Floats, Floats]:
     """Step function of one lane; ends come before starts of the same time."""
     steps = sorted(
         [(float(run.start[t]), 1, b) for t, k, b, _ in tasks.memory if k == lane and b]
         + [(float(end[t]), 0, b) for t, k, _, b in tasks.memory if k == lane and b]
     )
     times = np.array([0.0, *(s[0] for s in steps)])
-    table = np.tile(rest, (len(times), 1))
+    table: Floats = np.tile(rest, (len(times), 1))
     table[:, _DYNAMIC] += np.cumsum([0.0, *(s[2] for s in steps)])
     return times, table
 

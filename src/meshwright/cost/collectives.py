@@ -44,6 +44,8 @@ class Tier:
     """Bytes/s of one member's own connection when all members talk at once."""
     latency: float
     """Seconds of a step."""
+    chain: bool
+    """Whether trees pass through its parts one after the other (a node) instead of as a binary tree (nodes)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def tiers(cluster: Cluster, shape: GroupShape, family: Family) -> tuple[Tier, ..
             bandwidth = min(level.bandwidth, (fanout - 1) * level.pair) if level.pair else level.bandwidth
             ring = min(inside_before * bandwidth, group_limit)
             member = min(bandwidth, member_limit)
-            found.append(Tier(fanout, ring * share, member * share, level.latency))
+            found.append(Tier(fanout, ring * share, member * share, level.latency, k == 0))
         parts, inside_before = spans, shape.inside[k]
         if level.uplink and shape.crowd[k]:
             group_limit = min(group_limit, level.uplink / shape.sharing[k])
@@ -129,9 +131,8 @@ def _ring(kind: Collective, group: Sequence[Tier], size: int, start: float, slow
 def _tree(kind: Collective, group: Sequence[Tier], start: float, slow: float, rate: float) -> Line:
     bandwidth = min(tier.ring for tier in group) * TREE_RATE
     rounds = 2 if kind == "all_reduce" else 1
-    inner, *outer = group
-    chain = (inner.fanout - 1) * TREE_LATENCY * inner.latency
-    steps = chain + sum(ceil(log2(t.fanout)) * t.latency for t in outer)
+    steps = sum((t.fanout - 1) * TREE_LATENCY * t.latency for t in group if t.chain)
+    steps += sum(ceil(log2(t.fanout)) * t.latency for t in group if not t.chain)
     return Line(start + slow * rounds * steps, rounds / (rate * bandwidth))
 
 
@@ -142,7 +143,7 @@ def _hierarchical(kind: Collective, group: Sequence[Tier], start: float, slow: f
         share = (tier.fanout - 1) / tier.fanout / below
         # Between nodes an all-reduce of the parts may itself be a tree: fewer steps at full rate of one member.
         hops: float = tier.fanout - 1
-        if kind == "all_reduce" and below > 1:
+        if kind == "all_reduce" and not tier.chain:
             hops = min(hops, 2.0 * ceil(log2(tier.fanout)))
         fixed += rounds * hops * tier.latency
         per_byte += rounds * share / tier.member

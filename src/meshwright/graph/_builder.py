@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -172,10 +172,10 @@ def _rule(build: Callable[[Call], Rule], request: Call, node: Node) -> Rule:
 
 def module_path(node: Node) -> str:
     """Path of the nn.Module whose forward made the call; "" for the root."""
-    stack: Mapping[str, tuple[str, Any]] | None = node.meta.get("nn_module_stack")
+    stack: dict[str, tuple[str, Any]] | None = node.meta.get("nn_module_stack")
     if not stack:
         return ""
-    return str(next(reversed(stack.values()))[0]).removeprefix("L['self'].")
+    return str(stack[next(reversed(stack))][0]).removeprefix("L['self'].")
 
 
 def source_of(node: Node) -> str:

@@ -46,14 +46,13 @@ def fake_state(module: torch.nn.Module, mode: FakeTensorMode) -> Iterator[None]:
     before: list[tuple[dict[str, Any], str, torch.Tensor]] = []
     try:
         for owner in module.modules():
-            for table in (owner._parameters, owner._buffers):
+            for table in _tables(owner):
                 for name, tensor in list(table.items()):
                     if tensor is None:
                         continue
                     before.append((table, name, tensor))
                     if id(tensor) not in memo:
-                        empty = fake(tensor, mode)
-                        assert isinstance(empty, torch.Tensor)
+                        empty: Any = fake(tensor, mode)
                         if isinstance(tensor, torch.nn.Parameter):
                             empty = torch.nn.Parameter(empty, requires_grad=tensor.requires_grad)
                         memo[id(tensor)] = empty
@@ -62,6 +61,10 @@ def fake_state(module: torch.nn.Module, mode: FakeTensorMode) -> Iterator[None]:
     finally:
         for table, name, tensor in before:
             table[name] = tensor
+
+
+def _tables(module: torch.nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    return module._parameters, module._buffers
 
 
 @contextmanager

@@ -226,11 +226,11 @@ class Walker:
         if kind.startswith("conv") and kind.endswith("d"):
             args = tuple(None if i == 2 else a for i, a in enumerate(form.args))
             bare = Form(kind, form.call, args, tuple((k, v) for k, v in form.kwargs if k != "bias"))
-            product = self._emit(node, bare, operands[:2], specs, strides)
+            whole = self._emit(node, bare, operands[:2], specs, strides)
             bias = self.builder.spec(operands[2])
             tall = Spec((bias.shape[0], *(1,) * int(kind[-2])), bias.dtype)
             shaped = self._emit(node, reshape_to(tall.shape), [operands[2]], [tall], [dense(tall.shape)])
-            return self._add(node, product, shaped[0], specs, strides)
+            return self._add(node, whole, shaped[0], specs, strides)
         return []
 
     def _add(

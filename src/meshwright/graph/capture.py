@@ -54,7 +54,7 @@ def capture(module: torch.nn.Module, kwargs: Mapping[str, object], samples: int,
     assert spec is not None
     nodes = next(n for n in program.graph_module.graph.nodes if n.op == "output").args[0]
     leaves = list(nodes)
-    named = [(walker.names(leaf) or [None])[0] for leaf in leaves]
+    named = [next(iter(walker.names(leaf)), None) for leaf in leaves]
     outputs = tuple(dict.fromkeys(name for name in named if name is not None))
     found = find_loss(pytree.tree_unflatten(named, spec), walker.builder.tensors, loss)
     return _finish(program, walker.builder, samples, inputs, outputs, found, ties, getattr(module, "config", None))

@@ -37,8 +37,11 @@ def _flops(call: Call) -> float:
 
 
 def _saved(call: Call) -> Saved:
-    """q, k, v, the result, the log-sum-exp in float32, a mask."""
-    return Saved(operands=tuple(range(len(call.operands))), results=(0,), extra=4.0 * prod(call.shape(0)[:-1]))
+    """q, k, v, the result, the log-sum-exp in float32, a mask (of truth values: as numbers of the dtype of q)."""
+    extra = 4.0 * prod(call.shape(0)[:-1])
+    masks = [i for i in range(3, len(call.operands)) if call.operands[i].dtype != "bool"]
+    extra += sum(s.elements * call.operands[0].item for s in call.operands[3:] if s.dtype == "bool")
+    return Saved(operands=(0, 1, 2, *masks), results=(0,), extra=float(extra))
 
 
 KINDS = (Kind("scaled_dot_product_attention", _attention, _flops, _saved, light=False),)

@@ -20,7 +20,7 @@ def _layers(call: Call) -> tuple[list[int], list[int], bool]:
 def _recurrent(call: Call) -> Rule:
     """input[batch, time, width] (or [time, batch, width]), states[layers, batch, width] and the weights of all layers."""
     space = Space()
-    states, weights, batch_first = _layers(call)
+    states, _, batch_first = _layers(call)
     shape = call.shape(0)
     at = 0 if batch_first else 1
     batch = space.factor("batch", shape[at])

@@ -6,8 +6,8 @@ from ..ir import Rule
 from .call import Call, Kind, Saved, no_flops
 from .space import Names, Space, broadcast
 
-CLASS_SUMS = (2, 0)
-"""Maximum and sum of exponentials forward; the backward is local."""
+CLASS_SUMS = (3, 0)
+"""Maximum, sum of exponentials and the label's logit forward; the backward is local."""
 NONE = 0
 """reduction = none, in torch's enumeration (1 mean, 2 sum)."""
 

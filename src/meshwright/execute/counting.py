@@ -1,0 +1,136 @@
+"""Counts what torch.distributed is really asked to do, below our own code: each c10d operator that is dispatched.
+
+Expected counts come from the program alone: its instructions, their layouts, and how often a schedule runs them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..graph.ir import Graph
+from ..lower.parameters import STAGES
+from ..lower.program import Instr, Program, StageCode
+from ..plan.layout import interval, local_shape
+from .collectives import Atom, atoms
+from .mesh_groups import Members, members, ranks_of, sharing
+from .params import dtype_of
+from .torch_compat import c10d_operators, group_members
+
+Call = tuple[str, int, Members]
+"""(kind, bytes, world ranks in rising order). Bytes: held per member before; of an all-gather after; of a send its message."""
+
+
+class Counting(TorchDispatchMode):
+    """While active, every collective of this rank is counted in `calls`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[Call] = Counter()
+        self._kinds = c10d_operators()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kind = self._kinds.get(func)
+        if kind is not None:
+            group = next(a for a in args if isinstance(a, torch.ScriptObject) and _is_group(a))
+            # outputs come first: of a gather the outputs count, of all others the inputs
+            tensors = [list(_tensors(a)) for a in args[:2]]
+            held = tensors[0] if kind in ("all_gather", "all_reduce", "send", "recv") else (tensors[1] or tensors[0])
+            nbytes = sum(t.numel() * t.element_size() for t in held)
+            self.calls[kind, nbytes, tuple(sorted(group_members(group)))] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _is_group(value: Any) -> bool:
+    return "ProcessGroup" in str(value._type())
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for v in value:
+            yield from _tensors(v)
+
+
+def expected(program: Program, graph: Graph, micro_batches: int, rank: int) -> Counter[Call]:
+    """What one rank must be asked for in one step of an unrolled program, transfers left out."""
+    ranks = ranks_of(program)
+    found: Counter[Call] = Counter()
+    for stage in program.stages:
+        places = [ranks[d] for d in stage.mesh.devices]
+        if rank not in places:
+            continue
+        coords = stage.mesh.coordinates(places.index(rank))
+        for times, instr, reader in _occurrences(stage, micro_batches):
+            if instr.axes == (STAGES,):
+                who = _sharers(program, stage, instr.on, rank, places.index(rank))
+            else:
+                who = members(stage.mesh, ranks, instr.axes, coords)
+            if len(who) > 1:
+                size = (
+                    _statistic(instr, reader, stage, graph, coords) if reader else nbytes(instr, stage, graph, coords)
+                )
+                found[str(instr.collective), size, tuple(sorted(who))] += times
+    return found
+
+
+def _sharers(program: Program, stage: StageCode, param: str, rank: int, position: int) -> Members:
+    """Ranks that sum a tied weight. Copies on one rank are summed there first and count once, with the first of them."""
+    ranks = ranks_of(program)
+    stages = sorted((stage.stage, *next(p for p in stage.params if p.name == param).shared))
+    first = next(s for s in stages if rank in {ranks[d] for d in program.stages[s].mesh.devices})
+    return sharing(program, ranks, stages, position) if first == stage.stage else ()
+
+
+def _occurrences(stage: StageCode, micro_batches: int) -> Iterator[tuple[int, Instr, Instr | None]]:
+    """(times in a step, communicating instruction, the op that a statistic belongs to)."""
+    for s in stage.segments:
+        reader = {i.on: i for i in s.forward if i.kind == "compute"}
+        for i in (*s.forward, *s.rerun, *s.backward):
+            if i.communicates:
+                yield s.count * micro_batches, i, reader[i.on] if i.kind == "stat" else None
+    yield from ((micro_batches, i, None) for i in stage.grads if i.communicates)
+    yield from ((1, i, None) for i in stage.update if i.communicates)
+
+
+def _statistic(instr: Instr, reader: Instr, stage: StageCode, graph: Graph, coords: Mapping[str, int]) -> int:
+    """float32 statistics, one per element of the op's first operand without its stat dims; an int64 count."""
+    if instr.op == "count":
+        return torch.empty(0, dtype=torch.int64).element_size()
+    op = graph.ops[graph.position[instr.on]]
+    flat = local_shape(reader.operands[0], graph.tensor[op.inputs[0]].shape, stage.mesh, coords)
+    kinds = {f.name: f.kind for f in op.rule.factors}
+    rows = prod(n for n, names in zip(flat, op.rule.operands[0], strict=True) if not _all_stat(names, kinds))
+    return rows * torch.empty(0, dtype=torch.float32).element_size()
+
+
+def _all_stat(names: Sequence[str], kinds: Mapping[str, str]) -> bool:
+    return bool(names) and all(kinds[name] == "stat" for name in names)
+
+
+def nbytes(instr: Instr, stage: StageCode, graph: Graph, coords: Mapping[str, int]) -> int:
+    """Bytes of one collective on the member at `coords`, from its layouts; parts padded to the largest."""
+    if instr.before is None or instr.after is None:
+        return 0
+    tensor = graph.tensor[instr.on]
+    before, after = atoms(instr.before, tensor.shape), atoms(instr.after, tensor.shape)
+    sizes = [interval(n, cuts, stage.mesh, coords)[1] for n, cuts in before]
+    axis = instr.axes[0]
+    if instr.collective in ("all_gather", "reduce_scatter"):
+        atom = (before if instr.collective == "all_gather" else after)[instr.dim]
+        sizes[instr.dim] = _largest(atom, axis, stage, coords) * stage.mesh.size(axis)
+    elif instr.collective == "all_to_all":
+        sizes[instr.dim] = _largest(before[instr.dim], axis, stage, coords)
+        sizes[instr.dim2] = _largest(after[instr.dim2], axis, stage, coords) * stage.mesh.size(axis)
+    return prod(sizes) * torch.empty(0, dtype=dtype_of(tensor)).element_size()
+
+
+def _largest(atom: Atom, axis: str, stage: StageCode, coords: Mapping[str, int]) -> int:
+    n, cuts = atom
+    return max(interval(n, cuts, stage.mesh, {**coords, axis: i})[1] for i in range(stage.mesh.size(axis)))

@@ -1,0 +1,39 @@
+"""Every use of an interface that torch does not promise to keep. Tested against the pinned torch (>= 2.13)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def group_members(boxed: Any) -> tuple[int, ...]:
+    """World ranks of the process group that a c10d operator was called with."""
+    group = boxed if isinstance(boxed, dist.ProcessGroup) else dist.ProcessGroup.unbox(boxed)
+    return tuple(dist.get_process_group_ranks(group))
+
+
+def c10d_operators() -> dict[Any, str]:
+    """c10d operator -> our name of the collective that it carries out."""
+    ops = torch.ops.c10d
+    return {
+        ops.allreduce_.default: "all_reduce",
+        ops.allreduce_coalesced_.default: "all_reduce",
+        ops.allgather_.default: "all_gather",
+        ops._allgather_base_.default: "all_gather",
+        ops.allgather_coalesced_.default: "all_gather",
+        ops.allgather_into_tensor_coalesced_.default: "all_gather",
+        ops.reduce_scatter_.default: "reduce_scatter",
+        ops._reduce_scatter_base_.default: "reduce_scatter",
+        ops.reduce_scatter_tensor_coalesced_.default: "reduce_scatter",
+        ops.alltoall_.default: "all_to_all",
+        ops.alltoall_base_.default: "all_to_all",
+        ops.broadcast_.default: "broadcast",
+        ops.reduce_.default: "reduce",
+        ops.gather_.default: "gather",
+        ops.scatter_.default: "scatter",
+        ops.send.default: "send",
+        ops.recv_.default: "recv",
+        ops.recv_any_source_.default: "recv",
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 from ..cluster.model import Mesh
@@ -59,6 +59,7 @@ class Units:
 
     def __init__(self, folded: Folded) -> None:
         self.folded = folded
+        self.runs = {r.name: r for r in folded.graph.runs}
         self.piece: list[int] = []
         self.block: list[int] = []
         for p, piece in enumerate(folded.pieces):
@@ -84,7 +85,7 @@ class Units:
                 last = k
                 while last < stop and self.piece[last] == p:
                     last += 1
-                out.append(span_entry(piece.run, self.block[k], self.block[k] + last - k))
+                out.append(span_entry(self.runs[piece.run], self.block[k], self.block[k] + last - k))
                 k = last
             else:
                 out += [graph.ops[i].name for i in range(piece.first, piece.first + piece.length)]
@@ -160,6 +161,11 @@ class Space:
         args = {"v": point.chunks} if point.schedule == "interleaved" else {}
         m = recipe.samples // (point.dp * point.micro_batch)
         return Plan(self.graph.digest, recipe.samples, tuple(stages), Schedule(point.schedule, m, args))
+
+    def on_first_devices(self, plan: Plan) -> Plan:
+        """All stages on the devices of the first: for pricing pieces, whose number says nothing of the cluster's size."""
+        mesh = plan.stages[0].mesh
+        return replace(plan, stages=tuple(replace(s, mesh=mesh) for s in plan.stages))
 
     @property
     def graph(self) -> Graph:

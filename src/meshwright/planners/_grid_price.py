@@ -1,0 +1,197 @@
+"""Price one point of the grid: cut the chain of units into stages, build the plan, and ask the simulator.
+
+What depends on the point little by little is kept: a style is lowered once, a piece priced once for all micro-batch
+sizes, a stage once for each number of blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from ..graph.ir import Floats
+from ..lower import lower
+from ..lower.program import Program, StageCode
+from ..plan.model import Plan
+from ..simulate.estimate import collect, estimate
+from ..simulate.price import Pricer, StagePrice
+from ..simulate.simulator import sends_of, simulate
+from ..simulate.fits import excess
+from ..solvers.capped_partition import Run, capped_partition
+from ._expert_layout import Style
+from ._grid_space import Point, Space
+from .types import Considered
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """One point with its answer."""
+
+    point: Point
+    parts: tuple[int, ...]
+    seconds: float
+    memory: float
+    over: float
+    space: Space
+
+    def plan(self) -> Plan:
+        return self.space.plan(self.point, self.parts)
+
+    def considered(self, space: Space) -> Considered:
+        p = self.point
+        m = space.problem.recipe.samples // (p.dp * p.micro_batch)
+        schedule = p.schedule if p.pp > 1 else ""
+        return Considered(
+            p.words(), p.micro_batch, m, p.recompute, schedule, self.seconds, self.memory, self.over,
+            partial(space.plan, p, self.parts),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pieces:
+    """Per piece of the model, on one device: arrays [piece, micro-batch size] of one unit."""
+
+    seconds: Floats
+    held: Floats
+    rest: Floats
+    """[piece]: weights, gradients, optimizer state."""
+    buffer: Floats
+    counts: tuple[int, ...]
+
+
+class Evaluator:
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        problem = space.problem
+        self.problem, self.graph = problem, problem.graph
+        self.pricer = Pricer(problem.graph, problem.cluster, problem.cost, problem.recipe)
+        self.usable = min(problem.limits.usable(t.memory) for t in problem.cluster.types)
+        devices = min(problem.cluster.count, problem.limits.devices or problem.cluster.count)
+        self.overhead = problem.cost.step_overhead(devices)
+        self.share = problem.cost.overlap("data")
+        self._pieces: dict[tuple[Style, int, int], Pieces] = {}
+        self._sizes: dict[int, list[int]] = {}
+        self._stages: dict[tuple[object, ...], tuple[StageCode, StagePrice]] = {}
+
+    # ---- pieces
+
+    def sizes(self, dp: int) -> list[int]:
+        """Micro-batch sizes on one replica that are priced together."""
+        if dp not in self._sizes:
+            n = self.problem.recipe.samples // dp
+            found = [b for b in range(1, n + 1) if n % b == 0 and b & (b - 1) == 0]
+            if (wish := self.space.fix.get("micro_batch")) and wish not in found:
+                found.append(int(wish))
+            self._sizes[dp] = found
+        return self._sizes[dp]
+
+    def pieces(self, style: Style, dp: int, pp: int) -> Pieces:
+        """Prices of single units, from a plan with one stage a piece; pp tells on how many devices a stage lies."""
+        key = (style, dp, min(pp, 2))
+        if key not in self._pieces:
+            self._pieces[key] = self._price_pieces(style, dp)
+        return self._pieces[key]
+
+    def _price_pieces(self, style: Style, dp: int) -> Pieces:
+        units = self.space.units
+        counts = tuple(p.count if p.run else 1 for p in units.folded.pieces)
+        point = Point(dp, style.tp, len(counts), style.sequence, 1, 1, style.zero, style.recompute, "1f1b")
+        plan = self.space.on_first_devices(self.space.plan(point, counts))
+        program = lower(self.graph, plan, self.problem.recipe)
+        micro = [dp * b for b in self.sizes(dp)]
+        prices = [self.pricer.stage(code, micro) for code in program.stages]
+        n = np.array(counts, np.float64)
+        return Pieces(
+            seconds=np.array([(p.forward + p.backward).sum(axis=1) for p in prices]) / n[:, None],
+            held=np.array([p.kept + p.loss for p in prices]) / n[:, None],
+            rest=np.array([p.weights + p.gradients + p.state for p in prices]) / n,
+            buffer=np.array([p.buffers.max(axis=1) for p in prices]),
+            counts=counts,
+        )
+
+    # ---- points
+
+    def bound(self, point: Point) -> float:
+        """Seconds below the step of any cut into pp stages.
+
+        Stage s needs m·t_s and, before it, one forward and one backward of all stages before it; the best convex
+        combination of these p statements is total / (1 − (1 − 1/m)^p). With chunks only the busiest device counts.
+        """
+        pieces = self.pieces(point.style, point.dp, point.pp)
+        b = self.sizes(point.dp).index(point.micro_batch)
+        total = float(np.dot(pieces.seconds[:, b], pieces.counts))
+        m = self.problem.recipe.samples // (point.dp * point.micro_batch)
+        if point.chunks > 1:
+            least = m * total / point.pp
+        else:
+            least = total if m == 1 else total / (1 - (1 - 1 / m) ** point.pp)
+        return least * self.overhead[0] + self.overhead[1]
+
+    def price(self, point: Point) -> Priced:
+        parts = self.parts(point)
+        plan = self.space.plan(point, parts)
+        program = lower(self.graph, plan, self.problem.recipe)
+        seconds, peak = self._estimate(point, plan, program)
+        return Priced(point, parts, seconds, peak, max(0.0, peak - self.usable), self.space)
+
+    def parts(self, point: Point) -> tuple[int, ...]:
+        """Units per stage: least bottleneck under the memory caps; without caps if they cannot be kept."""
+        pieces = self.pieces(point.style, point.dp, point.pp)
+        b = self.sizes(point.dp).index(point.micro_batch)
+        p, v = point.pp, point.chunks
+        if p * v == 1:
+            return (sum(pieces.counts),)
+        m = self.problem.recipe.samples // (point.dp * point.micro_batch)
+        runs = [
+            Run(n, float(pieces.seconds[k, b]), float(pieces.rest[k]), float(pieces.held[k, b]))
+            for k, n in enumerate(pieces.counts)
+        ]
+        room = [(self.usable - float(pieces.buffer[:, b].max())) / v] * (p * v)
+        flights = self._flights(point, m)
+        found = capped_partition(runs, p * v, room, flights)
+        if found is None:
+            found = capped_partition(runs, p * v, [1e30] * (p * v), flights)
+        if found is None:
+            raise AssertionError(f"{point} has more stages than units: the space should not hold it")
+        return found
+
+    def _flights(self, point: Point, m: int) -> list[float]:
+        """Micro-batches in flight of each stage s = chunk · pp + rank."""
+        p, v = point.pp, point.chunks
+        if point.schedule == "gpipe":
+            return [float(m)] * p
+        if v == 1:
+            return [float(min(p - s, m)) for s in range(p)]
+        ranks = [min(2 * (p - r - 1) + (v - 1) * p + 1, m * v) / v for r in range(p)]
+        return ranks * v
+
+    def _estimate(self, point: Point, plan: Plan, program: Program) -> tuple[float, float]:
+        """(seconds, bytes on the fullest device); equal to `simulate`."""
+        if any(t.dst != t.src + 1 for t in program.transfers) or point.schedule not in ("1f1b", "interleaved", "gpipe"):
+            simulation = simulate(self.problem, plan, detail=False, program=program, pricer=self.pricer)
+            return simulation.step_seconds, float(simulation.peak.max())
+        prices = [self._stage(code, point.dp) for code in program.stages]
+        column = self.sizes(point.dp).index(point.micro_batch)
+        cluster = self.problem.cluster
+        sends = sends_of(program, cluster, self.pricer)
+        work = collect(prices, column, [c.mesh for c in program.stages], sends, cluster, self.problem.cost)
+        seconds, peaks = estimate(work, plan.schedule, sends, point.chunks, self.share, self.overhead)
+        return seconds, float(peaks.max())
+
+    def _stage(self, code: StageCode, dp: int) -> StagePrice:
+        """Stages with the same code in the same kind of place cost the same; all micro-batch sizes at once."""
+        key = (id(code.params), tuple(s.count for s in code.segments), self.pricer.place(code.mesh))
+        if key not in self._stages:
+            self._stages[key] = code, self.pricer.stage(code, [dp * b for b in self.sizes(dp)])
+        return self._stages[key][1]
+
+    def misfit(self, priced: Priced) -> str:
+        """Why the nearest miss does not fit, in one sentence."""
+        simulation = simulate(self.problem, priced.plan(), detail=False, pricer=self.pricer)
+        words = excess(self.problem, simulation) or "fits"
+        return f"the nearest layout, {priced.point.words()} with {priced.point.recompute} recompute: {words}"
+
+
+__all__ = ["Evaluator", "Pieces", "Priced"]

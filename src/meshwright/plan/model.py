@@ -161,3 +161,18 @@ class Plan:
     frozen: frozenset[str] = frozenset()
     cached: frozenset[str] = frozenset()
     rewritten: Graph | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One piece of a parameter that a device must get when one plan replaces another (re-planning, resuming)."""
+
+    tensor: str
+    lo: tuple[int, ...]
+    hi: tuple[int, ...]
+    """Indices lo <= i < hi of the whole tensor."""
+    src: int
+    dst: int
+    nbytes: float
+    part: Literal["param", "state"] = "param"
+    """The parameter as used, or its master copy and optimizer state."""

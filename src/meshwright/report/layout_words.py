@@ -5,11 +5,12 @@ from __future__ import annotations
 from math import prod
 
 from ..graph.ir import Graph
+from ..graph.kinds import kind_of
 from ..plan.model import Layout, Plan, Stage
 
 
 def layout_words(plan: Plan) -> str:
-    """ "dp32 tp2 pp2 z1": mesh axes in the order of the mesh, pipeline depth, ZeRO stage.
+    """ "dp32 tp2+sp pp2×4 z1": mesh axes, sequence parallelism, pipeline depth × chunks a device, ZeRO stage.
 
     Stages of different meshes give the number of stages and devices instead: "8 stages on 8 devices".
     """
@@ -17,20 +18,27 @@ def layout_words(plan: Plan) -> str:
         return "empty"
     shapes = {(s.mesh.axes, s.mesh.shape) for s in plan.stages}
     devices = {d for s in plan.stages for d in s.mesh.devices}
-    if len(shapes) > 1 or plan.schedule.name == "dataflow" and len(plan.stages) > 1:
+    if len(shapes) > 1 or (plan.schedule.name == "dataflow" and len(plan.stages) > 1):
         return f"{len(plan.stages)} stages on {len(devices)} devices"
     mesh = plan.stages[0].mesh
-    words = [f"{axis}{size}" for axis, size in zip(mesh.axes, mesh.shape, strict=True) if size > 1]
+    words = [
+        f"{axis}{size}" + ("+sp" if axis == "tp" and _sequence_parallel(plan) else "")
+        for axis, size in zip(mesh.axes, mesh.shape, strict=True)
+        if size > 1
+    ]
     chunks = len(plan.stages) * prod(mesh.shape) // max(1, len(devices))
     depth = len(plan.stages) // max(1, chunks)
     if depth > 1:
-        words.append(f"pp{depth}")
-    if chunks > 1:
-        words.append(f"× {chunks} chunks")
+        words.append(f"pp{depth}" + (f"×{chunks}" if chunks > 1 else ""))
     level = max(zero_level(stage) for stage in plan.stages)
     if level:
         words.append(f"z{level}")
     return " ".join(words) or "1 device"
+
+
+def _sequence_parallel(plan: Plan) -> bool:
+    """Some activation rests cut over "tp"."""
+    return any("tp" in _axes(layout) for stage in plan.stages for layout in stage.layouts.values())
 
 
 def zero_level(stage: Stage) -> int:
@@ -52,7 +60,7 @@ def _sample_axes(stage: Stage) -> set[str]:
 
 
 def recompute_words(plan: Plan, graph: Graph) -> str:
-    """ "none", "full", or how many ops of how many run again: "96 of 410 ops" (ops of one block are said once)."""
+    """ "none", "full", "light" (only element-wise ops and norms run again), or how many ops of a block run again."""
     again = {name for stage in plan.stages for name in stage.recompute}
     if not again:
         return "none"
@@ -61,9 +69,11 @@ def recompute_words(plan: Plan, graph: Graph) -> str:
         graph.ops[graph.representative[i]].name for run in graph.runs for i in range(run.first, run.first + run.length)
     }
     again = {graph.ops[graph.representative[graph.position[n]]].name for n in again if n in graph.position}
-    if inside and inside <= again or again >= first:
+    if (inside and inside <= again) or again >= first:
         return "full"
-    return f"{len(again)} ops"
+    kinds = {graph.ops[graph.position[n]].kind for n in again if n in graph.position}
+    light = all((kind := kind_of(k)) is not None and kind.light for k in kinds)
+    return "light" if light else f"{len(again)} ops"
 
 
 def micro_batch_words(plan: Plan) -> tuple[int, int]:

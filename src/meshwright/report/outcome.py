@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import nan
 from typing import Literal
 
 from ..cluster.model import Cluster
@@ -87,6 +88,9 @@ class Outcome:
     seconds: float = 0.0
     seed: int = 0
     bound: float | None = None
+    claim: float = nan
+    """The planner's own objective of its plan."""
+    claim_unit: str = "s"
     candidates: tuple[Candidate, ...] = ()
     """That fit, fastest first; the first is the plan."""
     misses: tuple[Candidate, ...] = ()
@@ -99,6 +103,8 @@ class Outcome:
     top: int = 5
     """Rows shown."""
     family: str = ""
+    told: tuple[str, ...] = ()
+    """Sentences on why, where they were made earlier."""
     files: Mapping[str, int] = field(default_factory=dict)
     """Name -> bytes, relative to `folder`."""
     folder: str = ""
@@ -120,8 +126,8 @@ class Outcome:
     def why(self) -> Why:
         return explain(self.candidates[: self.top], self.misses, self.simulations)
 
+    def sentences(self) -> list[str]:
+        return list(self.told) or self.why.sentences()
+
     def shown(self) -> tuple[Candidate, ...]:
         return self.candidates[: self.top]
-
-
-Render = Callable[[Outcome], str]

@@ -29,7 +29,7 @@ def plan_lines(outcome: Outcome, width: int = 100, next_steps: bool = True) -> l
     lines += candidate_lines(outcome, width)
     if outcome.simulation is not None:
         lines += [Line(""), *step_lines(outcome, width), *memory_lines(outcome, width), Line("")]
-        lines += [Line(t) for t in labelled("Why", outcome.why.sentences(), width)]
+        lines += [Line(t) for t in labelled("Why", outcome.sentences(), width)]
         lines += [Line(t) for t in labelled("Sure?", sure(outcome), width)]
     if outcome.question.graph.notes:
         lines += [Line(t) for t in labelled("Note", list(outcome.question.graph.notes), width)]
@@ -111,7 +111,9 @@ def table(outcome: Outcome, without: frozenset[str]) -> list[Line]:
 
 
 def _cells(mark: str, c: Candidate, with_recompute: bool) -> list[str]:
-    how = f"{c.recompute:4}  {c.schedule}".rstrip() if with_recompute else c.schedule
+    # "pp4×2" says it already: chunks are run interleaved.
+    schedule = "" if c.schedule == "interleaved" and "×" in c.layout else c.schedule
+    how = f"{c.recompute:4}  {schedule}".rstrip() if with_recompute else schedule
     return [
         mark + c.layout,
         f"{c.micro_batch} × {c.micro_batches}",

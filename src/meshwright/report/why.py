@@ -38,6 +38,8 @@ class Difference:
     rank: int
     bytes: float
     seconds: float
+    step: float
+    """Seconds of the plan's own step."""
     by_part: Mapping[str, float]
 
 
@@ -88,7 +90,12 @@ def difference(rank: int, other: Candidate, best: Candidate, theirs: Simulation,
         for key in (*ours.seconds_by, *(k for k in theirs.seconds_by if k not in ours.seconds_by))
     }
     return Difference(
-        other.layout, rank, other.memory_bytes - best.memory_bytes, theirs.step_seconds - ours.step_seconds, parts
+        other.layout,
+        rank,
+        other.memory_bytes - best.memory_bytes,
+        theirs.step_seconds - ours.step_seconds,
+        ours.step_seconds,
+        parts,
     )
 
 
@@ -127,7 +134,7 @@ def others_sentence(others: Sequence[Difference]) -> str:
 
 def _changes(d: Difference) -> tuple[list[str], list[str]]:
     """(what it saves, what it adds), largest first, each as "0.3 s of exposed all-gather"."""
-    floor = NEGLIGIBLE_SHARE * max(abs(d.seconds), *(abs(v) for v in d.by_part.values()), 1e-12)
+    floor = NEGLIGIBLE_SHARE * d.step
     saved, added = [], []
     for key, value in sorted(d.by_part.items(), key=lambda item: -abs(item[1])):
         if abs(value) <= floor:

@@ -1,0 +1,255 @@
+"""From a problem to an `Outcome`: by a planner's search, or of one layout that is given."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .cluster import Cluster, resolve
+from .errors import InputError
+from .layout_by_hand import LayoutByHand
+from .plan.model import Plan
+from .plan.problem import Problem
+from .report.candidates import Candidate
+from .report.layout_words import layout_words, micro_batch_words, recompute_words
+from .report.outcome import Outcome, Question, Status
+from .request import Request
+from .save import Opened, check_same_model, stored_candidates
+from .simulate.result import Simulation
+from .stated import Stated, state
+
+if TYPE_CHECKING:
+    from .planners.base import Planner
+    from .planners.types import Considered, Result
+
+Progress = Callable[[str, int, int, float], None]
+DETAILED = 5
+"""Candidates whose time and memory are simulated in detail, for the report and for the sentences on why."""
+
+
+def candidate(question: Question, plan: Plan, simulation: Simulation) -> Candidate:
+    """The row of a simulated plan."""
+    micro_batch, micro_batches = micro_batch_words(plan)
+    peak = float(simulation.peak.max())
+    return Candidate(
+        layout_words(plan),
+        micro_batch,
+        micro_batches,
+        recompute_words(plan, question.graph),
+        plan.schedule.name if len(plan.stages) > 1 else "",
+        simulation.step_seconds,
+        question.items / simulation.step_seconds / question.cluster.count,
+        simulation.mfu,
+        peak,
+        max(0.0, peak - question.usable),
+        plan=lambda: plan,
+    )
+
+
+def of_plan(stated: Stated, plan: Plan, planner: str = "given", status: str = "feasible") -> Outcome:
+    """Price one plan; a plan that does not fit is a miss, shown with what it is over by."""
+    from .simulate import simulate
+
+    began = time.monotonic()
+    simulation = simulate(stated.problem, plan)
+    row = candidate(stated.question, plan, simulation)
+    return Outcome(
+        stated.question,
+        "ok",
+        planner,
+        status,
+        evaluated=1,
+        refused=0 if row.fits else 1,
+        seconds=time.monotonic() - began,
+        seed=stated.request.seed,
+        candidates=(row,) if row.fits else (),
+        misses=() if row.fits else (row,),
+        plan=plan,
+        simulations=(simulation,),
+        top=1,
+        family=_family(stated.problem),
+    )
+
+
+def search(
+    stated: Stated,
+    planner: Planner,
+    *,
+    top: int = 5,
+    progress: Progress | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Let `planner` search, then price what it found by the shared simulator.
+
+    `stopped` says, afterwards, whether a person ended the search.
+    """
+    from .planners.types import Budget
+
+    request = stated.request
+    result = planner.plan(stated.problem, budget=Budget(seconds=request.budget), seed=request.seed, progress=progress)
+    return outcome_of(stated, planner, result, top=top, stopped=stopped())
+
+
+def outcome_of(stated: Stated, planner: Planner, result: Result, *, top: int = 5, stopped: bool = False) -> Outcome:
+    """What a planner answered, with its plans priced by the shared simulator."""
+    from .simulate import simulate
+
+    fitting, misses = _rows(stated, result)
+    detailed = [simulate(stated.problem, c.plan()) for c in fitting[:DETAILED] if c.plan is not None]
+    if not fitting and result.plan is not None:
+        detailed = [simulate(stated.problem, result.plan)]
+    status: Status = "infeasible" if result.plan is None else "stopped" if stopped else "ok"
+    return Outcome(
+        stated.question,
+        status,
+        planner.info.name,
+        result.status,
+        result.reason,
+        result.evaluations,
+        result.space[1] or len(misses),
+        result.seconds,
+        result.seed,
+        result.bound,
+        result.objective,
+        result.unit,
+        tuple(fitting),
+        tuple(misses),
+        result.plan,
+        tuple(detailed),
+        top=top,
+        family=_family(stated.problem),
+    )
+
+
+def _rows(stated: Stated, result: Result) -> tuple[list[Candidate], list[Candidate]]:
+    """(those that fit, fastest first; those that do not, nearest first): what the planner shows, or just its plans."""
+    if result.considered:
+        return _shown(stated, result.considered)
+    from .simulate import simulate
+
+    plans = [result.plan] if result.plan is not None else []
+    plans += [choice.plan for choice in result.frontier if choice.plan != result.plan]
+    rows = [candidate(stated.question, p, simulate(stated.problem, p, detail=False)) for p in plans]
+    first, rest = rows[:1], sorted(rows[1:], key=lambda c: c.step_s)
+    fitting = [c for c in (*first, *rest) if c.fits]
+    return fitting, sorted((c for c in rows if not c.fits), key=lambda c: c.over_bytes)
+
+
+def _shown(stated: Stated, considered: Sequence[Considered]) -> tuple[list[Candidate], list[Candidate]]:
+    from .simulate import simulate
+
+    q = stated.question
+    # Model FLOPs over peak are the same for every plan of a problem, so one simulation tells them for all rows.
+    first = simulate(stated.problem, considered[0].plan(), detail=False)
+    full_use = first.mfu * first.step_seconds
+    rows = [
+        Candidate(
+            c.layout,
+            c.micro_batch,
+            c.micro_batches,
+            c.recompute,
+            c.schedule,
+            c.objective,
+            q.items / c.objective / q.cluster.count,
+            full_use / c.objective,
+            c.memory,
+            c.over,
+            plan=c.plan,
+        )
+        for c in considered
+    ]
+    return [r for r in rows if r.fits], [r for r in rows if not r.fits]
+
+
+def _family(problem: Problem) -> str:
+    return problem.cluster.types[0].family or problem.cluster.types[0].name
+
+
+def planner_of(request: Request, top: int = 5) -> Planner:
+    """The planner that a request names, told its --fix, --allow and --top where it takes them.
+
+    Raises:
+        InputError: no such planner, or one that takes no such option.
+    """
+    from .planners import registry
+
+    kind = type(registry.load(request.planner))
+    accepted = inspect.signature(kind).parameters
+    options: dict[str, object] = {}
+    if "top" in accepted:
+        options["top"] = max(top, DETAILED)
+    for name, value in (("fix", request.fix), ("allow", request.allow)):
+        if not value:
+            continue
+        if name not in accepted:
+            raise InputError(f"planner {kind.info.name} takes no --{name}: leave it out, or use --planner grid")
+        options[name] = value
+    return kind(**options) if options else registry.load(request.planner)
+
+
+def by_hand(stated: Stated, layout: LayoutByHand, top: int = 5) -> Outcome:
+    """Price a layout given by its degrees; what is not said (sequence parallelism) is chosen, and shown.
+
+    Raises:
+        InputError: degrees that do not multiply to the devices, or a layout that is not legal for this model.
+    """
+    from .planners.grid import Grid
+
+    full = layout.completed(stated.problem.cluster)
+    fix: dict[str, object] = {
+        "dp": full.dp, "tp": full.tp, "pp": full.pp, "chunks": full.vpp, "zero": full.zero,
+        "micro_batch": full.micro_batch, "recompute": full.recompute,
+    }  # fmt: skip
+    if (full.pp or 1) > 1:
+        fix["schedule"] = full.schedule
+    planner = Grid(fix=fix, top=1)
+    result = planner.plan(stated.problem, seed=stated.request.seed)
+    outcome = outcome_of(stated, planner, result, top=1)
+    if outcome.misses and not outcome.candidates and (build := outcome.misses[0].plan) is not None:
+        return replace(of_plan(stated, build(), "by hand"), misses=outcome.misses[:1])
+    return replace(outcome, planner="by hand", misses=())
+
+
+def cluster_of(request: Request) -> Cluster:
+    """Only the cluster: to check degrees before a model is captured."""
+    return resolve(request.cluster)
+
+
+@dataclass(frozen=True)
+class Reopened:
+    folder: Path
+    stated: Stated
+    outcome: Outcome
+
+
+def reopened(opened: Opened) -> Reopened:
+    """A stored plan, priced again, beside the rows and the reasons that its report holds.
+
+    Raises:
+        InputError: the plan is for another model than its problem file names.
+    """
+    stated = state(opened.request)
+    check_same_model(opened, stated)
+    outcome = of_plan(stated, opened.plan)
+    result = opened.answer.get("result", {})
+    fitting, misses = stored_candidates(opened.answer)
+    if fitting and outcome.candidates:
+        outcome = replace(
+            outcome,
+            planner=result.get("planner", outcome.planner),
+            result_status=result.get("status", outcome.result_status),
+            evaluated=result.get("evaluations", 1),
+            refused=result.get("refused", 0),
+            seconds=result.get("search_s", 0.0),
+            candidates=tuple(fitting),
+            misses=tuple(misses),
+            told=tuple((opened.answer.get("why") or {}).get("sentences", ())),
+            top=5,
+        )
+    files = {p.name: p.stat().st_size for p in sorted(opened.folder.iterdir()) if p.is_file()}
+    return Reopened(opened.folder, stated, replace(outcome, folder=os.path.relpath(opened.folder), files=files))

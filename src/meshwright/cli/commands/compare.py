@@ -1,0 +1,61 @@
+"""`compare`: many planners, one problem, one judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import options as o
+from ..screen import Screen
+
+
+def compare(
+    model: o.Model,
+    cluster: o.Cluster = None,
+    planners: Annotated[
+        str, typer.Option("--planners", metavar="a,b,./file.py|all|tag:exact", help="Which planners take part.")
+    ] = "all",
+    batch: o.Batch = None,
+    seq: o.Seq = None,
+    precision: o.Precision = None,
+    budget: o.Budget = None,
+    objective: o.Objective = None,
+    out: o.Out = None,
+    seed: o.Seed = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    color: o.ColorChoice = "auto",
+) -> int:
+    """Let many planners answer one problem, and judge all plans by the same simulator."""
+    from ... import comparing
+    from ...report.compare import compare_lines, compare_object
+    from ...report.lines import Line
+    from ...stated import state
+    from ._session import request_of, working
+
+    screen = Screen(as_json, quiet, verbose, color)
+    request = request_of(
+        model, cluster=cluster, batch=batch, seq=seq, precision=precision, budget=budget, objective=objective, seed=seed
+    )
+    names = comparing.planners_named(planners)
+    with working(screen) as (progress, interrupt):
+        comparing.check_names(names)
+        stated = state(request, progress.line)
+        folder = out or Path(f"compare-{stated.folder}")
+        found = comparing.compare(
+            stated,
+            names,
+            progress=progress.search,
+            told=lambda name, k, n: progress.line("planner", f"{name} ({k + 1} of {n})", " "),
+            stopped=lambda: interrupt.count > 0,
+        )
+        interrupt.writing = True
+        files = comparing.write(found, stated, folder)
+    lines = compare_lines(found, screen.width)
+    lines.append(Line(f"Wrote {folder}/   " + " · ".join(files)))
+    screen.lines(lines)
+    screen.json(compare_object(found, {name: str(folder / name) for name in files}))
+    return 0 if found.ranked else 3

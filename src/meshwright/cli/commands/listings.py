@@ -1,0 +1,163 @@
+"""`planners`, `models`, `clusters`: what there is; with a name, its page with the source of every figure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ...errors import InputError
+from ...report.lines import Line, columns, labelled
+from ...report.words import GIB, count, parameters
+from .. import options as o
+from ..completion import model_names
+from ..screen import Screen
+
+Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show the page of this one.")]
+Tag = Annotated[str | None, typer.Option("--tag", help="Only those with this word among their tags.")]
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", autocompletion=model_names)] = None,
+    tag: Tag = None,
+    as_json: o.Json = False,
+    color: o.ColorChoice = "auto",
+) -> None:
+    """Models known by name; with a NAME, where its sizes come from."""
+    from ...graph.zoo import entries
+
+    screen = Screen(as_json, color=color)
+    found = [e for e in entries() if tag is None or tag in (e.family, e.name)]
+    rows = [
+        {
+            "name": e.name, "family": e.family, "parameters": e.parameters, "batch": e.batch,
+            "seq": e.seq if e.text else 0, "source": e.source,
+        }
+        for e in found
+    ]  # fmt: skip
+    if name is not None:
+        page = _one(rows, name, "model", "models")
+        screen.json({"schema": "meshwright.models/1", "status": "ok", "models": [page]})
+        config = next(e for e in found if e.name == name).config
+        sizes = [f"{key} {value}" for key, value in config.items() if isinstance(value, (int, float, str))]
+        screen.lines(
+            [
+                Line(name, "title"),
+                *_page(
+                    {
+                        "family": page["family"],
+                        "size": f"{parameters(page['parameters'])} parameters",
+                        "default": _default(page),
+                        "source": page["source"],
+                        "sizes": " · ".join(sizes),
+                    },
+                    screen.width,
+                ),
+            ]
+        )
+        return
+    screen.json({"schema": "meshwright.models/1", "status": "ok", "models": rows})
+    table = [["model", "family", "parameters", "default step"]]
+    table += [[r["name"], r["family"], parameters(r["parameters"]), _default(r)] for r in rows]
+    _table(screen, table, {2})
+    screen.text("", "Also: a Hugging Face config.json, or model.py:build; build() returns (module, example inputs).")
+
+
+def clusters(name: Name = None, tag: Tag = None, as_json: o.Json = False, color: o.ColorChoice = "auto") -> None:
+    """Accelerators known by name; with a NAME, where its figures come from."""
+    from ...cluster import presets
+
+    screen = Screen(as_json, color=color)
+    rows: list[dict[str, Any]] = []
+    for p in presets().values():
+        d = p.device
+        rows.append(
+            {
+                "name": p.name, "device": d.name, "kind": d.kind, "memory_bytes": d.memory, "node": p.node,
+                "bandwidth_bytes_per_s": d.bandwidth, "peak_flop_per_s": dict(d.peak), "sources": dict(p.sources),
+                "inside": f"{p.inside.name} {p.inside.bandwidth / 1e9:.4g} GB/s",
+                "between": f"{p.nics} × {p.nic.name} {p.nic.bandwidth / 1e9:.4g} GB/s" if p.nics else "one node only",
+            }
+        )  # fmt: skip
+    rows = [r for r in rows if tag is None or tag in (r["kind"], r["name"])]
+    if name is not None:
+        page = _one(
+            rows, name.partition("x")[0] if name not in {r["name"] for r in rows} else name, "cluster", "clusters"
+        )
+        screen.json({"schema": "meshwright.clusters/1", "status": "ok", "clusters": [page]})
+        facts = {
+            "device": f"{page['device']}, {page['memory_bytes'] / GIB:.4g} GiB, {page['bandwidth_bytes_per_s'] / 1e9:,.0f} GB/s",
+            "peak": " · ".join(f"{k} {v / 1e12:,.0f} TFLOP/s" for k, v in page["peak_flop_per_s"].items()),
+            "node": f"{page['node']} devices, {page['inside']}; out of it {page['between']}",
+            **{f"source of {k}": v for k, v in page["sources"].items()},
+        }
+        screen.lines([Line(page["name"], "title"), *_page(facts, screen.width)])
+        return
+    screen.json({"schema": "meshwright.clusters/1", "status": "ok", "clusters": rows})
+    table = [["cluster", "device", "GiB", "node of", "inside a node", "between nodes"]]
+    table += [
+        [f"{r['name']}xN", r["device"], f"{r['memory_bytes'] / GIB:.1f}", str(r["node"]), r["inside"], r["between"]]
+        for r in rows
+    ]
+    _table(screen, table, {2, 3})
+    screen.text(
+        "", "N: 1 to a full node, or a multiple of it.  Also: local, localxN (this machine), and any cluster.toml."
+    )
+
+
+def planners(name: Name = None, tag: Tag = None, as_json: o.Json = False, color: o.ColorChoice = "auto") -> None:
+    """Planners that are registered; with a NAME, its paper, what it decides, what it handles."""
+    from ...planners import registry
+
+    screen = Screen(as_json, color=color)
+    rows = [
+        {
+            "name": i.name, "title": i.title, "year": i.year, "reference": i.reference, "family": i.family,
+            "decides": sorted(i.decides), "handles": sorted(i.handles), "goals": sorted(i.goals),
+        }
+        for i in (kind.info for kind in registry.planners().values())
+    ]  # fmt: skip
+    rows = [r for r in rows if tag is None or tag in (r["family"], *r["decides"], *r["handles"], *r["goals"])]
+    if name is not None:
+        page = _one(rows, name, "planner", "planners")
+        screen.json({"schema": "meshwright.planners/1", "status": "ok", "planners": [page]})
+        facts = {
+            "what": f"{page['title']} ({page['year']})",
+            "source": page["reference"],
+            "family": page["family"],
+            "decides": ", ".join(page["decides"]),
+            "handles": ", ".join(page["handles"]) or "homogeneous clusters",
+            "goals": ", ".join(page["goals"]),
+        }
+        screen.lines([Line(name, "title"), *_page(facts, screen.width)])
+        return
+    screen.json({"schema": "meshwright.planners/1", "status": "ok", "planners": rows})
+    table = [["planner", "family", "year", "decides", "what"]]
+    table += [[r["name"], r["family"], str(r["year"]), ", ".join(r["decides"]), r["title"]] for r in rows]
+    _table(screen, table, set())
+    screen.text("", "Also: any ./file.py that defines a planner; CONTRIBUTING.md shows one.")
+
+
+def _one(rows: list[dict[str, Any]], name: str, kind: str, command: str) -> dict[str, Any]:
+    from ...cluster.names import nearest
+
+    for row in rows:
+        if row["name"] == name:
+            return row
+    near = nearest(name, [r["name"] for r in rows])
+    hint = f"did you mean {near}? " if near else ""
+    raise InputError(f'no {kind} "{name}": {hint}("meshwright {command}" lists {len(rows)})', where="NAME")
+
+
+def _default(row: dict[str, Any]) -> str:
+    return f"batch {count(row['batch'])}" + (f" of {count(row['seq'])}" if row["seq"] else "")
+
+
+def _page(facts: dict[str, str], width: int) -> list[Line]:
+    indent = max(map(len, facts)) + 3
+    return [Line(t) for key, value in facts.items() for t in labelled(f"  {key}", [value or "–"], width, indent + 1)]
+
+
+def _table(screen: Screen, rows: list[list[str]], right: set[int]) -> None:
+    texts = [t[: screen.width] for t in columns(rows, right)]
+    screen.lines([Line(texts[0], "quiet"), *map(Line, texts[1:])])

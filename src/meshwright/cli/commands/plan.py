@@ -1,0 +1,56 @@
+"""`plan`: search, predict, write a folder."""
+
+from __future__ import annotations
+
+from .. import options as o
+from ..screen import Screen
+
+
+def plan(
+    model: o.Model,
+    cluster: o.Cluster = None,
+    batch: o.Batch = None,
+    seq: o.Seq = None,
+    precision: o.Precision = None,
+    planner: o.Planner = None,
+    budget: o.Budget = None,
+    objective: o.Objective = None,
+    top: o.Top = 5,
+    fix: o.Fix = None,
+    allow: o.Allow = None,
+    out: o.Out = None,
+    seed: o.Seed = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    color: o.ColorChoice = "auto",
+) -> int:
+    """Search for a plan, predict its step time and memory, and write a folder with plan, report and trace."""
+    from ... import answer, save
+    from ...output_folder import check_free
+    from ...report.payload import plan_object
+    from ...report.table import plan_lines
+    from ...stated import state
+    from ._session import request_of, working
+
+    screen = Screen(as_json, quiet, verbose, color)
+    request = request_of(
+        model, cluster=cluster, batch=batch, seq=seq, precision=precision, planner=planner, budget=budget,
+        objective=objective, fix=o.parse_fix(fix), allow=o.parse_allow(allow), seed=seed,
+    )  # fmt: skip
+    with working(screen) as (progress, interrupt):
+        chosen = answer.planner_of(request, top)
+        stated = state(request, progress.line)
+        folder = out or stated.folder
+        check_free(folder, stated.request)
+        outcome = answer.search(stated, chosen, top=top, progress=progress.search, stopped=lambda: interrupt.count > 0)
+        if outcome.plan is not None:
+            interrupt.writing = True
+            outcome = save.write(outcome, stated, folder)
+    if interrupt.count and outcome.plan is None:
+        raise KeyboardInterrupt
+    screen.lines(plan_lines(outcome, screen.width))
+    if outcome.plan is None:
+        screen.note(f"meshwright: infeasible: {outcome.reason}")
+    screen.json(plan_object(outcome))
+    return 0 if outcome.plan is not None else 3

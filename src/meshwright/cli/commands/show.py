@@ -1,0 +1,54 @@
+"""`show`: the table of a plan again; opens its report, writes its trace, or sets it beside another plan."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import options as o
+from ..screen import Screen
+
+
+def show(
+    plan: o.PlanPath,
+    text: Annotated[bool, typer.Option("--text", help="Only the table: do not open the report.")] = False,
+    trace: Annotated[bool, typer.Option("--trace", help="Write the trace for ui.perfetto.dev again.")] = False,
+    diff: Annotated[
+        Path | None,
+        typer.Option("--diff", metavar="PLAN2", help="Set beside another plan.", autocompletion=o.plan_paths),
+    ] = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    color: o.ColorChoice = "auto",
+) -> int:
+    """Print the table of a plan again and open its report."""
+    from ... import answer, save
+    from ...output_folder import REPORT, TRACE
+    from ...report.diff import diff_lines, diff_object
+    from ...report.lines import Line
+    from ...report.payload import plan_object
+    from ...report.table import plan_lines
+
+    screen = Screen(as_json, quiet, verbose, color)
+    first = answer.reopened(save.open_plan(plan))
+    if diff is not None:
+        other = answer.reopened(save.open_plan(diff))
+        screen.lines(diff_lines(first.outcome, other.outcome, screen.width))
+        screen.json(diff_object(first.outcome, other.outcome))
+        return 0
+    screen.lines(plan_lines(first.outcome, screen.width))
+    screen.json(plan_object(first.outcome))
+    if trace:
+        target = first.folder / TRACE
+        save.write_trace_again(first.outcome, target)
+        screen.lines([Line(f"Wrote    {target}   open it in ui.perfetto.dev")])
+    report = first.folder / REPORT
+    if not text and not as_json and not trace and report.exists():
+        # In a terminal without a browser this does nothing, and the path is printed either way.
+        opened = screen.may_open and webbrowser.open(report.resolve().as_uri())
+        screen.lines([Line(f"Report   {report}" + ("   opened" if opened else ""))])
+    return 0

@@ -1,0 +1,79 @@
+"""`simulate`: price a layout given by hand, or a plan that exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import options as o
+from ..screen import Screen
+
+Degree = int | None
+
+
+def simulate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|PLAN",
+            help="A model as for plan, or a plan.json or its folder.",
+            autocompletion=o.model_or_plan,
+        ),
+    ],
+    cluster: o.Cluster = None,
+    batch: o.Batch = None,
+    seq: o.Seq = None,
+    precision: o.Precision = None,
+    dp: Annotated[Degree, typer.Option("--dp", min=1, help="Data-parallel replicas.")] = None,
+    tp: Annotated[Degree, typer.Option("--tp", min=1, help="Tensor-parallel degree.")] = None,
+    pp: Annotated[Degree, typer.Option("--pp", min=1, help="Pipeline stages.")] = None,
+    cp: Annotated[Degree, typer.Option("--cp", min=1, help="Context-parallel degree (1 only, for now).")] = None,
+    ep: Annotated[Degree, typer.Option("--ep", min=1, help="Expert-parallel degree (1 only, for now).")] = None,
+    vpp: Annotated[int, typer.Option("--vpp", min=1, help="Chunks a device, interleaved.")] = 1,
+    zero: Annotated[
+        int, typer.Option("--zero", min=0, max=3, help="What rests cut over dp: 1 state, 2 gradients, 3 weights.")
+    ] = 0,
+    micro_batch: Annotated[int, typer.Option("--micro-batch", min=1, help="Samples a replica computes at once.")] = 1,
+    recompute: Annotated[
+        str, typer.Option("--recompute", metavar="none|light|full", help="What runs again before the backward.")
+    ] = "none",
+    schedule: Annotated[
+        str, typer.Option("--schedule", metavar="gpipe|1f1b|interleaved", help="Order of the pipeline.")
+    ] = "",
+    out: o.Out = None,
+    seed: o.Seed = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    color: o.ColorChoice = "auto",
+) -> int:
+    """Price a layout given by hand (--dp, --tp, --pp; one left out is worked out), or a plan that exists."""
+    from ... import answer, save
+    from ...layout_by_hand import LayoutByHand
+    from ...report.payload import plan_object
+    from ...report.table import plan_lines
+    from ...stated import state
+    from ._session import is_plan, request_of, working
+
+    screen = Screen(as_json, quiet, verbose, color)
+    given = {"cluster": cluster, "batch": batch, "seq": seq, "precision": precision, "seed": seed}
+    with working(screen) as (progress, interrupt):
+        if is_plan(model):
+            opened = save.open_plan(Path(model))
+            stated = state(request_of(str(opened.folder / "problem.toml"), **given), progress.line)
+            save.check_same_model(opened, stated)
+            outcome = answer.of_plan(stated, opened.plan)
+        else:
+            layout = LayoutByHand(dp, tp, pp, cp, ep, vpp, zero, micro_batch, recompute, schedule)
+            request = request_of(model, **given)
+            layout.completed(answer.cluster_of(request))
+            stated = state(request, progress.line)
+            outcome = answer.by_hand(stated, layout)
+        if out is not None and outcome.plan is not None:
+            interrupt.writing = True
+            outcome = save.write(outcome, stated, out)
+    screen.lines(plan_lines(outcome, screen.width))
+    screen.json(plan_object(outcome))
+    return 0 if outcome.candidates else 3

@@ -1,0 +1,101 @@
+"""Options that several commands share, with their words, and what the shell completes for them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from ..errors import InputError
+from .completion import cluster_names, layout_words, model_names, plan_paths, planner_names
+from .screen import Color
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help='A name ("meshwright models"), a Hugging Face config.json, model.py:build, or a problem.toml.',
+        autocompletion=model_names,
+    ),
+]
+PlanPath = Annotated[
+    Path, typer.Argument(metavar="PLAN", help="A plan.json, or the folder that holds it.", autocompletion=plan_paths)
+]
+Cluster = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--cluster", "-c", metavar="NAME", envvar="MESHWRIGHT_CLUSTER", autocompletion=cluster_names,
+        help='A preset with a count (h100x64), local, or a cluster.toml.  [default: local]',
+    ),
+]  # fmt: skip
+Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Sequences (or images) a step.")]
+Seq = Annotated[int | None, typer.Option("--seq", min=1, help="Tokens a sequence.")]
+Precision = Annotated[
+    str | None, typer.Option("--precision", metavar="bf16|fp16|fp32", help="What the model computes in.")
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where to write.  [default: MODEL-CLUSTER]")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of everything random.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="More detail.")]
+ColorChoice = Annotated[Color, typer.Option("--color", metavar="auto|always|never", help="Colour of the output.")]
+Planner = Annotated[
+    str | None,
+    typer.Option(
+        "--planner", metavar="NAME", envvar="MESHWRIGHT_PLANNER", autocompletion=planner_names,
+        help="A registered planner, or a ./file.py.  [default: grid]",
+    ),
+]  # fmt: skip
+Budget = Annotated[float | None, typer.Option("--budget", min=0.0, metavar="S", help="Seconds of search.")]
+Objective = Annotated[
+    str | None, typer.Option("--objective", metavar="step|cost|memory", help="What is made smallest.  [default: step]")
+]
+Top = Annotated[int, typer.Option("--top", min=1, max=100, help="Plans shown.")]
+Fix = Annotated[
+    str | None,
+    typer.Option("--fix", metavar="tp=8,pp=1", help="Degrees that are given.", autocompletion=layout_words),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow", metavar="recompute=none,full", help="Choices that the search may use; may be repeated."),
+]
+
+
+def model_or_plan(incomplete: str) -> list[str]:
+    return [*model_names(incomplete), *plan_paths(incomplete)]
+
+
+def parse_fix(text: str | None) -> dict[str, int] | None:
+    """ "tp=8,pp=1" -> {"tp": 8, "pp": 1}."""
+    if text is None:
+        return None
+    found: dict[str, int] = {}
+    for item in filter(None, text.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or not value.isdigit() or int(value) < 1:
+            raise InputError(f'--fix {item}: write a degree as tp=8, several as "tp=8,pp=1"', where="--fix")
+        found[key.strip()] = int(value)
+    return found
+
+
+def parse_allow(items: list[str] | None) -> dict[str, tuple[str, ...]] | None:
+    """["recompute=none,full"] -> {"recompute": ("none", "full")}."""
+    if items is None:
+        return None
+    found: dict[str, tuple[str, ...]] = {}
+    for item in items:
+        key, equals, values = item.partition("=")
+        if not equals or not values:
+            raise InputError(f"--allow {item}: write the choices as recompute=none,full", where="--allow")
+        found[key.strip()] = tuple(v.strip() for v in values.split(",") if v.strip())
+    return found
+
+
+def short_folder(folder: Path) -> str:
+    """As a person would type it."""
+    relative = os.path.relpath(folder)
+    return relative if not relative.startswith("../..") else str(folder)

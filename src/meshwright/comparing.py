@@ -1,0 +1,123 @@
+"""Many planners on one problem, all judged by the shared simulator."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import nan
+from pathlib import Path
+
+from . import answer
+from . import output_folder as folders
+from .errors import InputError, MeshwrightError
+from .report.compare import Comparison, Entry, citations, compare_csv
+from .request import to_toml
+from .stated import Stated
+
+Told = Callable[[str, int, int], None]
+"""(planner, its number, number of planners)."""
+
+
+def planners_named(words: str) -> list[str]:
+    """ "a,b,./file.py", "all" or "tag:exact" as planner names.
+
+    Raises:
+        InputError: no planner has the tag, or the list is empty.
+    """
+    from .planners import registry
+
+    if words == "all":
+        return sorted(registry.names())
+    if words.startswith("tag:"):
+        tag = words.removeprefix("tag:")
+        infos = [kind.info for kind in registry.planners().values()]
+        found = [i.name for i in infos if tag in (i.family, *i.decides, *i.handles, *i.goals)]
+        if not found:
+            raise InputError(
+                f'no planner has the tag "{tag}": "meshwright planners" lists their tags', where="--planners"
+            )
+        return sorted(found)
+    names = [w.strip() for w in words.split(",") if w.strip()]
+    if not names:
+        raise InputError("--planners names none: write a,b or all or tag:WORD", where="--planners")
+    return names
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Unknown names fail before anything is captured or searched.
+
+    Raises:
+        InputError: no such planner or file.
+    """
+    from .planners import registry
+
+    for name in names:
+        registry.load(name)
+
+
+def compare(
+    stated: Stated,
+    names: Sequence[str],
+    *,
+    progress: answer.Progress | None = None,
+    told: Told = lambda name, k, n: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Comparison:
+    """Every planner within its own budget and with the same seed; a planner that refuses or fails is a row that says why.
+
+    Ctrl-C ends the planner that runs, keeps its best, and leaves the rest out (`stopped` says that it came).
+    """
+    entries = []
+    for k, name in enumerate(names):
+        if stopped():
+            break
+        told(name, k, len(names))
+        planner = answer.planner_of(replace(stated.request, planner=name, fix={}, allow={}))
+        began = time.monotonic()
+        try:
+            outcome = answer.search(stated, planner, progress=progress)
+        except MeshwrightError as error:
+            spent = time.monotonic() - began
+            entries.append(Entry(planner.info, "refused", error.message, nan, "", None, spent, None))
+            continue
+        found = outcome if outcome.plan is not None else None
+        claim = outcome.claim if found else nan
+        entries.append(
+            Entry(
+                planner.info,
+                outcome.result_status,
+                outcome.reason,
+                claim,
+                outcome.claim_unit,
+                outcome.bound,
+                outcome.seconds,
+                found,
+            )
+        )
+    return Comparison(
+        stated.question, tuple(sorted(entries, key=Entry.order)), stated.request.seed, stated.request.budget
+    )
+
+
+def write(found: Comparison, stated: Stated, folder: Path) -> dict[str, int]:
+    """report.html, results.csv, plans/*.json, cite.bib and problem.toml; returns name -> bytes.
+
+    Raises:
+        InputError: the folder holds another problem or cannot be written.
+    """
+    from .plan.serial import dumps
+    from .report.compare_html import compare_html
+
+    folders.check_free(folder, stated.request)
+    q = stated.question
+    files: dict[str, bytes | Callable[[Path], None]] = {
+        folders.REPORT: compare_html(found).encode(),
+        "results.csv": compare_csv(found).encode(),
+        "cite.bib": citations(found).encode(),
+        folders.PROBLEM: to_toml(stated.request.seen_from(folder), f"{q.model} on {q.cluster.name}").encode(),
+    }
+    for entry in found.entries:
+        if entry.outcome is not None and entry.outcome.plan is not None:
+            files[f"plans/{entry.about.name}.json"] = dumps(entry.outcome.plan).encode()
+    return folders.write_together(folder, files)

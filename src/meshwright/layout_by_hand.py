@@ -1,0 +1,69 @@
+"""A layout as it is given on the command line: degrees, what rests cut, micro-batch; what is left out is worked out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from .cluster.model import Cluster
+from .errors import InputError, Unsupported
+from .report.words import count
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutByHand:
+    dp: int | None = None
+    tp: int | None = None
+    pp: int | None = None
+    cp: int | None = None
+    ep: int | None = None
+    vpp: int = 1
+    """Chunks a device (interleaved)."""
+    zero: int = 0
+    micro_batch: int = 1
+    """Samples of one micro-batch on one replica."""
+    recompute: str = "none"
+    schedule: str = ""
+
+    def completed(self, cluster: Cluster) -> LayoutByHand:
+        """All three degrees: one that is missing is worked out, two that are missing: the later is 1.
+
+        Raises:
+            InputError: the degrees do not multiply to the devices. Unsupported: a degree that nothing here lowers.
+        """
+        for name in ("cp", "ep"):
+            if (getattr(self, name) or 1) > 1:
+                raise Unsupported(
+                    f"--{name} {getattr(self, name)}: nothing here lowers this axis yet, leave it out",
+                    where=f"--{name}",
+                )
+        degrees = {"dp": self.dp, "tp": self.tp, "pp": self.pp}
+        given = {k: v for k, v in degrees.items() if v is not None}
+        product, n = prod(given.values()), cluster.count
+        spelled = " × ".join(f"{k} {v}" for k, v in given.items())
+        if len(given) == 3 and product != n:
+            raise InputError(
+                f"{spelled} = {count(product)} devices but {cluster.name} has {count(n)}: "
+                "leave one out and it is worked out for you",
+                where="--dp --tp --pp",
+            )
+        if n % product:
+            raise InputError(
+                f"{spelled} = {count(product)} devices, which does not divide the {count(n)} of {cluster.name}: "
+                f"nearest are {_nearest_divisors(product, n)}",
+                where="--dp --tp --pp",
+            )
+        free = next((k for k in ("dp", "tp", "pp") if k not in given), "")
+        filled = {k: v if v is not None else n // product if k == free else 1 for k, v in degrees.items()}
+        if filled["pp"] == 1 and self.vpp > 1:
+            raise InputError(f"--vpp {self.vpp} cuts pipeline stages in chunks, but pp is 1: give --pp", where="--vpp")
+        return LayoutByHand(
+            filled["dp"], filled["tp"], filled["pp"], 1, 1, self.vpp, self.zero, self.micro_batch, self.recompute,
+            self.schedule or ("interleaved" if self.vpp > 1 else "1f1b"),
+        )  # fmt: skip
+
+
+def _nearest_divisors(product: int, n: int) -> str:
+    below = next(d for d in range(min(product, n), 0, -1) if n % d == 0)
+    above = next((d for d in range(product + 1, n + 1) if n % d == 0), None)
+    return f"{below} and {above}" if above else str(below)

@@ -1,0 +1,85 @@
+"""What all charts share: colours that colour-blind people can tell apart, fonts, a light ground, a plain table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from bokeh.plotting import figure
+
+# Okabe and Ito, "Color Universal Design" (2008).
+SKY, BLUE, ORANGE, VERMILLION = "#56b4e9", "#0072b2", "#e69f00", "#d55e00"
+GREEN, YELLOW, PURPLE, BLACK, GREY = "#009e73", "#f0e442", "#cc79a7", "#1a1a1a", "#bbbbbb"
+CYCLE = (SKY, ORANGE, GREEN, YELLOW, BLUE, VERMILLION, PURPLE, GREY)
+
+COLORS: Mapping[str, str] = {
+    "F": SKY, "B": BLUE, "I": BLUE, "W": PURPLE, "compute": SKY, "optimizer": GREEN, "update": GREEN,
+    "all_gather": ORANGE, "reduce_scatter": VERMILLION, "all_reduce": PURPLE, "all_to_all": YELLOW,
+    "send": YELLOW, "recv": YELLOW, "bubble": GREY, "idle": "#e5e5e5",
+    "weights": BLUE, "gradients": VERMILLION, "activations": SKY, "loss": YELLOW, "buffers": PURPLE,
+}  # fmt: skip
+HATCHED = frozenset(
+    {"all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send", "recv", "broadcast", "permute"}
+)
+"""Communication is hatched as well as coloured."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure (None where there is nothing to draw) and its table in HTML."""
+
+    plot: Any
+    table: str
+
+
+def color(kind: str, index: int = 0) -> str:
+    return COLORS.get(kind, CYCLE[index % len(CYCLE)])
+
+
+def plot(height: int, tools: str = "", **options: Any) -> Any:
+    """An empty figure as wide as its place, on canvas (webgl is slower without a GPU)."""
+    made = figure(
+        height=height, sizing_mode="stretch_width", tools=tools, toolbar_location="right" if tools else None,
+        output_backend="canvas", background_fill_color="#ffffff", border_fill_color="#ffffff", min_border_right=12,
+        **options,
+    )  # fmt: skip
+    made.toolbar.logo = None
+    made.grid.grid_line_color = "#e8e8e8"
+    made.outline_line_color = None
+    for axis in made.axis:
+        axis.axis_label_text_font_style = "normal"
+        axis.axis_label_text_font_size = axis.major_label_text_font_size = "12px"
+        axis.axis_label_text_color = axis.major_label_text_color = BLACK
+        axis.minor_tick_line_color = None
+    return made
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A plain HTML table; the first `left` columns are words, the others figures."""
+
+    def cells(row: Sequence[str], tag: str) -> str:
+        return "".join(
+            f"<{tag}>{escape(c)}</{tag}>" if i < left else f'<{tag} class="n">{escape(c)}</{tag}>'
+            for i, c in enumerate(row)
+        )
+
+    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{cells(head, "th")}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def legend_outside(made: Any) -> None:
+    """A legend above the chart, in a row that wraps on a phone."""
+    for legend in made.legend:
+        legend.orientation = "horizontal"
+        legend.ncols = "auto"
+        legend.location = "left"
+        legend.label_text_font_size = "12px"
+        legend.label_text_color = BLACK
+        legend.border_line_color = None
+        legend.padding = 2
+        legend.spacing = 8
+        legend.glyph_width = legend.glyph_height = 14
+    if made.legend:
+        made.add_layout(made.legend[0], "above")

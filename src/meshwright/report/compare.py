@@ -1,0 +1,204 @@
+"""The table of `compare`: what each planner found, judged by one simulator, and what it claimed itself."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf, isfinite
+from typing import Any, Protocol
+
+from .candidates import Candidate, ties
+from .error_model import error_model
+from .lines import Line, Style, columns, labelled
+from .outcome import Outcome, Question
+from .payload import plan_object
+from .words import MISSING, count, number, percent
+
+SCHEMA = "meshwright.compare/1"
+
+
+class About(Protocol):
+    """What the table needs to know of a planner."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def family(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def year(self) -> int: ...
+    @property
+    def reference(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One planner's answer."""
+
+    about: About
+    status: str
+    """The planner's own, or "refused": it cannot take this problem."""
+    reason: str
+    claim: float
+    """By its own objective."""
+    unit: str
+    bound: float | None
+    seconds: float
+    outcome: Outcome | None
+    """None: no plan."""
+
+    @property
+    def row(self) -> Candidate | None:
+        """Its plan, judged by the simulator; None without a plan."""
+        if self.outcome is None:
+            return None
+        rows = (*self.outcome.candidates, *self.outcome.misses)
+        return rows[0] if rows else None
+
+    def order(self) -> tuple[int, float, str]:
+        """Plans that fit by step time, then plans that do not fit, then those without one."""
+        row = self.row
+        return (2, inf, self.about.name) if row is None else (0 if row.fits else 1, row.step_s, self.about.name)
+
+    @property
+    def gap(self) -> float | None:
+        """Relative distance from the planner's own proven bound."""
+        if self.bound is None or not isfinite(self.claim) or self.claim == 0:
+            return None
+        return abs(self.claim - self.bound) / abs(self.claim)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    question: Question
+    entries: tuple[Entry, ...]
+    """Best first."""
+    seed: int
+    budget: float | None
+
+    @cached_property
+    def ranked(self) -> list[tuple[Entry, Candidate]]:
+        return [(e, e.row) for e in self.entries if e.row is not None and e.row.fits]
+
+    @cached_property
+    def tied_with(self) -> list[int]:
+        return ties([row.step_s for _, row in self.ranked], error_model().pairs_within)
+
+    def to_frame(self) -> list[dict[str, Any]]:
+        """One row a planner; units in the keys."""
+        best = self.ranked[0][1].step_s if self.ranked else inf
+        return [_record(e, best) for e in self.entries]
+
+
+def compare_lines(c: Comparison, width: int) -> list[Line]:
+    q = c.question
+    size = f"batch {count(q.batch)}" + (f" of {count(q.seq)}" if q.seq else "")
+    budget = f", {number(c.budget)} s each" if c.budget else ""
+    left, right = (
+        f"{q.model} on {q.cluster.name}, {size}",
+        f"judged by: simulator + analytic cost, seed {c.seed}{budget}",
+    )
+    heads = (
+        [Line(f"{left}     {right}", "title")]
+        if len(left) + len(right) + 5 <= width
+        else [Line(left, "title"), Line(right)]
+    )
+    head = ["", "planner", "family", "step s", "to best", "memory", "own claim", "gap", "search s", "status"]
+    rows, styles = [head], ["quiet"]
+    best = c.ranked[0][1].step_s if c.ranked else inf
+    starred = False
+    for i, entry in enumerate(c.entries):
+        row, fits = entry.row, entry.row is not None and entry.row.fits
+        mark = f"{'▶' if i == 0 else ' '} {i + 1}" if fits else "  –"
+        tie = c.tied_with[i] if fits else -1
+        status = "ok" if fits else "does not fit" if row is not None else entry.status
+        optimal = entry.status == "optimal" and fits
+        star = " *" if entry.gap is not None or optimal else ""
+        starred |= bool(star)
+        rows.append(
+            [
+                mark,
+                entry.about.name,
+                entry.about.family,
+                number(row.step_s) if row else MISSING,
+                MISSING if not fits or i == 0 or row is None else f"+ {percent(row.step_s / best - 1)}",
+                f"{100 * row.memory_bytes / q.usable:.0f} %" if row else MISSING,
+                f"{number(entry.claim)} {entry.unit}" if isfinite(entry.claim) else MISSING,
+                f"{percent(entry.gap)} *" if entry.gap is not None else MISSING,
+                number(entry.seconds, 2),
+                ("optimal *" if optimal else status) + (f"   tie with {tie + 1}" if tie >= 0 else ""),
+            ]
+        )
+        styles.append("chosen" if i == 0 and fits else "" if fits else "refused")
+    keep = list(range(len(head)))
+    for dropped in ("family", "gap", "own claim", "search s"):
+        texts = columns([[r[k] for k in keep] for r in rows], {j for j, k in enumerate(keep) if 3 <= k <= 8})
+        if max(map(len, texts)) <= width:
+            break
+        keep.remove(head.index(dropped))
+    else:
+        texts = columns([[r[k] for k in keep] for r in rows], {j for j, k in enumerate(keep) if 3 <= k <= 8})
+    found: Sequence[Style] = styles  # type: ignore[assignment]
+    lines = [*heads, *(Line(t, s) for t, s in zip(texts, found, strict=True))]
+    if starred:
+        lines.append(Line("* gap and optimality are for the planner's own objective, not for the step time", "quiet"))
+    for entry in c.entries:
+        if entry.reason and entry.order()[0] > 0:
+            lines += [Line(t) for t in labelled("", [f"{entry.about.name}: {entry.reason}"], width, indent=0)]
+    return lines
+
+
+def compare_object(c: Comparison, files: Mapping[str, str]) -> dict[str, Any]:
+    q = c.question
+    return {
+        "schema": SCHEMA,
+        "status": "ok" if c.ranked else "infeasible",
+        "problem": {"model": q.model, "cluster": q.cluster.name, "batch": q.batch, "seq": q.seq},
+        "seed": c.seed,
+        "budget_s": c.budget,
+        "planners": c.to_frame(),
+        "plans": {e.about.name: plan_object(e.outcome)["plan"] for e in c.entries if e.outcome is not None},
+        "files": dict(files),
+    }
+
+
+def compare_csv(c: Comparison) -> str:
+    out = io.StringIO()
+    records = c.to_frame()
+    writer = csv.DictWriter(out, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()
+
+
+def citations(c: Comparison) -> str:
+    """BibTeX of the planners that took part."""
+    return "\n".join(
+        f"@misc{{meshwright-{e.about.name},\n  title = {{{e.about.title}}},\n  year = {{{e.about.year}}},\n"
+        f"  note = {{{e.about.reference}}}\n}}\n"
+        for e in c.entries
+    )
+
+
+def _record(e: Entry, best: float) -> dict[str, Any]:
+    row = e.row
+    fits = row is not None and row.fits
+    return {
+        "planner": e.about.name,
+        "family": e.about.family,
+        "status": e.status,
+        "fits": fits,
+        "layout": row.layout if row else None,
+        "step_s": row.step_s if row else None,
+        "to_best": row.step_s / best - 1 if row is not None and fits else None,
+        "memory_bytes": row.memory_bytes if row else None,
+        "claim": e.claim if isfinite(e.claim) else None,
+        "claim_unit": e.unit,
+        "bound": e.bound,
+        "search_s": e.seconds,
+        "reason": e.reason,
+    }

@@ -1,0 +1,128 @@
+"""The one JSON object of an answer. Units are in the keys; keys are only added inside a schema number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..plan.serial import to_json
+from ..simulate.result import Simulation
+from .candidates import Candidate
+from .outcome import Outcome
+from .why import Difference
+
+SCHEMA = "meshwright.plan/1"
+
+
+def plan_object(outcome: Outcome) -> dict[str, Any]:
+    """Everything that the table and the report say."""
+    q = outcome.question
+    return {
+        "schema": SCHEMA,
+        "status": outcome.status,
+        "problem": {
+            "model": q.model,
+            "parameters": q.parameter_count,
+            "cluster": q.cluster.name,
+            "devices": q.cluster.count,
+            "batch": q.batch,
+            "seq": q.seq,
+            "precision": q.precision,
+            "optimizer": q.optimizer,
+            "defaults": sorted(q.defaults),
+            "memory_bytes": q.installed,
+            "usable_bytes": q.usable,
+            "notes": list(q.graph.notes),
+        },
+        "result": {
+            "planner": outcome.planner,
+            "status": outcome.result_status,
+            "reason": outcome.reason,
+            "evaluations": outcome.evaluated,
+            "refused": outcome.refused,
+            "bound_s": outcome.bound,
+            "seed": outcome.seed,
+            "search_s": outcome.seconds,
+            "hints": list(outcome.hints),
+        },
+        "plan": to_json(outcome.plan) if outcome.plan is not None else None,
+        "simulation": simulation_object(outcome.simulation) if outcome.simulation else None,
+        "candidates": [candidate_object(c, outcome.tied_with[i]) for i, c in enumerate(outcome.candidates)]
+        + [candidate_object(c, -1) for c in outcome.misses],
+        "why": why_object(outcome),
+        "error_model": {
+            "family": outcome.family,
+            "within": outcome.error.within(outcome.family),
+            "pairs_within": outcome.error.pairs_within,
+            "pairs_source": outcome.error.pairs_source,
+            "provenance": outcome.error.provenance,
+        },
+        "files": {name: f"{outcome.folder}/{name}" for name in outcome.files},
+        "seconds": outcome.seconds,
+    }
+
+
+def candidate_object(c: Candidate, tie: int = -1) -> dict[str, Any]:
+    return {
+        "layout": c.layout,
+        "micro_batch": c.micro_batch,
+        "micro_batches": c.micro_batches,
+        "recompute": c.recompute,
+        "schedule": c.schedule,
+        "step_s": c.step_s,
+        "items_per_s_per_device": c.tokens_per_s_per_device,
+        "mfu": c.mfu,
+        "memory_bytes": c.memory_bytes,
+        "over_bytes": c.over_bytes,
+        "fits": c.fits,
+        "tie_with": tie + 1 if tie >= 0 else None,
+    }
+
+
+def simulation_object(s: Simulation) -> dict[str, Any]:
+    return {
+        "step_s": s.step_seconds,
+        "samples_per_s": s.samples_per_second,
+        "mfu": s.mfu,
+        "bubble": s.bubble,
+        "exposed_communication_s": s.exposed_communication,
+        "staleness": s.staleness,
+        "priced_by": s.priced_by,
+        "seconds_by": dict(s.seconds_by),
+        "calls_by": dict(s.calls_by),
+        "bytes_by": dict(s.bytes_by),
+        "lanes": [
+            {
+                "name": lane.name,
+                "devices": lane.devices,
+                "first_device": lane.first_device,
+                "stages": list(lane.stages),
+                "peak_bytes": float(s.peak[i]),
+                "peak_bytes_by": dict(s.peak_by[i]),
+            }
+            for i, lane in enumerate(s.lanes)
+        ],
+    }
+
+
+def why_object(outcome: Outcome) -> Mapping[str, Any] | None:
+    if not outcome.simulations:
+        return None
+    why = outcome.why
+    b = why.binding
+    return {
+        "binding": {
+            "kind": b.kind,
+            "layout": b.layout,
+            "needs_bytes": b.needs_bytes,
+            "over_bytes": b.over_bytes,
+            "faster_by": b.faster_by,
+        },
+        "runner_up": _difference(why.runner_up) if why.runner_up else None,
+        "others": [_difference(d) for d in why.others],
+        "sentences": outcome.sentences(),
+    }
+
+
+def _difference(d: Difference) -> dict[str, Any]:
+    return {"layout": d.layout, "rank": d.rank, "bytes": d.bytes, "step_s": d.seconds, "by_s": dict(d.by_part)}

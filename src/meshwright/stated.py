@@ -1,0 +1,101 @@
+"""From names to objects: the graph, the cluster and the problem that a request speaks of, with its defaults filled in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .cluster import describe, resolve
+from .cluster.model import Cluster
+from .errors import InputError
+from .graph.ir import Graph
+from .plan.problem import Goal, Limits, Problem, Recipe
+from .report.outcome import Question
+from .report.words import number, parameters
+from .request import PRECISIONS, Request
+
+if TYPE_CHECKING:
+    from .cost.base import CostModel
+    from .graph.source import ModelSource
+
+Say = Callable[[str, str, str], None]
+"""(line, text, what stands at its end): progress in words."""
+GOALS: Mapping[str, Goal] = {"step": "time", "cost": "price", "memory": "memory"}
+CAPTURED_SAMPLES = 2
+"""A graph is captured with two samples: a dim of size 1 has no factor, so one sample would hide the batch."""
+
+
+def _silent(line: str, text: str, done: str) -> None:
+    """No progress wanted."""
+
+
+@dataclass(frozen=True)
+class Stated:
+    request: Request
+    source: ModelSource
+    problem: Problem
+    question: Question
+
+    @property
+    def folder(self) -> Path:
+        """MODEL-CLUSTER, where nothing else is said."""
+        return Path(f"{self.source.name}-{self.problem.cluster.name}")
+
+
+def state(request: Request, say: Say = _silent, cost: CostModel | None = None) -> Stated:
+    """Resolve and capture; quick to fail: the cheap names are checked before the model is captured.
+
+    Raises:
+        InputError: an unknown name, file, precision or objective. CaptureError: the model cannot be captured.
+    """
+    if request.precision not in PRECISIONS:
+        raise InputError(f'no precision "{request.precision}": use one of {", ".join(PRECISIONS)}', where="--precision")
+    if request.objective not in GOALS:
+        raise InputError(f'no objective "{request.objective}": use one of {", ".join(GOALS)}', where="--objective")
+    cluster = resolve(request.cluster)
+    from .graph.source import resolve as resolve_model
+
+    source = resolve_model(request.model)
+    defaults = {name for name in ("batch", "seq") if getattr(request, name) is None}
+    batch, seq = request.batch or source.default_batch, request.seq or source.default_seq
+    say("model", source.name, "")
+    began = time.monotonic()
+    dtype = PRECISIONS[request.precision]
+    graph = source.graph(batch=CAPTURED_SAMPLES, seq=seq, dtype=dtype)
+    spent = time.monotonic() - began
+    problem = problem_of(request, graph, cluster, batch, cost)
+    installed = min(t.memory for t in cluster.types)
+    question = Question(
+        source.name,
+        graph,
+        cluster,
+        batch,
+        seq if seq > 1 else 0,
+        request.precision,
+        request.optimizer,
+        frozenset(defaults if seq > 1 else defaults - {"seq"}),
+        request.model,
+        request.cluster,
+        installed,
+        problem.limits.usable(installed),
+    )
+    size = f"{source.name:15}{parameters(question.parameter_count)} parameters"
+    say("model", size + (f", {question.blocks}" if question.blocks else ""), f"captured {number(spent, 2)} s")
+    say("cluster", f"{cluster.name:15}{describe(cluster)}", " ")
+    return Stated(replace(request, batch=batch, seq=seq if seq > 1 else None), source, problem, question)
+
+
+def problem_of(request: Request, graph: Graph, cluster: Cluster, batch: int, cost: CostModel | None = None) -> Problem:
+    """The planner's view of a request."""
+    if cost is None:
+        from .cost import Analytic
+
+        cost = Analytic()
+    compute = PRECISIONS[request.precision]
+    state_bytes = {"adamw": 8.0, "adam": 8.0, "sgd": 0.0}[request.optimizer]
+    recipe = Recipe(batch, request.optimizer, state_bytes, compute_dtype=compute)
+    keep_free = -1.0 if request.keep_free is None else request.keep_free
+    return Problem(graph, cluster, cost, recipe, GOALS[request.objective], Limits(keep_free=keep_free))

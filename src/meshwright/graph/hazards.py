@@ -128,13 +128,17 @@ def _follow_modules(seen: Seen, stack: contextlib.ExitStack) -> None:
 
 
 def _watch_functions(seen: Seen, stack: contextlib.ExitStack) -> None:
+    from torch.utils.checkpoint import CheckpointFunction
+
     original = torch.autograd.Function.__dict__["apply"].__func__
 
-    def apply(cls: type, *args: object, **kwargs: object) -> object:
-        inside = cls.__module__.startswith("torch.")
-        if cls.__name__ == "CheckpointFunction":
+    def apply(cls: type, *args: Any, **kwargs: Any) -> object:
+        if cls is CheckpointFunction:
+            # Traced as it is, its forward would run without gradients.
             _note_checkpoint(seen)
-        elif not inside and (place := seen.place()):
+            function, _, *inputs = args
+            return function(*inputs)
+        if not cls.__module__.startswith("torch.") and (place := seen.place()):
             seen.refuse(
                 f"cannot capture {place}: {cls.__name__} is a custom autograd.Function, whose backward would be lost; "
                 "write it as torch.library.custom_op with register_autograd"
@@ -162,7 +166,8 @@ def _note_checkpoint(seen: Seen) -> None:
 
 
 def _watch_values(seen: Seen, stack: contextlib.ExitStack) -> None:
-    """A read of a value of a tensor without one; real tensors (constants made while building) may be read."""
+    """A read of a value of a tensor without one; real tensors (constants made while building) are read aside."""
+    from torch.utils._python_dispatch import _disable_current_modes
 
     def wrap(name: str) -> Callable[..., Any]:
         original = getattr(torch.Tensor, name)
@@ -175,6 +180,9 @@ def _watch_values(seen: Seen, stack: contextlib.ExitStack) -> None:
                     else ("reads a value from data", "keep it a tensor")
                 )
                 seen.refuse(f'cannot capture {place}: "{place.text}" {does}; {remedy}')
+            elif type(self) is torch.Tensor and not _valueless(self):
+                with _disable_current_modes():
+                    return original(self, *args, **kwargs)
             return original(self, *args, **kwargs)
 
         return read
@@ -184,7 +192,11 @@ def _watch_values(seen: Seen, stack: contextlib.ExitStack) -> None:
 
 
 def _valueless(tensor: torch.Tensor) -> bool:
-    return type(tensor).__name__ in ("FakeTensor", "FunctionalTensor") or tensor.is_meta
+    return (
+        type(tensor).__name__ in ("FakeTensor", "FunctionalTensor")
+        or tensor.is_meta
+        or bool(torch._is_functional_tensor(tensor))
+    )
 
 
 def _patch(stack: contextlib.ExitStack, owner: Any, name: str, value: object) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +107,12 @@ class ModelSource(abc.ABC):
         from .hazards import watched
 
         module, inputs = self.build(batch, seq, dtype, shrink=shrink)
-        with watched(module) as seen:
+        with contextlib.ExitStack() as stack:
+            if "transformers.masking_utils" in sys.modules and "position_ids" not in inputs:
+                from .zoo._transformers import one_sequence_a_sample
+
+                stack.enter_context(one_sequence_a_sample())
+            seen = stack.enter_context(watched(module))
             graph = capture(module, inputs, batch)
         return with_runs(seen.checked(graph))
 
@@ -131,7 +138,9 @@ class ConfigSource(ModelSource):
 
     @property
     def text(self) -> bool:
-        return self.seq > 1
+        named = self.config.get("architectures")
+        classes = named if isinstance(named, list) else []
+        return self.seq > 1 and not any(str(name).endswith("ForSequenceClassification") for name in classes)
 
     def identity(self) -> Mapping[str, object]:
         return {"config": self.config}

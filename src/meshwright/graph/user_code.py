@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -207,7 +208,7 @@ class CodeSource(ModelSource):
         code = inspect.unwrap(function).__code__  # type: ignore[attr-defined]
         line = code.co_firstlineno
         with contextlib.suppress(OSError, TypeError):
-            tree = ast.parse(inspect.cleandoc(inspect.getsource(function)))
+            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
             returns = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Return)]
             line += (max(returns) - 1) if returns and not first else 0
         return f"{Path(self.path).name}:{line}"
@@ -264,7 +265,7 @@ def _files(root: Path, name: tuple[str, ...]) -> Iterator[Path]:
 def _loaded(path: str) -> ModuleType:
     file = Path(path).resolve()
     if not file.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: No such file or directory")
     name = f"_user_{file.stem}_{_digest(str(file))[:8]}"
     beside = {str(f) for f in (file.parent / p for p in local_sources(path))}
     for known, module in list(sys.modules.items()):

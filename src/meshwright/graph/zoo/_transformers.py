@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from ...errors import InputError, Unsupported
@@ -22,9 +24,10 @@ _TASKS = {
     "ForImageClassification": "image",
 }
 # Where to look for a class with a loss when the file names none, or a body without a head.
+_CAUSAL = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
 _MAPPINGS = (
-    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
     "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    _CAUSAL,
     "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
     "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
     "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
@@ -52,8 +55,8 @@ def build(
     """
     import torch
 
-    name = architecture(config)
     settings, seq = configure(config, seq, shrink)
+    name = architecture(config)
     cls = _class(name)
     settings._attn_implementation = _attention(cls, settings.to_dict(), seq, attention)
     if attention == "meshwright" and cls._can_set_experts_implementation() and size_of(settings.to_dict(), "experts"):
@@ -110,9 +113,12 @@ def architecture(config: Config) -> str:
             return cast(str, name)
     from transformers.models.auto import modeling_auto
 
-    for mapping in _MAPPINGS:
+    # A masked model is also listed as a causal one, for those who set is_decoder.
+    mappings = _MAPPINGS if not config.get("is_decoder") else (_CAUSAL, *_MAPPINGS)
+    for mapping in mappings:
         found = getattr(modeling_auto, mapping).get(config.get("model_type"))
-        if isinstance(found, str):
+        found = found[0] if isinstance(found, tuple) else found
+        if isinstance(found, str) and task(found):
             return found
     raise Unsupported(
         f'config.json: nothing that computes a loss is known for model_type "{config.get("model_type")}"; '
@@ -143,12 +149,25 @@ def _attention(cls: Any, full: Config, seq: int, wanted: str) -> str:
         return "eager"
     if wanted != "meshwright":
         return wanted
-    windows = (full.get("sliding_window"), full.get("attention_chunk_size"))
-    if not cls._can_set_attn_implementation() or any(isinstance(w, int) and 0 < w < seq for w in windows):
+    chunk = full.get("attention_chunk_size")
+    if not cls._can_set_attn_implementation() or (isinstance(chunk, int) and 0 < chunk < seq):
         return "sdpa"
     from ..transformers_hooks import register_attention
 
     return str(register_attention())
+
+
+@contextlib.contextmanager
+def one_sequence_a_sample() -> Iterator[None]:
+    """While traced, the library looks for several sequences packed in a sample; outside of it finds none, as here."""
+    from transformers import masking_utils
+
+    original = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = original
 
 
 def _inputs(settings: Any, kind: str, batch: int, seq: int, dtype: str) -> Inputs:

@@ -57,10 +57,19 @@ def fake_state(module: torch.nn.Module, mode: FakeTensorMode) -> Iterator[None]:
                             empty = torch.nn.Parameter(empty, requires_grad=tensor.requires_grad)
                         memo[id(tensor)] = empty
                     table[name] = memo[id(tensor)]
+            _relist(owner)
         yield
     finally:
         for table, name, tensor in before:
             table[name] = tensor
+        for owner in module.modules():
+            _relist(owner)
+
+
+def _relist(module: torch.nn.Module) -> None:
+    """Recurrent layers keep a list of their parameters beside the table."""
+    if isinstance(module, torch.nn.RNNBase):
+        module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]
 
 
 def _tables(module: torch.nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:

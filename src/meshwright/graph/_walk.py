@@ -123,7 +123,10 @@ class Walker:
         specs = [spec_of(v) for v in results]
         strides = [tuple(int(s) for s in v.stride()) for v in results]
         form = Form(RENAMED.get(kind, kind), call, args, kwargs)
-        if inplace and form.kind in ("squeeze", "unsqueeze", "transpose", "t", "detach", "requires_grad"):
+        if inplace and (kind == "requires_grad" or (kind == "detach" and not self.builder.needs[operands[0]])):
+            self.env[node] = operands[0]
+            return
+        if inplace and kind in ("squeeze", "unsqueeze", "transpose", "t", "swapaxes"):
             raise CaptureError(
                 f"{kind}_ at {source_of(node)} changes the shape of a tensor in place: use {kind} instead",
                 where=source_of(node),

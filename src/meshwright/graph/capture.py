@@ -23,7 +23,7 @@ from ._builder import Builder
 from ._export import export_module
 from ._values import spec_of
 from ._walk import Walker
-from .ir import Graph, Ints, Role, Tensor
+from .ir import Floats, Graph, Ints, Role, Tensor
 from .samples import flag_samples
 from .serial import digest_of
 from .transformers_hooks import ATTENTION, experts_note
@@ -167,17 +167,13 @@ def _bring_all(
     return tuple(inputs)
 
 
-def _constants(program: ExportedProgram) -> dict[str, Ints]:
-    """Integer tensors that the module made from Python numbers while it was traced: their values matter."""
-    found: dict[str, Ints] = {}
+def _constants(program: ExportedProgram) -> dict[str, Ints | Floats]:
+    """Tensors that the module made from Python numbers while it was traced: their values matter."""
+    found: dict[str, Ints | Floats] = {}
     for name, value in program.constants.items():
-        if (
-            isinstance(value, torch.Tensor)
-            and not _is_fake(value)
-            and not value.is_meta
-            and not value.is_floating_point()
-        ):
-            found[name] = value.to(torch.int64).numpy()
+        if isinstance(value, torch.Tensor) and not _is_fake(value) and not value.is_meta:
+            wide = torch.float64 if value.is_floating_point() else torch.int64
+            found[name] = value.detach().to(wide).numpy()
     return found
 
 

@@ -146,7 +146,7 @@ class Graph:
     runs: tuple[Run, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Tied parameters: alias -> the name that `tensors` has."""
-    values: Mapping[str, Ints] = field(default_factory=dict)
+    values: Mapping[str, Ints | Floats] = field(default_factory=dict)
     """Constants whose VALUE matters (a GNN's CSR arrays; constants baked by capture)."""
     notes: tuple[str, ...] = ()
     """What capture wants said in every plan: "experts have room for every token (no-drop capacity)"."""

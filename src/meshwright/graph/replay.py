@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..errors import Unsupported
+from ..errors import InputError, Unsupported
 from ._values import real
 from .ir import Graph, Op
 
@@ -41,9 +41,18 @@ def execute_graph(graph: Graph, values: Mapping[str, torch.Tensor]) -> dict[str,
 
 
 def module_values(graph: Graph, module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers of a real module under the names that the graph has."""
-    tensors = {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
-    return {t.name: tensors[t.name] for t in graph.tensors if t.name in tensors}
+    """Parameters, buffers and tensor attributes of a real module under the names that the graph has."""
+    found: dict[str, torch.Tensor] = {}
+    for tensor in graph.tensors:
+        if tensor.role in ("param", "buffer") and tensor.name not in graph.values:
+            found[tensor.name] = _attribute(module, tensor.name)
+    return found
+
+
+def _attribute(module: torch.nn.Module, path: str) -> torch.Tensor:
+    value: Any = module
+    for name in path.split("."):
+        value = getattr(value, name, None)
+    if not isinstance(value, torch.Tensor):
+        raise InputError(f"the module has no tensor {path}: it is another one than the graph was captured from")
+    return value

@@ -39,7 +39,7 @@ def to_json(graph: Graph) -> dict[str, Any]:
         "notes": list(graph.notes),
         "aliases": dict(graph.aliases),
         "runs": [asdict(run) for run in graph.runs],
-        "values": {name: np.asarray(value).tolist() for name, value in graph.values.items()},
+        "values": {name: [str(v.dtype), v.tolist()] for name, v in graph.values.items()},
         "tensors": [[t.name, t.nbytes, list(t.shape), t.dtype, t.role] for t in graph.tensors],
         "rules": [_rule_out(rule) for rule in table],
         "ops": [_op_out(op, rules[id(op.rule)]) for op in graph.ops],
@@ -62,7 +62,7 @@ def from_json(data: Mapping[str, Any]) -> Graph:
             data["loss"],
             tuple(Run(**run) for run in data["runs"]),
             dict(data["aliases"]),
-            {name: np.asarray(value, dtype=np.int64) for name, value in data["values"].items()},
+            {name: np.asarray(value, dtype=dtype) for name, (dtype, value) in data["values"].items()},
             tuple(data["notes"]),
             data["digest"],
         )

@@ -26,7 +26,10 @@ def _embedding_bag(call: Call) -> Rule:
     offsets = [bags if call.shape(2)[0] == call.out[0] else space.fixed("offsets", call.shape(2)[0])]
     out = [bags, width]
     operands = [[vocabulary, width], ids, offsets, *([ids[-1]] for _ in call.operands[3:])]
-    others = [space.dims(spec.shape, f"r{i}_", range(len(spec.shape))) for i, spec in enumerate(call.results[1:])]
+    others = [
+        [bags] if spec.shape == call.out[:1] else space.dims(spec.shape, f"r{i}_", range(len(spec.shape)))
+        for i, spec in enumerate(call.results[1:])
+    ]
     return space.rule(operands, [out, *others])
 
 

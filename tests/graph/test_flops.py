@@ -1,0 +1,41 @@
+"""FLOPs of captured ops equal torch's own counter on meta tensors, to the integer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from small_models import MODELS
+from torch.utils.flop_counter import FlopCounterMode
+
+from meshwright.graph.ir import Graph
+from meshwright.graph.kinds import Call, Spec, kind_of
+from meshwright.graph.transformers_hooks import register_attention
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_forward_flops_equal_the_counter(name: str, captured: Callable[[str], Graph]) -> None:
+    build, inputs = MODELS[name]
+    with FlopCounterMode(display=False) as counter:
+        build("meta", register_attention())(**inputs(2, "meta"))
+    assert sum(op.flops for op in captured(name).ops) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [
+        ("bmk,bkn->bmn", [(2, 3, 4), (2, 4, 5)]),
+        ("bhsd,bhtd->bhst", [(2, 3, 4, 5), (2, 3, 6, 5)]),
+        ("...k,nk->...n", [(2, 3, 4), (5, 4)]),
+        ("mk,kn", [(3, 4), (4, 5)]),
+    ],
+)
+def test_einsum_flops_equal_the_counter(equation: str, shapes: list[tuple[int, ...]]) -> None:
+    tensors = [torch.empty(s, device="meta") for s in shapes]
+    with FlopCounterMode(display=False) as counter:
+        result = torch.einsum(equation, *tensors)
+    row = kind_of("einsum")
+    assert row is not None
+    call = Call("einsum", (equation,), (), tuple(Spec(s) for s in shapes), (Spec(tuple(result.shape)),))
+    assert row.flops(call) == counter.get_total_flops()

@@ -9,7 +9,21 @@ from .program import GRAD, RAW, Instr, Param, Program, Segment, StageCode
 
 
 def unroll(program: Program, graph: Graph) -> Program:
-    return replace(program, stages=tuple(_stage(s, graph) for s in program.stages))
+    folded = {s.name for stage in program.stages for s in stage.segments}
+    inside = {i for r in graph.runs if r.name in folded for i in range(r.first, r.first + r.length * r.count)}
+    return replace(program, stages=tuple(_stage(s, graph, inside) for s in program.stages))
+
+
+def outside_names(graph: Graph, segment: Segment, inside: set[int]) -> dict[str, str]:
+    """What a stretch reads of a folded run: the representative's result -> the result of the block that it really reads."""
+    names: dict[str, str] = {}
+    for op in graph.ops[segment.first : segment.first + segment.length]:
+        for t in op.inputs:
+            made = graph.producer.get(t, -1)
+            if made in inside:
+                rep = graph.ops[graph.representative[made]]
+                names[rep.outputs[graph.ops[made].outputs.index(t)]] = t
+    return names
 
 
 def block_names(graph: Graph, segment: Segment, block: int) -> dict[str, str]:
@@ -43,20 +57,26 @@ def rename(instr: Instr, names: dict[str, str], suffix: str) -> Instr:
     )
 
 
-def _stage(stage: StageCode, graph: Graph) -> StageCode:
+def _renamed(s: Segment, names: dict[str, str], suffix: str) -> Segment:
+    return replace(
+        s,
+        forward=tuple(rename(i, names, suffix) for i in s.forward),
+        rerun=tuple(rename(i, names, suffix) for i in s.rerun),
+        backward=tuple(rename(i, names, suffix) for i in s.backward),
+    )
+
+
+def _stage(stage: StageCode, graph: Graph, inside: set[int]) -> StageCode:
     segments: list[Segment] = []
     owners: dict[str, list[str]] = {}
     for s in stage.segments:
         if s.name in ("", "constants"):
-            segments.append(s)
+            names = {} if s.name else outside_names(graph, s, inside)
+            segments.append(_renamed(s, names, "") if names else s)
             continue
         for b in range(s.block, s.block + s.count):
-            names, suffix = block_names(graph, s, b), f".{b}"
-            again = {
-                part: tuple(rename(i, names, suffix) for i in instrs)
-                for part, instrs in (("forward", s.forward), ("rerun", s.rerun), ("backward", s.backward))
-            }
-            segments.append(replace(s, first=s.first + b * s.length, block=b, count=1, **again))  # type: ignore[arg-type]
+            names = block_names(graph, s, b)
+            segments.append(replace(_renamed(s, names, f".{b}"), first=s.first + b * s.length, block=b, count=1))
             for p in stage.params:
                 if p.name in names and names[p.name] not in owners.setdefault(p.name, []):
                     owners[p.name].append(names[p.name])

@@ -127,12 +127,13 @@ class Emitter:
 
     # ---- ops
 
-    def piece(self, nodes: range, folded_run: bool) -> Written:
+    def piece(self, nodes: range, in_run: bool) -> Written:
+        """Constants outside of repeated blocks are set apart: every stage that reads them computes them itself."""
         w = Written()
         cache: dict[object, str] = {}
         for n in nodes:
             node = self.atoms.nodes[n]
-            if all(u in self.atoms.const for u in node.inputs) and not folded_run:
+            if all(u in self.atoms.const for u in node.inputs) and not in_run:
                 w.constants.append(self._compute(node, self.done.cuts[n], node.inputs, node.outputs))
                 continue
             self._op(w, cache, n, node)

@@ -56,6 +56,34 @@ class Folded:
         return [r for r in self.graph.runs if r.name in names]
 
 
+def foldable(graph: Graph, run: Run) -> bool:
+    """Whether one block can stand for all: what a block reads from outside is the same for all or comes from the block
+    before, and the rest of the graph reads each result from one block only."""
+    inside = range(run.first, run.first + run.length * run.count)
+    for k in range(run.length):
+        ops = [graph.ops[run.first + b * run.length + k] for b in range(run.count)]
+        for j, first in enumerate(ops[0].inputs):
+            if graph.tensor[first].role == "param":
+                continue
+            made = graph.producer.get(first, -1)
+            if made in inside:
+                continue
+            others = {op.inputs[j] for op in ops[1:]}
+            if others != {first} and any(graph.producer.get(t, -1) not in inside for t in others):
+                return False
+    read: dict[tuple[int, int], str] = {}
+    for i, op in enumerate(graph.ops):
+        if i in inside:
+            continue
+        for t in op.inputs:
+            made = graph.producer.get(t, -1)
+            if made in inside:
+                key = (made - run.first) % run.length, graph.ops[made].outputs.index(t)
+                if read.setdefault(key, t) != t:
+                    return False
+    return True
+
+
 def fold(graph: Graph, plain: frozenset[str] = frozenset(), borders: Sequence[int] = ()) -> Folded:
     """Pieces of `graph`; runs named in `plain` stay written out. `borders`: op indices at which a new stretch begins."""
     runs = sorted((r for r in graph.runs if r.name not in plain and r.count > 1), key=lambda r: r.first)

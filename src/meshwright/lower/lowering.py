@@ -19,7 +19,7 @@ from ..plan.problem import Recipe
 from .assign import Choices, assign, defer
 from .atoms import Atoms, refine
 from .emit import Emitter
-from .fold import Folded, fold
+from .fold import Folded, fold, foldable
 from .keep import keeping
 from .parameters import ParameterPlan
 from .program import Instr, Kept, Program, Segment, StageCode, Transfer
@@ -146,7 +146,7 @@ def _stages_of(graph: Graph, plan: Plan, choices: Choices) -> tuple[_Owner, Fold
     runs = {r.name: r for r in graph.runs}
     named: list[tuple[int, int]] = []  # (op, stage)
     blocks: dict[str, list[tuple[int, int, int]]] = {}
-    plain = _differing(graph, choices)
+    plain = _differing(graph, choices) | unfoldable(graph)
     for s, stage in enumerate(plan.stages):
         for entry in stage.ops:
             if entry.endswith("]") and (head := entry.rpartition("["))[0] in runs:
@@ -187,6 +187,14 @@ def _stages_of(graph: Graph, plan: Plan, choices: Choices) -> tuple[_Owner, Fold
             spans[s].append((p, 0, 1))
             stage_of[p, 0] = s
     return _Owner(spans, stage_of, run_spans), folded
+
+
+def unfoldable(graph: Graph) -> frozenset[str]:
+    """Runs that must stay written out whatever the plan."""
+    found: frozenset[str] = _memo(
+        graph, "unfoldable", lambda: frozenset(r.name for r in graph.runs if not foldable(graph, r))
+    )
+    return found
 
 
 def _differing(graph: Graph, choices: Choices) -> set[str]:
@@ -266,7 +274,7 @@ def _lower_pieces(graph: Graph, folded: Folded, choices: Choices, mesh: Mapping[
     for piece in folded.pieces:
         nodes = range(start, start + piece.length)
         start += piece.length
-        w = emit.piece(nodes, bool(piece.run))
+        w = emit.piece(nodes, any(r.first <= piece.first < r.first + r.length * r.count for r in graph.runs))
         for i in w.constants:
             constants[graph.position[i.on]] = i
         samples = _samples(emit, nodes)

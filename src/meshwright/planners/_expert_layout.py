@@ -1,12 +1,12 @@
 """Data, tensor and sequence parallelism without names: the expert layout of any captured graph.
 
-    samples            cut over "dp" everywhere
-    product x·W        row parallel if x arrives cut on what is summed, else column parallel
-    embedding table    cut on the vocabulary when data indexes it
-    everything else    follows its largest operand that is cut
-    sequence parallel  results that are partial sums over "tp" rest cut along their longest dim that is neither samples
-                       nor features, so the sum becomes a reduce-scatter (Korthikanti et al., arXiv 2205.05198, §4.2.2)
-    ZeRO 1, 2, 3       state; also gradients; also parameters rest cut over "dp" (Rajbhandari et al., arXiv 1910.02054, §5)
+samples            cut over "dp" everywhere
+product x·W        row parallel if x arrives cut on what is summed, else column parallel
+embedding table    cut on the vocabulary when data indexes it
+everything else    follows its largest operand that is cut
+sequence parallel  results that are partial sums over "tp" rest cut along their longest dim that is neither samples
+                   nor features, so the sum becomes a reduce-scatter (Korthikanti et al., arXiv 2205.05198, §4.2.2)
+ZeRO 1, 2, 3       state; also gradients; also parameters rest cut over "dp" (Rajbhandari et al., arXiv 1910.02054, §5)
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..lower.assign import Choices, on, plan_layout
 from ..lower.atoms import FIXED, Atoms, Node, refine
 from ..lower.convert import Axes
 from ..lower.fold import fold
+from ..lower.lowering import unfoldable
 from ..plan.model import Cut, Layout, OpSharding, Storage
 
 DP, TP = "dp", "tp"
@@ -42,7 +43,7 @@ class Expert:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.atoms: Atoms = refine(fold(graph))
+        self.atoms: Atoms = refine(fold(graph, unfoldable(graph)))
         self._computed: dict[tuple[int, bool], tuple[dict[str, OpSharding], dict[str, Layout], dict[str, Axes]]] = {}
         self._stored: dict[tuple[int, bool, int], dict[str, Storage]] = {}
         self._again: dict[str, frozenset[str]] = {}

@@ -16,9 +16,9 @@ from ..lower import lower
 from ..lower.program import Program, StageCode
 from ..plan.model import Plan
 from ..simulate.estimate import collect, estimate
+from ..simulate.fits import excess
 from ..simulate.price import Pricer, StagePrice
 from ..simulate.simulator import sends_of, simulate
-from ..simulate.fits import excess
 from ..solvers.capped_partition import Run, capped_partition
 from ._expert_layout import Style
 from ._grid_space import Point, Space
@@ -123,10 +123,7 @@ class Evaluator:
         b = self.sizes(point.dp).index(point.micro_batch)
         total = float(np.dot(pieces.seconds[:, b], pieces.counts))
         m = self.problem.recipe.samples // (point.dp * point.micro_batch)
-        if point.chunks > 1:
-            least = m * total / point.pp
-        else:
-            least = total if m == 1 else total / (1 - (1 - 1 / m) ** point.pp)
+        least = m * total / point.pp if point.chunks > 1 else total if m == 1 else total / (1 - (1 - 1 / m) ** point.pp)
         return least * self.overhead[0] + self.overhead[1]
 
     def price(self, point: Point) -> Priced:

@@ -183,7 +183,9 @@ def read_fix(fix: Mapping[str, object]) -> dict[str, int | str | bool]:
     for key, value in fix.items():
         name = KEYS.get(key, key)
         if name not in known:
-            raise InputError(f'grid has nothing called "{key}" to fix: it has {", ".join(k for k in KEYS if "_" not in k)}')
+            raise InputError(
+                f'grid has nothing called "{key}" to fix: it has {", ".join(k for k in KEYS if "_" not in k)}'
+            )
         if isinstance(value, str) and value.lstrip("-").isdigit():
             value = int(value)
         if name == "sequence":

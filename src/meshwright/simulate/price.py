@@ -139,7 +139,7 @@ class Pricer:
         place = self.place(mesh) if place is None else place
         key = (
             id(segment.forward), id(segment.rerun), id(segment.backward), id(segment.kernels), segment.kept, place, split,
-            segment.count > 1, micro.tobytes(), tuple((i.collective, i.axes, i.nbytes, k) for i, k in sums),
+            micro.tobytes(), tuple((i.collective, i.axes, i.nbytes, k) for i, k in sums),
         )  # fmt: skip
         found = self._segments.get(key)
         if found is None:

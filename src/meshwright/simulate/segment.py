@@ -113,7 +113,7 @@ class SegmentPricer:
             phases.append(parts)
         kept, gathered, summed = segment.kept, self._gathered(segment, mesh, micro), sum(i.nbytes * k for i, k in sums)
         # Prefetch: while one block computes, the parameters of the next one arrive.
-        gathered = gathered * (2.0 if segment.count > 1 else 1.0)
+        gathered = 2.0 * gathered
         table = np.empty((n, WIDTH))
         table[:, FORWARD], table[:, BACKWARD], table[:, WEIGHT] = phases[0], phases[1], weight
         table[:, STREAMS] = comm.sum(axis=3).reshape(4, n).T

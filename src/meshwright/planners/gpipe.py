@@ -1,0 +1,123 @@
+"""GPipe (Huang et al., NeurIPS 2019, arXiv 1811.06965): a sequential model in K cells, one per device.
+
+Decides the cut points only. The paper (section 2.2) asks for cells of least variance in estimated cost, which is forward
+FLOPs; it does not write the algorithm down. Two rules:
+
+    lingvo     the rule of the public code (tensorflow/lingvo, lingvo/core/gpipe.py): a layer goes to the cell that its
+               share of all FLOPs so far falls into. May leave a cell empty; then the exact rule is used, and `carry` says so.
+    variance   the paper's words, exactly, by dynamic programming.
+
+Faithful: micro-batches must divide the mini-batch; backward in reverse order of the micro-batches; one update a step;
+every cell keeps its input only and computes its forward again, the last cell and the last micro-batch too, as the paper's
+memory formula has it. Not as the paper: in a run of equal blocks each block is recomputed by itself, so a cell of n such
+blocks keeps n inputs (and the inside of one block at a time); elsewhere a cell keeps one. Cells hold whole layers, found as places where one value goes on (see `_layers`). The paper has no
+memory term: that a plan does not fit is found afterwards, and said. Data parallelism is outside of it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..cluster.model import Mesh
+from ..errors import Infeasible, InputError, Unsupported
+from ..plan.lookup import stage_ops
+from ..plan.model import Plan, Schedule, Stage
+from ..plan.problem import Problem
+from ..solvers.chain_partition import least_squares, proportional, variance
+from ._layers import Layers, layers_of
+from .base import Planner
+from .registry import register
+from .types import Info, Json, Run
+
+
+@register
+class GPipe(Planner):
+    """Consecutive cells of least variance in FLOPs.
+
+    Args:
+        rule: "variance" or "lingvo".
+        micro_batches: M; None = the least divisor of the batch that is at least 4 K, the paper's advice (section 2.3).
+        recompute: keep only each cell's input between forward and backward (the paper's default).
+    """
+
+    info = Info(
+        name="gpipe",
+        title="GPipe: Efficient Training of Giant Neural Networks using Pipeline Parallelism",
+        year=2019,
+        reference="arXiv 1811.06965",
+        decides=frozenset({"stages"}),
+        handles=frozenset({"dag"}),
+        goals=frozenset({"time"}),
+        family="pipeline",
+    )
+    unit = "flop²"
+
+    def __init__(
+        self,
+        *,
+        rule: Literal["variance", "lingvo"] = "variance",
+        micro_batches: int | None = None,
+        recompute: bool = True,
+    ) -> None:
+        if rule not in ("variance", "lingvo"):
+            raise InputError(f'gpipe has no rule "{rule}": there are variance and lingvo')
+        self.rule = rule
+        self.micro_batches = micro_batches
+        self.recompute = recompute
+
+    def search(self, problem: Problem, run: Run) -> Json:
+        """One partition; the exact rule proves its own bound."""
+        cells = problem.limits.devices or problem.cluster.count
+        layers = layers_of(problem.graph)
+        if len(layers) < cells:
+            raise Infeasible(
+                f"{len(layers)} layers cannot fill {cells} cells: gpipe puts one cell of whole layers on each device, so it "
+                f"takes at most {len(layers)} devices here"
+            )
+        used: str = self.rule
+        ends = proportional(layers.flops, cells) if self.rule == "lingvo" else least_squares(layers.flops, cells)
+        empty = sum(a == b for a, b in zip((0, *ends), ends))
+        if empty:
+            used = f"variance, since lingvo leaves {empty} of {cells} cells empty"
+            ends = least_squares(layers.flops, cells)
+        plan = self._plan(problem, layers, ends)
+        objective = self.objective(problem, plan)
+        if used.startswith("variance"):
+            run.bound(objective)
+        run.offer(objective, lambda: plan)
+        run.tick(1, "partition", 1, 1)
+        return {"rule": used, "cells": [b - a for a, b in zip((0, *ends), ends)]}
+
+    def objective(self, problem: Problem, plan: Plan) -> float:
+        """Variance of the cells' forward FLOPs at the graph's samples.
+
+        Raises:
+            Unsupported: not one stage on one device for each cell.
+        """
+        cells = problem.limits.devices or problem.cluster.count
+        if len(plan.stages) != cells or any(len(stage.mesh.devices) != 1 for stage in plan.stages):
+            raise Unsupported(f"gpipe prices plans of {cells} stages with one device each")
+        ops = problem.graph.ops
+        return variance([sum(ops[i].flops for i in stage_ops(problem.graph, stage)) for stage in plan.stages])
+
+    def _plan(self, problem: Problem, layers: Layers, ends: tuple[int, ...]) -> Plan:
+        graph = problem.graph
+        stages = []
+        for cell, (first, stop) in enumerate(zip((0, *ends), ends)):
+            stage = Stage(layers.entries(first, stop), Mesh((cell,)))
+            again = frozenset(graph.ops[graph.representative[i]].name for i in stage_ops(graph, stage))
+            stages.append(Stage(stage.ops, stage.mesh, recompute=again if self.recompute else frozenset()))
+        samples = problem.recipe.samples
+        return Plan(graph.digest, samples, tuple(stages), Schedule("gpipe", self._micro_batches(samples, len(ends))))
+
+    def _micro_batches(self, samples: int, cells: int) -> int:
+        if self.micro_batches is None:
+            return next((m for m in range(min(4 * cells, samples), samples) if samples % m == 0), samples)
+        if samples % self.micro_batches:
+            near = [m for m in range(1, samples + 1) if samples % m == 0]
+            below = max((m for m in near if m < self.micro_batches), default=1)
+            raise InputError(
+                f"gpipe needs micro-batches of one size: {self.micro_batches} do not divide the batch of {samples}; "
+                f"{below} do"
+            )
+        return self.micro_batches

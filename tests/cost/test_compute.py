@@ -183,7 +183,7 @@ def test_arrays_and_single_products_agree(sizes: list[tuple[int, int, int]], pha
 @settings(max_examples=200, deadline=None)
 def test_faster_devices_are_never_slower_on_balance(m: int, n: int, k: int, factor: float, which: str) -> None:
     # The depth term grows with FLOPs per byte, so more FLOP/s alone is compared at equal bandwidth per FLOP.
-    rates = matmul.Rates(2e14, 1.7e12, 108, 2.0)
+    rates = matmul.Rates(2e14, 1.7e12, 108, 2.0, 325.0, 9e-6)
     faster = replace(rates, bandwidth=rates.bandwidth * factor)
     if which == "flops":
         faster = replace(faster, flops=rates.flops * factor)
@@ -194,7 +194,7 @@ def test_faster_devices_are_never_slower_on_balance(m: int, n: int, k: int, fact
 @given(m=st.integers(1, 5000), n=st.integers(1, 5000), k=st.integers(1, 5000), extra=st.integers(0, 3000))
 @settings(max_examples=200, deadline=None)
 def test_a_deeper_product_is_never_faster(m: int, n: int, k: int, extra: int) -> None:
-    rates = matmul.Rates(2e14, 1.7e12, 108, 2.0)
+    rates = matmul.Rates(2e14, 1.7e12, 108, 2.0, 325.0, 9e-6)
     args = [np.array([float(x)]) for x in (1, m, n)]
     here, deeper = (matmul.seconds(rates, *args, np.array([float(d)]))[0] for d in (k, k + extra))
     assert deeper >= here * (1 - 1e-12)

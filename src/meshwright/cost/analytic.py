@@ -29,10 +29,8 @@ _FORMAT = {
 }  # fmt: skip
 FLASH_BACKWARD = 3.0
 """Backward of fused attention over its forward: it computes the scores again (fitted: 3, FLOPs alone say 2.5)."""
-SCORE_BYTES = {"forward": 5.0, "backward": 7.0}
-"""Bytes moved per score where the score matrix passes through memory: softmax, mask, dropout (fitted)."""
-SCORE_RATE = 0.50
-"""Rate of batched attention products at head width 128 over that of large products; · 2d / (d + 128) at width d."""
+SCORE_BACKWARD = 1.4
+"""Bytes moved per score by the backward of unfused attention over those of its forward (fitted: 7 over 5)."""
 SCORES_KEPT = 5.0
 """Bytes kept per score without fused attention: two 16-bit matrices and a dropout mask."""
 LOSS_BYTES = {"forward": 10.0, "backward": 12.0}
@@ -125,8 +123,9 @@ class Analytic(CostModel):
         flops = self._flops(op, shape, local)
         forward = phase == "forward"
         if variant == "unfused" or (not variant and self.software.attention == "unfused"):
-            rate = peak * getattr(constants, _FORMAT[self.wide]) * SCORE_RATE * 2.0 * width / (width + 128.0)
-            moved = SCORE_BYTES["forward" if forward else "backward"] * volume(local, shape.scores)
+            product = peak * float(getattr(constants, _FORMAT[self.wide])) * self.software.rate
+            rate = product * constants.score_rate * 2.0 * width / (width + 128.0)
+            moved = constants.score_bytes * (1.0 if forward else SCORE_BACKWARD) * volume(local, shape.scores)
             found: Floats = (1.0 if forward else 2.0) * flops / rate + moved / (device.bandwidth * constants.memory)
             return found
         modern = self.software.attention != "first"
@@ -266,8 +265,10 @@ class Analytic(CostModel):
         if found is None:
             dtype = self.wide if wide else self.precision
             constants = self._family(device)
-            flops = self._peak(device, dtype) * float(getattr(constants, _FORMAT[dtype]))
-            found = matmul.Rates(flops, device.bandwidth * constants.memory, constants.sms, self.item)
+            flops = self._peak(device, dtype) * float(getattr(constants, _FORMAT[dtype])) * self.software.rate
+            found = matmul.Rates(
+                flops, device.bandwidth * constants.memory, constants.sms, self.item, constants.depth, constants.launch
+            )
             self._rates[key] = found
         return found
 

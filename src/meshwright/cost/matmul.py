@@ -11,12 +11,8 @@ from ..graph.ir import Floats
 
 TILES = ((256, 128, 1.0), (128, 128, 0.95), (128, 64, 0.78), (64, 64, 0.55))
 """(rows, columns, relative rate) of the output tiles that libraries choose from."""
-DEPTH = 325.0
-"""Elements of depth that cost as much as they compute at A100's balance (fitted to whole steps)."""
-LAUNCH = 9e-6
-"""Seconds of one kernel besides its work (fitted to whole steps)."""
 A100_BALANCE = 312e12 / 2039e9
-"""FLOPs per byte: the reference of `DEPTH`; a device with more FLOPs per byte needs deeper products."""
+"""FLOPs per byte: the reference of `Rates.depth`; a device with more FLOPs per byte needs deeper products."""
 SCALAR_ROWS = 6
 """Up to this many products, plain Python is faster than arrays."""
 
@@ -32,6 +28,10 @@ class Rates:
     sms: int
     item: float
     """Bytes of an element."""
+    depth: float
+    """Elements of depth that cost as much as they compute at A100's balance."""
+    launch: float
+    """Seconds of one product besides its work."""
 
 
 def seconds(rates: Rates, batch: Floats, m: Floats, n: Floats, k: Floats) -> Floats:
@@ -45,10 +45,10 @@ def seconds(rates: Rates, batch: Floats, m: Floats, n: Floats, k: Floats) -> Flo
     for rows_, columns, rate in TILES:
         tiles = batch * np.ceil(m / rows_) * np.ceil(n / columns)
         wave = np.minimum(wave, np.ceil(tiles / rates.sms) * (rates.sms * rows_ * columns / rate) / area)
-    depth = 1.0 + DEPTH * rates.flops / rates.bandwidth / A100_BALANCE / k
+    depth = 1.0 + rates.depth * rates.flops / rates.bandwidth / A100_BALANCE / k
     compute = 2.0 * area * k / rates.flops * depth * wave
     memory = rates.item * batch * (m * n + m * k + n * k) / rates.bandwidth
-    return np.asarray(np.where(batch > 0, np.maximum(compute, memory) + LAUNCH, 0.0), dtype=np.float64)
+    return np.asarray(np.where(batch > 0, np.maximum(compute, memory) + rates.launch, 0.0), dtype=np.float64)
 
 
 def _one(rates: Rates, batch: float, m: float, n: float, k: float) -> float:
@@ -61,7 +61,7 @@ def _one(rates: Rates, batch: float, m: float, n: float, k: float) -> float:
         ceil(batch * ceil(m / rows) * ceil(n / columns) / sms) * (sms * rows * columns / rate) / area
         for rows, columns, rate in TILES
     )
-    depth = 1.0 + DEPTH * rates.flops / rates.bandwidth / A100_BALANCE / k
+    depth = 1.0 + rates.depth * rates.flops / rates.bandwidth / A100_BALANCE / k
     compute = 2.0 * area * k / rates.flops * depth * wave
     memory = rates.item * batch * (m * n + m * k + n * k) / rates.bandwidth
-    return max(compute, memory) + LAUNCH
+    return max(compute, memory) + rates.launch

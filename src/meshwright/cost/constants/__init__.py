@@ -29,6 +29,10 @@ class Family:
     outer: float
     start: float
     sms: int
+    depth: float
+    launch: float
+    score_rate: float
+    score_bytes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Software:
     transfer: float
     straggle: float
     fixed: float
+    rate: float
 
 
 _Row = TypeVar("_Row", Family, Software)

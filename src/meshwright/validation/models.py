@@ -1,0 +1,131 @@
+"""Graphs of the dense transformers of measured rows: three blocks are captured, the others are copies of the middle one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ..graph.ir import Graph, Op, Run, Tensor
+from ..graph.serial import digest_of
+from ..graph.source import ConfigSource
+from ..graph.zoo import Config
+
+SAMPLES = 2
+"""Captured batch: a dim of size 1 would have no factor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """The shape of a decoder-only transformer. ffn = width of the feed-forward layer."""
+
+    style: str
+    """"gpt" (biases, learned positions, tied head), "llama" (gated, rotary, own head) or "nemotron" (squared ReLU)."""
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    ffn: int
+    vocab: int
+    seq: int
+
+    def config(self, layers: int) -> Config:
+        """A configuration of the transformers library with `layers` blocks."""
+        ends = {"bos_token_id": 0, "eos_token_id": 0}
+        if self.style == "gpt":
+            return {
+                "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": layers, "n_embd": self.hidden,
+                "n_head": self.heads, "n_inner": self.ffn, "n_positions": self.seq, "vocab_size": self.vocab,
+                "activation_function": "gelu_pytorch_tanh", "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
+                **ends,
+            }  # fmt: skip
+        sizes: dict[str, object] = {
+            "num_hidden_layers": layers, "hidden_size": self.hidden, "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads, "intermediate_size": self.ffn, "vocab_size": self.vocab,
+            "max_position_embeddings": self.seq, "tie_word_embeddings": False, **ends,
+        }  # fmt: skip
+        if self.style == "nemotron":
+            return {"model_type": "nemotron", "architectures": ["NemotronForCausalLM"], **sizes}
+        return {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **sizes}
+
+    @property
+    def flops(self) -> float:
+        """Useful FLOPs of one sample, forward and backward: products thrice, causal attention halved, no recompute."""
+        kv = self.hidden * self.kv_heads / self.heads
+        gates = 2 if self.style == "llama" else 1
+        layer = 2 * self.hidden * (self.hidden + kv) + (1 + gates) * self.hidden * self.ffn
+        attention = self.seq * self.hidden
+        return 3.0 * self.seq * (self.layers * (2 * layer + 2 * attention) + 2 * self.hidden * self.vocab)
+
+
+class Graphs:
+    """Graphs by shape; captures go through the cache on disk."""
+
+    def __init__(self) -> None:
+        self._captured: dict[Dense, Graph] = {}
+        self._known: dict[Dense, Graph] = {}
+
+    def of(self, model: Dense) -> Graph:
+        if model not in self._known:
+            three = replace(model, layers=3)
+            if three not in self._captured:
+                config = three.config(3)
+                source = ConfigSource("measured", "measured", "config", config, SAMPLES, model.seq)
+                self._captured[three] = source.graph(SAMPLES, model.seq, "bfloat16")
+            self._known[model] = stretched(self._captured[three], model.layers)
+        return self._known[model]
+
+
+def stretched(graph: Graph, count: int) -> Graph:
+    """`graph`, whose single run has three blocks, with `count` of them; the others are the middle block under new names.
+
+    Raises:
+        ValueError: another number of runs or of blocks, or fewer than three blocks to make.
+    """
+    if len(graph.runs) != 1 or graph.runs[0].count != 3 or count < 3:
+        raise ValueError(f"a graph with one run of three blocks is stretched, not {graph.runs} to {count} blocks")
+    run = graph.runs[0]
+    first, length = run.first, run.length
+    shift = _shifts(run.name)
+    ops = list(graph.ops[: first + 2 * length])
+    middle = graph.ops[first + length : first + 2 * length]
+    tensors: dict[str, Tensor] = {}
+    by_name = graph.tensor
+    for b in range(2, count):
+        rename = shift(b - 1)
+        ops += [_renamed(op, rename) for op in middle]
+        for op in middle:
+            for name in (*op.inputs, *op.outputs):
+                new = rename(name)
+                if new not in by_name:
+                    tensors.setdefault(new, replace(by_name[name], name=new))
+    last = shift(count - 3)
+    ops += [_renamed(op, last) for op in graph.ops[first + 3 * length :]]
+    made = replace(
+        graph, ops=tuple(ops), tensors=(*graph.tensors, *tensors.values()), runs=(Run(run.name, first, length, count),)
+    )
+    return replace(made, digest=digest_of(made))
+
+
+def _shifts(run: str) -> Callable[[int], Callable[[str], str]]:
+    """shift(k) renames what belongs to block b of the run to block b + k."""
+    pattern = re.compile(re.escape(run) + r"\.(\d+)(?=[./])")
+
+    def shift(k: int) -> Callable[[str], str]:
+        def rename(name: str) -> str:
+            return pattern.sub(lambda found: f"{run}.{int(found[1]) + k}", name)
+
+        return rename
+
+    return shift
+
+
+def _renamed(op: Op, rename: Callable[[str], str]) -> Op:
+    return replace(
+        op,
+        name=rename(op.name),
+        inputs=tuple(map(rename, op.inputs)),
+        outputs=tuple(map(rename, op.outputs)),
+        saved=tuple(map(rename, op.saved)),
+        module=rename(op.module + "/")[:-1],
+    )

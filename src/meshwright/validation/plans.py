@@ -1,0 +1,110 @@
+"""From a measured row to a problem and its plan: the expert layout of its degrees, layers dealt evenly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ..cost import Analytic
+from ..cost.base import CostModel
+from ..cost.constants import Family, Software, generation
+from ..graph.ir import Graph
+from ..graph.kinds import kind_of
+from ..lower import Program, lower
+from ..plan.model import Plan
+from ..plan.problem import Problem, Recipe
+from ..planners._expert_layout import Expert
+from ..planners._grid_space import Point, Space
+from .machines import cluster_of
+from .models import Dense, Graphs
+from .rows import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A row that is ready to be priced again under other constants: nothing of it depends on them."""
+
+    row: Row
+    problem: Problem
+    plan: Plan
+    program: Program
+
+
+def cost_of(
+    row: Row, families: Mapping[str, Family] | None = None, software: Mapping[str, Software] | None = None
+) -> Analytic:
+    """The analytic model as the row's software behaves, with constants replaced by name."""
+    found = (software or {}).get(row.software) or generation(row.software)
+    return Analytic(precision=row.precision, software=found, families=dict(families or {}))
+
+
+class Cases:
+    """Makes cases; rows of one model share its graph, its layouts and their lowering."""
+
+    def __init__(self) -> None:
+        self._graphs = Graphs()
+        self._experts: dict[Dense, Expert] = {}
+        self._again: dict[tuple[Dense, str], frozenset[str]] = {}
+
+    def of(self, row: Row, cost: CostModel | None = None) -> Case:
+        """The problem, plan and program of a row.
+
+        Raises:
+            Unsupported: a layout that lowering does not know.
+        """
+        graph = self._graphs.of(row.model)
+        expert = self._experts.get(row.model)
+        if expert is None:
+            expert = self._experts[row.model] = Expert(graph)
+        recipe = Recipe(
+            samples=row.batch,
+            state_bytes=4.0 if row.pure else 8.0,
+            param_dtype="bfloat16" if row.pure else "float32",
+            compute_dtype="bfloat16",
+            grad_dtype=row.grad,
+        )
+        problem = Problem(graph, cluster_of(row), cost or cost_of(row), recipe)
+        space = Space(problem, expert, {}, {})
+        how = row.recompute if row.recompute in ("none", "full") else "none"
+        schedule = "interleaved" if row.chunks > 1 else "1f1b"
+        point = Point(
+            row.dp, row.tp, row.pp, row.sequence, row.chunks, row.micro_batch, row.zero, how, schedule
+        )  # fmt: skip
+        plan = space.plan(point, _parts(len(space.units), row))
+        if how != row.recompute:
+            key = (row.model, row.recompute)
+            if key not in self._again:
+                self._again[key] = _recomputed(graph, row.recompute)
+            plan = replace(plan, stages=tuple(replace(s, recompute=self._again[key]) for s in plan.stages))
+        return Case(row, problem, plan, lower(graph, plan, recipe))
+
+
+def _parts(units: int, row: Row) -> tuple[int, ...]:
+    """Units per stage: layers as evenly as they go, what is before and after them on the first and the last stage."""
+    stages = row.pp * row.chunks
+    layers, extra = divmod(row.model.layers, stages)
+    parts = [layers + (s < extra) for s in range(stages)]
+    parts[0] += 1
+    parts[-1] += units - row.model.layers - 1
+    return tuple(parts)
+
+
+def _recomputed(graph: Graph, how: str) -> frozenset[str]:
+    """Ops of a block that run again: attention; light ops and every other product; activation and norms."""
+    run = graph.runs[0]
+    found, products = set(), 0
+    for op in graph.ops[run.first : run.first + run.length]:
+        kind = kind_of(op.kind)
+        light = kind is not None and kind.light
+        attention = "attention" in op.kind
+        part = op.module.rpartition(".")[2]
+        if how == "attention":
+            again = attention
+        elif how == "mlp":
+            again = light and (".mlp" in op.module or "norm" in part or "ln_" in part)
+        else:
+            products += not light and not attention
+            again = light or (not attention and products % 2 == 0)
+        if again:
+            found.add(op.name)
+    return frozenset(found)

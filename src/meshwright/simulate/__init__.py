@@ -1,5 +1,6 @@
 """What a plan costs before anyone pays for it: seconds, bytes, a timeline. Importing it loads no compiled kernel."""
 
+from .._callable import make_callable
 from .estimate import Work, collect, estimate, peak_bytes
 from .fits import excess, fits
 from .price import Pricer, StagePrice
@@ -23,3 +24,5 @@ __all__ = [
     "sends_of",
     "simulate",
 ]
+
+make_callable(__name__, "meshwright.api:simulate")

@@ -1,0 +1,130 @@
+"""The public functions: names or objects in, objects out. The commands are a thin skin over these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from . import answer, comparing, save
+from .layout_by_hand import LayoutByHand
+from .plan.model import Plan
+from .plan.problem import Problem
+from .report.compare import Comparison
+from .report.outcome import Outcome
+from .request import Request
+from .simulate.result import Simulation
+from .stated import Stated, state
+
+Progress = Callable[[str, int, int, float], None]
+
+
+def plan(
+    model: str,
+    *,
+    cluster: str = "local",
+    batch: int | None = None,
+    seq: int | None = None,
+    precision: str = "bf16",
+    planner: str = "grid",
+    budget: float | None = None,
+    fix: Mapping[str, int] | None = None,
+    allow: Mapping[str, tuple[str, ...]] | None = None,
+    keep_free: float | None = None,
+    seed: int = 0,
+    top: int = 5,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """The best plan that `planner` finds; `.plan`, `.simulation`, `.candidates` and `.why` of the answer say what and why.
+
+    Args:
+        model: a name of the zoo, a path to a Hugging Face config.json, or "model.py:build".
+        cluster: "h100x64", "local", or a path to a cluster.toml.
+        batch, seq: samples a step and tokens a sample; None = the model's default.
+        budget: seconds of search; None = until it ends.
+        fix, allow: {"tp": 8}, {"recompute": ("none", "full")}.
+        keep_free: bytes of every device that stay free; None = a tenth.
+        folder: where plan, report, trace and problem are written; None = nowhere.
+
+    Raises:
+        InputError: a name, file or option that cannot be right. CaptureError: the model cannot be captured.
+    """
+    request = Request(
+        model, cluster, batch, seq, precision, "adamw", keep_free, planner, budget, "step", fix or {}, allow or {}, seed
+    )
+    chosen = answer.planner_of(request, top)
+    stated = state(request)
+    outcome = answer.search(stated, chosen, top=top, progress=progress)
+    return save.write(outcome, stated, Path(folder)) if folder is not None and outcome.plan is not None else outcome
+
+
+@overload
+def simulate(model: Problem, plan: Plan, *, detail: bool = True) -> Simulation: ...
+@overload
+def simulate(model: str, **layout: Any) -> Outcome: ...
+
+
+def simulate(
+    model: Problem | str, plan: Plan | None = None, *, detail: bool = True, **layout: Any
+) -> Simulation | Outcome:
+    """One step of a plan of a problem; or of a model by name, under a layout given by its degrees.
+
+    Args:
+        layout: with a name: cluster, batch, seq, precision, and dp, tp, pp, vpp, zero, micro_batch, recompute, schedule.
+
+    Raises:
+        InputError: degrees that do not multiply to the devices, or a layout that is not legal for the model.
+    """
+    if isinstance(model, Problem):
+        from .simulate.simulator import simulate as price
+
+        if plan is None:
+            raise TypeError("simulate(problem, plan) needs the plan")
+        return price(model, plan, detail=detail)
+    asked = {k: layout.pop(k) for k in ("cluster", "batch", "seq", "precision", "seed") if k in layout}
+    return answer.by_hand(state(Request(model, **asked)), LayoutByHand(**layout))
+
+
+def compare(
+    model: str,
+    planners: Sequence[str] | str = "all",
+    *,
+    cluster: str = "local",
+    batch: int | None = None,
+    seq: int | None = None,
+    budget: float | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """Every planner on one problem, judged by the simulator.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    names = comparing.planners_named(planners) if isinstance(planners, str) else list(planners)
+    comparing.check_names(names)
+    return comparing.compare(state(Request(model, cluster, batch, seq, budget=budget, seed=seed)), names)
+
+
+def load(path: str | Path) -> Plan:
+    """The plan of a plan.json or of the folder that holds it.
+
+    Raises:
+        InputError: missing or damaged.
+    """
+    from .plan.serial import load as load_plan
+
+    place = Path(path)
+    return load_plan(place / "plan.json" if place.is_dir() else place)
+
+
+def stated_plan(path: str | Path) -> tuple[Stated, Plan]:
+    """A plan with the model, cluster and problem that its folder names.
+
+    Raises:
+        InputError: missing, damaged, or for another model.
+    """
+    opened = save.open_plan(Path(path))
+    stated = state(opened.request)
+    save.check_same_model(opened, stated)
+    return stated, opened.plan

@@ -23,7 +23,7 @@ CHARTS = (
     ("time", "One step in time"),
     ("memory", "Memory over one step"),
     ("where", "Where the step goes"),
-    ("plans", "All priced plans"),
+    ("plans", "Priced plans"),
 )
 
 

@@ -8,7 +8,7 @@ from ..plan.model import Cut, Layout, OpSharding, Plan, Stage
 from .charts.base import table
 from .charts.mesh import spans
 from .outcome import Outcome
-from .words import gib, percent
+from .words import gib, percent, plural
 
 STAGES = 64
 """More stages are summed up in a last line."""
@@ -20,7 +20,11 @@ def stage_table(outcome: Outcome) -> str:
     plan = outcome.plan
     assert plan is not None
     rows = [stage_words(k, stage) for k, stage in enumerate(plan.stages[:STAGES])]
-    text = table(["stage", "ops", "devices", "mesh", "ops cut", "parameters at rest", "recompute"], rows, left=7)
+    text = (
+        '<div class="words">'
+        + table(["stage", "ops", "devices", "mesh", "ops cut", "parameters at rest", "recompute"], rows, left=7)
+        + "</div>"
+    )
     more = len(plan.stages) - STAGES
     return text + (f"<p>… and {more:,} more stages.</p>" if more > 0 else "") + f"<p>{schedule_words(plan)}</p>"
 
@@ -37,9 +41,8 @@ def schedule_words(plan: Plan) -> str:
 
 
 def stage_words(k: int, stage: Stage) -> list[str]:
-    mesh = " × ".join(f"{a} {n}" for a, n in zip(stage.mesh.axes, stage.mesh.shape, strict=True)) or "one device"
     return [
-        str(k), ops_words(stage), spans(stage.mesh.devices), mesh, cut_words(stage), storage_words(stage),
+        str(k), ops_words(stage), spans(stage.mesh.devices), mesh_words(stage), cut_words(stage), storage_words(stage),
         f"{len(stage.recompute)} ops" if stage.recompute else "none",
     ]  # fmt: skip
 
@@ -60,7 +63,7 @@ def cut_words(stage: Stage) -> str:
     """The commonest ways of cutting ops, with how many ops have each: "12 × m over dp"."""
     ways = Counter(sharding_words(s) for s in stage.shardings.values())
     common = ways.most_common(PLACEMENTS)
-    words = [f"{n} × {way}" for way, n in common]
+    words = [f"{plural(n, 'op')}: {way}" for way, n in common]
     rest = sum(ways.values()) - sum(n for _, n in common)
     return "; ".join(words + ([f"{rest} other"] if rest else [])) or "copies everywhere"
 
@@ -80,7 +83,7 @@ def storage_words(stage: Stage) -> str:
             if axes:
                 parts.append(f"{name} over {axes}")
         found[", ".join(parts) or "whole"] += 1
-    return "; ".join(f"{n} × {way}" for way, n in found.most_common(3)) or "as they are used"
+    return "; ".join(f"{plural(n, 'parameter')}: {way}" for way, n in found.most_common(3)) or "as they are used"
 
 
 def assumptions(outcome: Outcome) -> list[str]:

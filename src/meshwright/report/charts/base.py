@@ -15,13 +15,13 @@ GREEN, YELLOW, PURPLE, BLACK, GREY = "#009e73", "#f0e442", "#cc79a7", "#1a1a1a",
 CYCLE = (SKY, ORANGE, GREEN, YELLOW, BLUE, VERMILLION, PURPLE, GREY)
 
 COLORS: Mapping[str, str] = {
-    "F": SKY, "B": BLUE, "I": BLUE, "W": PURPLE, "compute": SKY, "optimizer": GREEN, "update": GREEN,
+    "F": SKY, "B": BLUE, "I": BLUE, "W": PURPLE, "compute": SKY, "optimizer": GREEN, "update": GREEN, "UPDATE": GREEN, "collectives": PURPLE,
     "all_gather": ORANGE, "reduce_scatter": VERMILLION, "all_reduce": PURPLE, "all_to_all": YELLOW,
     "send": YELLOW, "recv": YELLOW, "bubble": GREY, "idle": "#e5e5e5",
     "weights": BLUE, "gradients": VERMILLION, "activations": SKY, "loss": YELLOW, "buffers": PURPLE,
 }  # fmt: skip
 HATCHED = frozenset(
-    {"all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send", "recv", "broadcast", "permute"}
+    {"all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send", "recv", "collectives", "broadcast", "permute"}
 )
 """Communication is hatched as well as coloured."""
 
@@ -73,8 +73,8 @@ def legend_outside(made: Any) -> None:
     """A legend above the chart, in a row that wraps on a phone."""
     for legend in made.legend:
         legend.orientation = "horizontal"
-        legend.ncols = "auto"
-        legend.location = "left"
+        legend.ncols = 4
+        legend.location = "top_left"
         legend.label_text_font_size = "12px"
         legend.label_text_color = BLACK
         legend.border_line_color = None

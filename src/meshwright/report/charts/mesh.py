@@ -40,6 +40,7 @@ def mesh_chart(plan: Plan, cluster: Cluster) -> Chart:
         "device": [str(d) if size == 1 else f"{d}-{min(d + size, cluster.count) - 1}" for d in first],
         "stage": [_stage_text(stages.get(d, ())) for d in first],
         "fill": [_fill(stages.get(d, ())) for d in first],
+        "stages": [", ".join(map(str, stages.get(d, ()))) for d in first],
         "where": [_coordinates(plan, stages.get(d, ()), d) for d in first],
         "groups": [_groups(plan, stages.get(d, ()), d) for d in first],
     }
@@ -50,7 +51,7 @@ def mesh_chart(plan: Plan, cluster: Cluster) -> Chart:
         made.text("x", "y", text="stage", source=source, text_align="center", text_baseline="middle", text_font_size="11px", text_color=BLACK)  # fmt: skip
     made.add_tools(
         HoverTool(
-            tooltips=[(word, "@device"), ("stage", "@stage"), ("place", "@where"), ("shares", "@groups")],
+            tooltips=[(word, "@device"), ("stage", "@stages"), ("place", "@where"), ("shares", "@groups")],
         )
     )
     return Chart(made, _table(plan))
@@ -80,9 +81,8 @@ def _placed(first: Sequence[int], cluster: Cluster, size: int) -> tuple[int, lis
 
 
 def _stage_text(stages: tuple[int, ...]) -> str:
-    if len(stages) > 3:
-        return f"{stages[0]}, {stages[1]} …"
-    return ", ".join(map(str, stages)) if stages else "–"
+    """In a cell: the first stage, which for interleaved chunks is the rank in the pipeline."""
+    return f"{stages[0]}" + ("…" if len(stages) > 1 else "") if stages else "–"
 
 
 def _fill(stages: tuple[int, ...]) -> str:
@@ -151,11 +151,13 @@ def _group_borders(
 def _table(plan: Plan) -> str:
     rows = []
     for k, stage in enumerate(plan.stages[:TABLE_ROWS]):
-        rows.append([str(k), spans(stage.mesh.devices), _axes(stage)])
+        rows.append([str(k), spans(stage.mesh.devices), mesh_words(stage)])
     if len(plan.stages) > TABLE_ROWS:
         rows.append(["…", f"{len(plan.stages) - TABLE_ROWS:,} more stages", ""])
     return table(["stage", "devices", "mesh"], rows, left=3)
 
 
-def _axes(stage: Stage) -> str:
-    return " × ".join(f"{a} {n}" for a, n in zip(stage.mesh.axes, stage.mesh.shape, strict=True)) or "one device"
+def mesh_words(stage: Stage) -> str:
+    """ "dp 16 × tp 8": axes of one device are left out."""
+    pairs = zip(stage.mesh.axes, stage.mesh.shape, strict=True)
+    return " × ".join(f"{a} {n}" for a, n in pairs if n > 1) or "one device"

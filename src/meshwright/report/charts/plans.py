@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import isfinite
 
 import numpy as np
-from bokeh.models import ColumnDataSource, HoverTool, Label, Span, Whisker
+from bokeh.models import ColumnDataSource, HoverTool, Label, Range1d, Span, Whisker
 
 from ..candidates import Candidate
 from ..words import GIB, count, gib, number, percent
@@ -36,6 +36,10 @@ def plans_chart(
     )
     made.toolbar.active_drag = None
     best = priced[0]
+    steps, most = [c.step_s for c in (*priced, *refused)], max(c.memory_bytes for c in (*priced, *refused))
+    pad = 0.08 * (max(steps) - min(steps)) or 0.1 * best.step_s
+    made.y_range = Range1d(min(steps) - pad, max(steps) + 1.5 * pad)
+    made.x_range = Range1d(0, 1.08 * min(max(most, usable), 2 * usable) / GIB)
     front = pareto(priced)
     shown, rest = _thinned(priced, front)
     if rest:
@@ -83,7 +87,7 @@ def plans_chart(
     made.add_layout(
         Span(location=usable / GIB, dimension="height", line_color=VERMILLION, line_dash="dashed", line_width=2)
     )
-    top = max(c.step_s for c in (*shown, *refused[:POINTS]))
+    top = max(steps)
     made.add_layout(
         Label(x=usable / GIB, y=top, text=f"limit {gib(usable)}", x_offset=4, y_offset=-12, text_font_size="12px", text_color="#a04000")
     )  # fmt: skip

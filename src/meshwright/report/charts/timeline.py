@@ -12,7 +12,7 @@ from ..words import GIB, number, time_part
 from .base import BLACK, HATCHED, Chart, color, legend_outside, plot, table
 
 STREAMS = ("compute", "tp", "dp", "ep", "send", "recv", "offload", "optimizer")
-NAMES = {"F": "forward", "B": "backward", "I": "input gradient", "W": "weight gradient"}
+NAMES = {"F": "forward", "B": "backward", "I": "input gradient", "W": "weight gradient", "UPDATE": "optimizer"}
 TALLEST = 900
 ROW_HEIGHT = {"compute": 1.0}
 """Other streams are drawn thinner."""
@@ -70,8 +70,7 @@ def _bars(
         {"hatch_pattern": "right_diagonal_line", "hatch_color": BLACK, "hatch_alpha": 0.5} if kind in HATCHED else {}
     )
     glyph = made.quad(  # type: ignore[attr-defined]
-        "left", "right", "top", "bottom", source=source, fill_color=color(kind, index), line_color="#ffffff",
-        line_width=0.5, legend_label=word, hover_line_color=BLACK, **hatch,
+        "left", "right", "top", "bottom", source=source, fill_color=color(kind, index), line_color=None, legend_label=word, hover_line_color=BLACK, **hatch,
     )  # fmt: skip
     tips = [
         ("what", word),

@@ -90,6 +90,9 @@ class Run(Protocol):
     def bound(self, value: float) -> None:
         """A proven lower bound of the objective."""
 
+    def keep(self, choice: Choice) -> None:
+        """One more point for `Result.frontier`."""
+
     def show(self, rows: Sequence[Considered], space: tuple[int, int] = (0, 0)) -> None:
         """Rows for `Result.considered` and counts for `Result.space`; the last call counts."""
 

@@ -127,7 +127,9 @@ def pipeline(
     run = graph.runs[0]
     each = run.count // (p * v)
     first, last = graph.ops[: run.first], graph.ops[run.first + run.length * run.count :]
-    sample = {o.name: tuple(f.name for f in o.rule.factors if f.samples) for o in graph.ops}
+    # Representatives only: an entry for a later block would say that it is unlike the others.
+    spoken = (*first, *graph.ops[run.first : run.first + run.length], *last)
+    sample = {o.name: tuple(f.name for f in o.rule.factors if f.samples) for o in spoken}
     shardings = {o: OpSharding({f: (Cut("dp"),) for f in fs}) for o, fs in sample.items()} if dp > 1 else {}
     again = frozenset(o.name for o in graph.ops[run.first : run.first + run.length]) if recompute else frozenset()
     stages = []

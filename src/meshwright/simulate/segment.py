@@ -17,7 +17,7 @@ import numpy as np
 
 from ..cluster.model import Cluster, DeviceType, Mesh
 from ..cost.base import Collective, CostModel, Group
-from ..graph.ir import Floats, Graph, Ints, Op, Phase
+from ..graph.ir import ITEM_BYTES, Floats, Graph, Ints, Op, Phase
 from ..lower.program import GRAD, RAW, Instr, Segment
 
 KINDS: tuple[Collective, ...] = (
@@ -46,6 +46,8 @@ class SegmentPrice:
     backward, of communication per (phase, class), hidden or not; bytes and calls per collective; bytes kept."""
     buffers: Floats
     """[n, 2] bytes of work space while the forward, the backward runs."""
+    gathered: Floats
+    """[n] bytes of parameters that are gathered for the block."""
 
     @property
     def forward(self) -> Floats:
@@ -111,15 +113,16 @@ class SegmentPricer:
                 parts[:, 1:-1] += by_kind * np.divide(shown, total, out=np.zeros(n), where=total > 0)[:, None]
             parts[:, -1] = np.maximum(0.0, floor - parts.sum(axis=1))
             phases.append(parts)
-        kept, gathered, summed = segment.kept, self._gathered(segment, mesh, micro), sum(i.nbytes * k for i, k in sums)
-        # Prefetch: while one block computes, the parameters of the next one arrive.
-        gathered = 2.0 * gathered
+        kept, summed = segment.kept, sum(i.nbytes * k for i, k in sums)
+        space, stays = self._workspace(segment, local)
+        transient = np.maximum(_affine(kept.transient, local), space)
         table = np.empty((n, WIDTH))
         table[:, FORWARD], table[:, BACKWARD], table[:, WEIGHT] = phases[0], phases[1], weight
         table[:, STREAMS] = comm.sum(axis=3).reshape(4, n).T
-        table[:, BYTES], table[:, CALLS], table[:, KEPT] = nbytes, calls, _affine(kept.activations, local)
-        transient = _affine(kept.transient, local) + gathered
-        return SegmentPrice(table, np.stack([transient, transient + _affine(kept.rerun, local) + summed], axis=1))
+        table[:, BYTES], table[:, CALLS] = nbytes, calls
+        table[:, KEPT] = _affine(kept.activations, local) + stays[0]
+        again = transient + _affine(kept.rerun, local) + stays[1] + summed
+        return SegmentPrice(table, np.stack([transient, again], axis=1), self._gathered(segment, mesh, micro))
 
     def devices(self, mesh: Mesh) -> tuple[DeviceType, ...]:
         """Types of the mesh's devices; the slowest one sets the pace."""
@@ -127,6 +130,37 @@ class SegmentPricer:
             return (self.cluster.types[0],)
         kinds = sorted({self.cluster.device[d] for d in mesh.devices})
         return tuple(self.cluster.types[k] for k in kinds)
+
+    def _workspace(self, segment: Segment, local: Ints) -> tuple[Floats, tuple[Floats, Floats]]:
+        """What only the cost model knows of heavy ops: (bytes [n] of the largest work space besides the result, (more
+        bytes kept than by a fused kernel, the same of ops that run again and keep nothing))."""
+        n = len(local)
+        space, stays, remade = np.zeros(n), np.zeros(n), np.zeros(n)
+        rerun = {i.on for i in segment.rerun if i.kind == "compute"}
+        for i in segment.forward:
+            if i.kind != "compute" or i.group >= 0:
+                continue
+            op = self.graph.ops[self.graph.position[i.on]]
+            sizes = _sizes(i, op, local)
+            found = self.cost.memory(op, sizes)
+            space = np.maximum(space, found.transient - self._results(op, sizes))
+            if "fused" in self.cost.variants(op, sizes):
+                more = np.maximum(0.0, found.kept - self.cost.memory(op, sizes, "fused").kept)
+                if i.on in rerun:
+                    remade = remade + more
+                else:
+                    stays = stays + more
+        return space, (stays, remade)
+
+    def _results(self, op: Op, sizes: Ints) -> Floats:
+        """Bytes [n] of the results of a shard."""
+        column = {f.name: k for k, f in enumerate(op.rule.factors)}
+        total = np.zeros(len(sizes))
+        for name, dims in zip(op.outputs, op.rule.results, strict=True):
+            tensor = self.graph.tensor[name]
+            used = [column[f] for dim in dims for f in dim]
+            total += ITEM_BYTES.get(tensor.dtype, 4) * np.prod(sizes[:, used], axis=1)
+        return total
 
     def _compute(
         self, instrs: Sequence[Instr], device: DeviceType, local: Ints, split: bool = False

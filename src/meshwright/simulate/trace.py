@@ -95,11 +95,8 @@ def _rows(bars: list[Event]) -> list[list[Event]]:
     rows: list[list[Event]] = []
     ends: list[float] = []
     for event in sorted(bars, key=lambda e: (e.start, -e.duration)):
-        for k, end in enumerate(ends):
-            if event.start >= end - 1e-12:
-                break
-        else:
-            k = len(rows)
+        k = next((k for k, end in enumerate(ends) if event.start >= end - 1e-12), len(rows))
+        if k == len(rows):
             rows.append([])
             ends.append(0.0)
         rows[k].append(event)

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,20 +53,26 @@ def repeated_runs(graph: Graph) -> tuple[Run, ...]:
 def _best(graph: Graph, wiring: _Wiring, tokens: Ints, start: int, end: int) -> Run | None:
     """The run in ops [start, end) that covers most ops; of equal ones that with the shortest blocks."""
     best: Run | None = None
-    for period in _periods(tokens[start:end]):
-        for multiple in range(1, _MULTIPLES + 1):
-            length = period * multiple
-            wired = False
-            for low, high in _stretches(tokens, start, end, length):
-                if best is not None and high - low <= best.length * best.count:
-                    continue
-                run = _aligned(graph, wiring, low, high, length)
-                wired = wired or run is not None
-                if run is not None and (best is None or run.length * run.count > best.length * best.count):
-                    best = run
-            if wired or 2 * length > end - start:
-                break
+    for bound, length, low, high in sorted(_candidates(wiring, tokens, start, end), key=lambda c: (-c[0], *c[1:])):
+        if best is not None and bound <= best.length * best.count:
+            break
+        run = _aligned(graph, wiring, low, high, length)
+        if run is not None and (best is None or run.length * run.count > best.length * best.count):
+            best = run
     return best
+
+
+def _candidates(wiring: _Wiring, tokens: Ints, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """(ops that a run in it can cover at most, length of a block, low, high) of every stretch worth a closer look."""
+    for period in _periods(tokens[start:end]):
+        for length in range(period, min(_MULTIPLES * period, (end - start) // 2) + 1, period):
+            reached = True
+            for low, high in _stretches(tokens, start, end, length):
+                bound = min(wiring.longest(low, high, length) // length + 2, (high - low) // length) * length
+                reached = reached and bound > high - low - 2 * length
+                yield bound, length, low, high
+            if reached:
+                break
 
 
 def _periods(tokens: Ints) -> list[int]:
@@ -110,12 +116,16 @@ def _aligned(graph: Graph, wiring: _Wiring, low: int, high: int, length: int) ->
     return None
 
 
-def _depths(graph: Graph, wiring: _Wiring, low: int, length: int) -> list[tuple[int, int]]:
-    """Per rotation: parts of the module path that all ops of a block share, then those its parameters share."""
+def _depths(graph: Graph, wiring: _Wiring, low: int, length: int) -> list[tuple[int, int, int]]:
+    """Per rotation, more is better: parts of the module path that all ops of a block share, then those that the owners
+    of its parameters share, then (negative) those that the ops on the two sides of the boundary share.
+    """
     ops = graph.ops[low : low + 2 * length]
     modules = [tuple(op.module.split(".")) if op.module else () for op in ops]
     owners = [_owner(wiring, op, length) for op in ops]
-    return list(zip(_windows(modules, length), _windows(owners, length)))
+    before = graph.ops[low - 1].module.split(".") if low else []
+    cuts = [-len(_shared(a, b)) for a, b in zip((tuple(before), *modules), modules[:length])]
+    return list(zip(_windows(modules, length), _windows(owners, length), cuts))
 
 
 def _owner(wiring: _Wiring, op: Op, length: int) -> tuple[str, ...] | None:
@@ -216,6 +226,28 @@ class _Wiring:
         self.made = {name: (i, k) for i, op in enumerate(graph.ops) for k, name in enumerate(op.outputs)}
         self.users = {name: (uses[0][0], uses[-1][0]) for name, uses in graph.consumers.items()}
         self.kept = {*graph.outputs, graph.loss}
+
+        # Operands of all ops in one row: where an op's begin, which op reads, which op made it (-1: held), which tensor.
+        self.begin = np.cumsum([0, *(len(op.inputs) for op in graph.ops)])
+        numbers = {name: i for i, name in enumerate(graph.tensor)}
+        names = [name for op in graph.ops for name in op.inputs]
+        self.number = np.array([numbers[name] for name in names], dtype=np.int64)
+        self.distance = np.repeat(np.arange(len(graph.ops)), np.diff(self.begin))
+        self.distance -= np.array([self.made.get(name, (-1, 0))[0] for name in names], dtype=np.int64)
+        self.free = np.array([self.held[name] for name in names], dtype=bool)
+
+    def longest(self, low: int, high: int, length: int) -> int:
+        """Ops in a row of [low, high), whose tokens repeat at `length`, that are wired like the ops `length` later.
+
+        Parameters count as alike; blocks of a run are alike from the second to the last but one.
+        """
+        first, last, shift = self.begin[low], self.begin[high - length], self.begin[low + length] - self.begin[low]
+        one, two = slice(first, last), slice(first + shift, last + shift)
+        near = (self.distance[one] == self.distance[two]) & (self.distance[one] < 2 * length)
+        alike = self.free[one] | near | (self.number[one] == self.number[two])
+        wrong = np.flatnonzero(~alike) + first
+        ops = np.unique(np.searchsorted(self.begin, wrong, side="right") - 1)
+        return int(np.max(np.diff(np.concatenate(([low - 1], ops, [high - length]))))) - 1
 
     def alike(self, first: int, length: int, count: int) -> tuple[int, int]:
         """(number of the first block, blocks) of the longest chain of alike blocks among the `count` from op `first`."""

@@ -205,7 +205,7 @@ class CodeSource(ModelSource):
 
     def _at(self, function: Callable[..., object], first: bool = False) -> str:
         """file:line of the function's last `return`, or of its `def`."""
-        code = inspect.unwrap(function).__code__  # type: ignore[attr-defined]
+        code = inspect.unwrap(function).__code__
         line = code.co_firstlineno
         with contextlib.suppress(OSError, TypeError):
             tree = ast.parse(textwrap.dedent(inspect.getsource(function)))

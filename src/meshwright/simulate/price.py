@@ -157,7 +157,9 @@ class Pricer:
         regular = isinstance(mesh.devices, range) and not self.cluster.links and self.cluster.homogeneous
         if regular and all(level.size for level in self.cluster.levels):
             step = mesh.devices.step if isinstance(mesh.devices, range) else 1
-            return (mesh.axes, mesh.shape, step, tuple(first % level.size for level in self.cluster.levels))
+            # A level that holds the whole cluster has no border to cross.
+            inner = [level.size for level in self.cluster.levels if level.size < self.cluster.count]
+            return (mesh.axes, mesh.shape, step, tuple(first % size for size in inner))
         return (mesh.axes, mesh.shape, tuple(mesh.devices))
 
     def collective(self, kind: Collective, nbytes: float, mesh: Mesh, axes: tuple[str, ...], place: object) -> float:

@@ -78,7 +78,7 @@ def load(spec: str) -> Planner:
         raise InputError(f'planner "{spec}" of {_owner(entry)} is broken: mend or remove that package')
     known = names()
     near = nearest(spec, known)
-    hint = f": did you mean {near}?" if near else ":"
+    hint = f": did you mean {near}?" if near else ""
     raise InputError(f'no planner "{spec}"{hint} ("meshwright planners" lists {len(known)})')
 
 

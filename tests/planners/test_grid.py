@@ -1,0 +1,134 @@
+"""The default planner: pruning loses nothing, bounds are bounds, every answer is the simulator's, memory decides."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import pytest
+
+from meshwright.cluster import resolve as cluster_of
+from meshwright.cluster.model import Cluster
+from meshwright.cost import Analytic
+from meshwright.errors import InputError
+from meshwright.graph.ir import Graph
+from meshwright.plan.problem import Limits, Problem, Recipe
+from meshwright.plan.validate import validate
+from meshwright.planners._expert_layout import Expert
+from meshwright.planners._grid_price import Evaluator
+from meshwright.planners._grid_space import Space
+from meshwright.planners.grid import Grid
+from meshwright.simulate.fits import fits
+from meshwright.simulate.simulator import simulate
+
+
+@lru_cache(maxsize=8)
+def graph(name: str, blocks: int) -> Graph:
+    from meshwright.graph.source import resolve
+    from meshwright.graph.zoo import Shrink
+
+    shrink = Shrink(blocks=blocks, width=256, heads=8, kv_heads=4, ffn=512, vocab=512, seq=128, dropout=0.0)
+    return resolve(name).graph(batch=2, seq=128, dtype="bfloat16", shrink=shrink, cache=False)
+
+
+def problem(name: str, blocks: int, cluster: Cluster, batch: int, memory: float = float("inf")) -> Problem:
+    return Problem(graph(name, blocks), cluster, Analytic(), Recipe(batch), limits=Limits(memory=memory))
+
+
+def small_problem(seed: int) -> Problem:
+    rng = np.random.default_rng(seed)
+    name = ("llama-3.1-8b", "gpt2")[int(rng.integers(2))]
+    devices = int(2 ** rng.integers(1, 4))
+    preset = ("h100", "a100", "v100")[int(rng.integers(3))]
+    batch = devices * int(2 ** rng.integers(0, 3))
+    memory = float(rng.choice([0.02, 0.03, 0.06, 80.0])) * 2**30
+    return problem(name, 4, cluster_of(f"{preset}x{devices}"), batch, memory)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_pruned_equals_exhaustive(seed: int) -> None:
+    p = small_problem(seed)
+    allow = {"chunks": [1, 2], "micro-batch": [1, 4], "zero": [[0, 1, 3], [0, 2]][seed % 2]}
+    pruned, every = Grid(allow=allow).plan(p), Grid(allow=allow, prune=False).plan(p)
+    assert pruned.status == every.status
+    assert pruned.evaluations <= every.evaluations
+    best = [(r.layout, r.objective) for r in pruned.considered if not r.over][:5]
+    assert best == [(r.layout, r.objective) for r in every.considered if not r.over][:5]
+
+
+@pytest.mark.parametrize("seed", range(0, 30, 3))
+def test_no_price_is_below_its_bound(seed: int) -> None:
+    space = Space(small_problem(seed), Expert(small_problem(seed).graph), {}, {})
+    prices = Evaluator(space)
+    points = list(space.points())
+    for k in np.random.default_rng(seed).permutation(len(points))[:40]:
+        assert prices.price(points[k]).seconds >= prices.bound(points[k]) * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("seed", range(0, 30, 3))
+def test_a_price_is_the_simulators(seed: int) -> None:
+    """Same seconds, same bytes, for legal plans of every kind."""
+    p = small_problem(seed)
+    space = Space(p, Expert(p.graph), {}, {})
+    prices = Evaluator(space)
+    points = list(space.points())
+    for k in np.random.default_rng(seed).permutation(len(points))[:12]:
+        priced = prices.price(points[k])
+        plan = priced.plan()
+        validate(p, plan)
+        simulation = simulate(p, plan, detail=False)
+        assert simulation.step_seconds == pytest.approx(priced.seconds, rel=1e-9)
+        assert float(simulation.peak.max()) == pytest.approx(priced.memory, rel=1e-9)
+        assert (fits(p, plan) is None) == (priced.over == 0)
+
+
+def test_the_objective_is_the_results() -> None:
+    p = small_problem(1)
+    result = Grid().plan(p)
+    assert result.plan is not None
+    assert Grid().objective(p, result.plan) == pytest.approx(result.objective, rel=1e-9)
+    assert result.status == "optimal"
+
+
+def test_less_memory_is_never_faster() -> None:
+    roomy = problem("llama-3.1-8b", 4, cluster_of("h100x8"), 32)
+    peak = Grid().plan(roomy).considered[0].memory
+    last = 0.0
+    for share in (2.0, 1.0, 0.7, 0.5):
+        result = Grid().plan(replace(roomy, limits=Limits(memory=peak * share / 0.9)))
+        if result.plan is None:
+            break
+        assert result.objective >= last
+        last = result.objective
+
+
+def test_infeasible_says_what_does_not_fit() -> None:
+    result = Grid().plan(problem("llama-3.1-8b", 4, cluster_of("h100x2"), 4, 2**20))
+    assert result.status == "infeasible"
+    assert result.plan is None
+    assert "over the usable" in result.reason
+    assert all(r.over > 0 for r in result.considered)
+
+
+def test_fixed_fields_have_their_value() -> None:
+    p = problem("llama-3.1-8b", 4, cluster_of("h100x8"), 32)
+    result = Grid(fix={"tp": 2, "pp": "2", "recompute": "full"}).plan(p)
+    assert result.plan is not None
+    assert all(s.mesh.shape == (2, 2) for s in result.plan.stages)
+    assert all(r.recompute == "full" for r in result.considered)
+
+
+def test_wishes_that_nothing_has_are_refused_by_name() -> None:
+    p = problem("llama-3.1-8b", 4, cluster_of("h100x8"), 32)
+    with pytest.raises(InputError, match='nothing called "tq" to fix'):
+        Grid(fix={"tq": 2})
+    with pytest.raises(InputError, match="tp=3"):
+        Grid(fix={"tp": 3}).plan(p)
+
+
+def test_more_bandwidth_is_never_slower() -> None:
+    p = problem("llama-3.1-8b", 4, cluster_of("h100x16"), 32)
+    faster = tuple(replace(level, bandwidth=2 * level.bandwidth, uplink=2 * level.uplink) for level in p.cluster.levels)
+    q = replace(p, cluster=replace(p.cluster, levels=faster))
+    assert Grid().plan(q).objective <= Grid().plan(p).objective

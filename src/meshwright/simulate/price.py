@@ -84,6 +84,7 @@ class Pricer:
         self._segments: dict[tuple[object, ...], tuple[Segment, SegmentPrice]] = {}
         self._params: dict[int, tuple[Segment, frozenset[str]]] = {}
         self._scalars: dict[tuple[object, ...], float] = {}
+        self._regular = cluster.homogeneous and not cluster.links and all(level.size for level in cluster.levels)
         self._loss = graph.producer.get(graph.loss, -1)
 
     def stage(self, code: StageCode, micro_batches: Sequence[int], *, split: bool = False) -> StagePrice:
@@ -154,12 +155,10 @@ class Pricer:
     def place(self, mesh: Mesh) -> tuple[object, ...]:
         """Meshes of equal place cost the same: same axes, same position relative to the borders of every level."""
         first = mesh.devices[0]
-        regular = isinstance(mesh.devices, range) and not self.cluster.links and self.cluster.homogeneous
-        if regular and all(level.size for level in self.cluster.levels):
-            step = mesh.devices.step if isinstance(mesh.devices, range) else 1
+        if self._regular and isinstance(mesh.devices, range):
             # A level that holds the whole cluster has no border to cross.
             inner = [level.size for level in self.cluster.levels if level.size < self.cluster.count]
-            return (mesh.axes, mesh.shape, step, tuple(first % size for size in inner))
+            return (mesh.axes, mesh.shape, mesh.devices.step, tuple(first % size for size in inner))
         return (mesh.axes, mesh.shape, tuple(mesh.devices))
 
     def collective(self, kind: Collective, nbytes: float, mesh: Mesh, axes: tuple[str, ...], place: object) -> float:
@@ -170,6 +169,18 @@ class Pricer:
             group = Group(self.cluster, mesh, axes)
             seconds = self._scalars[key] = float(self.cost.collective(kind, np.array([nbytes]), group)[0])
         return seconds
+
+    def transfer(self, nbytes: float, src: int, dst: int) -> float:
+        """Seconds of one message; in a regular cluster only the lowest level that both share matters."""
+        if src == dst or not nbytes:
+            return 0.0
+        where: tuple[object, ...] = (src, dst)
+        if self._regular:
+            where = tuple(src // level.size == dst // level.size for level in self.cluster.levels)
+        key = ("transfer", nbytes, where)
+        if key not in self._scalars:
+            self._scalars[key] = float(self.cost.transfer(np.array([nbytes]), src, dst, self.cluster)[0])
+        return self._scalars[key]
 
     # ---- one stage
 

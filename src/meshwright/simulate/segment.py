@@ -9,7 +9,7 @@ block        max(compute + exposed, launch floor): the host must issue it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -83,6 +83,7 @@ class SegmentPricer:
 
     def __init__(self, graph: Graph, cluster: Cluster, cost: CostModel) -> None:
         self.graph, self.cluster, self.cost = graph, cluster, cost
+        self._heavy: dict[tuple[object, ...], dict[int, list[float]]] = {}
         self.share = {TENSOR: cost.overlap("tensor"), SHARDED: cost.overlap("sharded")}
 
     def price(
@@ -134,23 +135,35 @@ class SegmentPricer:
     def _workspace(self, segment: Segment, local: Ints) -> tuple[Floats, tuple[Floats, Floats]]:
         """What only the cost model knows of heavy ops: (bytes [n] of the largest work space besides the result, (more
         bytes kept than by a fused kernel, the same of ops that run again and keep nothing))."""
-        n = len(local)
-        space, stays, remade = np.zeros(n), np.zeros(n), np.zeros(n)
+        space, stays, remade = np.zeros((3, len(local)))
         rerun = {i.on for i in segment.rerun if i.kind == "compute"}
         for i in segment.forward:
             if i.kind != "compute" or i.group >= 0:
                 continue
-            op = self.graph.ops[self.graph.position[i.on]]
-            sizes = _sizes(i, op, local)
-            found = self.cost.memory(op, sizes)
-            space = np.maximum(space, found.transient - self._results(op, sizes))
-            if "fused" in self.cost.variants(op, sizes):
-                more = np.maximum(0.0, found.kept - self.cost.memory(op, sizes, "fused").kept)
-                if i.on in rerun:
-                    remade = remade + more
-                else:
-                    stays = stays + more
+            room, more = self._known(i, ("memory",), local, self._memory)
+            np.maximum(space, room, out=space)
+            into = remade if i.on in rerun else stays
+            into += more
         return space, (stays, remade)
+
+    def _memory(self, op: Op, sizes: Ints) -> Floats:
+        """Bytes [n, 2]: work space besides the result; kept beyond what a fused kernel keeps."""
+        found = self.cost.memory(op, sizes)
+        more = np.zeros(len(sizes))
+        if "fused" in self.cost.variants(op, sizes):
+            more = np.maximum(0.0, found.kept - self.cost.memory(op, sizes, "fused").kept)
+        return np.stack([np.maximum(0.0, found.transient - self._results(op, sizes)), more], axis=1)
+
+    def _known(self, instr: Instr, key: tuple[str, ...], local: Ints, price: Callable[[Op, Ints], Floats]) -> Floats:
+        """Figures [columns, n] of one heavy op, each number of local samples priced once whatever else differs."""
+        known = self._heavy.setdefault((instr.on, instr.sizes, *key), {})
+        wanted = local.tolist()
+        new = [b for b in wanted if b not in known]
+        if new:
+            op = self.graph.ops[self.graph.position[instr.on]]
+            rows = price(op, _sizes(instr, op, np.array(new, np.int64)))
+            known.update(zip(new, rows.reshape(len(new), -1).tolist(), strict=True))
+        return np.array([known[b] for b in wanted]).T
 
     def _results(self, op: Op, sizes: Ints) -> Floats:
         """Bytes [n] of the results of a shard."""
@@ -171,15 +184,22 @@ class SegmentPricer:
             if i.kind != "compute" or i.group >= 0:
                 continue
             op = self.graph.ops[self.graph.position[i.on]]
-            sizes = _sizes(i, op, local)
             phase = op.phase if self.graph.training == "explicit" else self._phase(i, op)
-            spent = self.cost.compute(op, sizes, device, phase)
-            seconds += spent
+            seconds += (spent := self._spent(i, device, phase, local))
             if phase == "weight_grad":
                 weight += spent
             elif split and phase == "backward" and self._product(op):
-                weight += self.cost.compute(op, sizes, device, "weight_grad")
+                weight += self._spent(i, device, "weight_grad", local)
         return seconds, weight
+
+    def _spent(self, instr: Instr, device: DeviceType, phase: Phase, local: Ints) -> Floats:
+        """Seconds [n] of one heavy op."""
+
+        def price(op: Op, sizes: Ints) -> Floats:
+            return self.cost.compute(op, sizes, device, phase)
+
+        found: Floats = self._known(instr, (phase, device.name), local, price)[0]
+        return found
 
     def _phase(self, instr: Instr, op: Op) -> Phase:
         """Which gradients of a product flow; any other op has one backward."""

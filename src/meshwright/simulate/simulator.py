@@ -87,13 +87,12 @@ def sends_of(program: Program, cluster: Cluster, pricer: Pricer) -> Sends:
         entry[0] += t.nbytes * local
         entry[1] += t.nbytes * local * t.grad
     pairs = sorted(amounts)
-    nbytes = np.array([amounts[k] for k in pairs]).reshape(len(pairs), 2)
+    nbytes = np.array([amounts[k] for k in pairs], np.float64).reshape(len(pairs), 2)
     seconds = np.zeros((len(pairs), 2))
     for row, (src, dst) in enumerate(pairs):
         a, b = program.stages[src].mesh.devices, program.stages[dst].mesh.devices
         for i, j in {(a[0], b[0]), (a[-1], b[-1])}:
-            there = pricer.cost.transfer(nbytes[row, :1], i, j, cluster)[0] if i != j else 0.0
-            back = pricer.cost.transfer(nbytes[row, 1:], j, i, cluster)[0] if i != j else 0.0
+            there, back = pricer.transfer(nbytes[row, 0], i, j), pricer.transfer(nbytes[row, 1], j, i)
             seconds[row] = np.maximum(seconds[row], (there, back))
     return Sends(
         np.array([s for s, _ in pairs], np.int32),

@@ -43,3 +43,14 @@ def test_an_action_on_a_tensor_has_no_text() -> None:
     with pytest.raises(InputError) as error:
         action_text(Action("SEND", "x", peer=1))
     assert str(error.value) == 'action SEND of "x" has no text form: only actions on whole stages have'
+
+
+@pytest.mark.parametrize(("name", "p", "m", "v"), [("1f1b", 4, 8, 1), ("interleaved", 4, 8, 2), ("zb-h1", 4, 8, 1)])
+def test_torch_reads_the_same_table_from_the_csv(name: str, p: int, m: int, v: int) -> None:
+    schedules = pytest.importorskip("torch.distributed.pipelining.schedules")
+    table = generate(name, p, m, v)
+    for line, row in zip(to_csv(table).splitlines(), table):
+        read = [schedules._Action.from_str(cell) for cell in line.split(",")]
+        kinds = {"FORWARD": "F", "FULL_BACKWARD": "B", "BACKWARD_INPUT": "I", "BACKWARD_WEIGHT": "W"}
+        got = [(kinds[a.computation_type.name], a.stage_index, a.microbatch_index) for a in read]
+        assert got == [(a.kind, a.on, a.micro_batch) for a in row.actions]

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .cluster import Cluster, resolve
-from .errors import InputError
+from .errors import InputError, MeshwrightError
 from .layout_by_hand import LayoutByHand
 from .plan.model import Plan
 from .plan.problem import Problem
 from .report.candidates import Candidate
 from .report.layout_words import layout_words, micro_batch_words, recompute_words
 from .report.outcome import Outcome, Question, Status
-from .request import Request
+from .report.words import gib
+from .request import PRECISIONS, Request
 from .save import Opened, check_same_model, stored_candidates
 from .simulate.result import Simulation
 from .stated import Stated, state
@@ -253,3 +254,57 @@ def reopened(opened: Opened) -> Reopened:
         )
     files = {p.name: p.stat().st_size for p in sorted(opened.folder.iterdir()) if p.is_file()}
     return Reopened(opened.folder, stated, replace(outcome, folder=os.path.relpath(opened.folder), files=files))
+
+
+BIGGER = (2, 4, 8, 16, 32, 64)
+HINT_SECONDS = 5.0
+"""Of search for each larger cluster that is tried; a hint is not worth more."""
+
+
+def with_hints(stated: Stated, outcome: Outcome, progress: Progress | None = None) -> Outcome:
+    """An infeasible outcome with the smallest changes that fit: a larger cluster of the same kind, shorter sequences.
+
+    Tries powers of two, each for a few seconds, with everything recomputed: a plan found is a proof, none found is not.
+    """
+    from .cluster import presets
+    from .planners.grid import Grid
+    from .planners.types import Budget
+
+    name, _, count = stated.request.cluster.rpartition("x")
+    hints = []
+
+    def fits(problem: Problem) -> bool:
+        planner = Grid(fix={"recompute": "full", "micro_batch": 1, **stated.request.fix}, top=1)
+        try:
+            result = planner.plan(problem, budget=Budget(seconds=HINT_SECONDS), progress=progress)
+        except MeshwrightError:
+            return False
+        return result.plan is not None
+
+    if name in presets():
+        for factor in BIGGER:
+            larger = f"{name}x{int(count) * factor}"
+            if fits(replace(stated.problem, cluster=resolve(larger))):
+                hints.append(f"{larger} ({factor} × as many)")
+                break
+    seq = (stated.question.seq or 0) // 2
+    if seq >= 512:
+        shorter = stated.source.graph(seq=seq, dtype=PRECISIONS[stated.request.precision])
+        if fits(replace(stated.problem, graph=shorter)):
+            hints.append(f"--seq {seq}")
+    return replace(outcome, reason=_infeasible_sentence(outcome, hints), hints=tuple(hints))
+
+
+def _infeasible_sentence(outcome: Outcome, hints: Sequence[str]) -> str:
+    """ "llama-3.1-405b on h100x64 needs at least 96.4 GiB a GPU (zero 3, full recompute), 20.4 over; …"."""
+    q = outcome.question
+    if not outcome.misses:
+        return outcome.reason
+    least = outcome.misses[0]
+    sentence = (
+        f"{q.model} on {q.cluster.name} needs at least {gib(least.memory_bytes)} GiB a {q.device_word} "
+        f"({least.layout}, {least.recompute} recompute), {gib(least.over_bytes)} over"
+    )
+    larger = next((h.split()[0] for h in hints if not h.startswith("--")), "")
+    kind = q.cluster.name.rpartition("x")[0]
+    return sentence + (f"; the smallest {kind} cluster that holds it is {larger}" if larger else "")

@@ -82,7 +82,7 @@ def open_plan(path: Path) -> Opened:
         )
     report = file.parent / folders.REPORT
     found = ANSWER.search(report.read_text(encoding="utf-8")) if report.exists() else None
-    answer = json.loads(found[1].replace("<\\/", "</")) if found else {}
+    answer = json.loads(found[1]) if found else {}
     return Opened(file.parent, plan, read(problem), answer)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import nan
 
 from ..plan.model import Plan
@@ -31,7 +31,7 @@ class Candidate:
     """Above what a device may be filled with; 0 = it fits."""
     tie: bool = False
     """Closer to the best than the error of the model on pairs."""
-    plan: Callable[[], Plan] | None = None
+    plan: Callable[[], Plan] | None = field(default=None, repr=False)
     """Builds the full plan."""
 
     @property

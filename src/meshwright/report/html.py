@@ -60,7 +60,7 @@ def page(title: str, body: str, charts: Mapping[str, Chart], answer: Mapping[str
         for name, place in places.items():
             body = body.replace(f"<!--chart {name}-->", place)
         library = Resources(mode="inline", components=["bokeh"]).render_js()
-    data = json.dumps(finite(answer), ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    data = json.dumps(finite(answer), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     parts = {
         "title": escape(title),
         "style": _asset("style.css"),

@@ -6,7 +6,7 @@ from collections import Counter
 
 from ..plan.model import Cut, Layout, OpSharding, Plan, Stage
 from .charts.base import table
-from .charts.mesh import spans
+from .charts.mesh import mesh_words, spans
 from .outcome import Outcome
 from .words import gib, percent, plural
 

@@ -86,7 +86,7 @@ def candidate_lines(outcome: Outcome, width: int) -> list[Line]:
         lines = table(outcome, frozenset(DROPPED[:dropped]))
         if max(len(line.text) for line in lines) <= width:
             return lines
-    return lines
+    return blocks(outcome)
 
 
 def table(outcome: Outcome, without: frozenset[str]) -> list[Line]:

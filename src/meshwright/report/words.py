@@ -34,9 +34,11 @@ def decimals_for(value: float, digits: int = 3) -> int:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """To `digits` significant digits, with commas, never in exponents; a dash for what is not known."""
+    """To `digits` significant digits, with commas; exponents from 10^7 on; a dash for what is not known."""
     if not isfinite(value):
         return MISSING
+    if abs(value) >= 1e7:
+        return f"{value:.{digits - 1}e}".replace("e+", "e")
     return f"{value:,.{min(decimals_for(value, digits), 9)}f}"
 
 

@@ -44,6 +44,8 @@ def plan(
         folder = out or stated.folder
         check_free(folder, stated.request)
         outcome = answer.search(stated, chosen, top=top, progress=progress.search, stopped=lambda: interrupt.count > 0)
+        if outcome.plan is None and outcome.misses and not interrupt.count:
+            outcome = answer.with_hints(stated, outcome, progress.search)
         if outcome.plan is not None:
             interrupt.writing = True
             outcome = save.write(outcome, stated, folder)

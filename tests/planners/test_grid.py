@@ -49,7 +49,12 @@ def small_problem(seed: int) -> Problem:
 @pytest.mark.parametrize("seed", range(30))
 def test_pruned_equals_exhaustive(seed: int) -> None:
     p = small_problem(seed)
-    allow = {"chunks": [1, 2], "micro-batch": [1, 4], "zero": [[0, 1, 3], [0, 2]][seed % 2]}
+    allow = {
+        "chunks": [1, 2],
+        "micro-batch": [1, 4],
+        "zero": [[0, 1], [0, 2], [1, 3]][seed % 3],
+        "recompute": [["none", "light"], ["none", "full"]][seed % 2],
+    }
     pruned, every = Grid(allow=allow).plan(p), Grid(allow=allow, prune=False).plan(p)
     assert pruned.status == every.status
     assert pruned.evaluations <= every.evaluations
@@ -81,6 +86,19 @@ def test_a_price_is_the_simulators(seed: int) -> None:
         assert simulation.step_seconds == pytest.approx(priced.seconds, rel=1e-9)
         assert float(simulation.peak.max()) == pytest.approx(priced.memory, rel=1e-9)
         assert (fits(p, plan) is None) == (priced.over == 0)
+
+
+def test_a_price_does_not_depend_on_what_was_priced_before() -> None:
+    p = problem("gpt2", 4, cluster_of("v100x8"), 32)
+    allow = {"chunks": [1, 2], "micro_batch": [1, 4], "zero": [0, 2], "recompute": ["none", "full"]}
+    space = Space(p, Expert(p.graph), {}, allow)
+    points = list(space.points())
+    forwards = Evaluator(space)
+    first = [(x.seconds, x.memory) for x in map(forwards.price, points)]
+    p.graph.__dict__.pop("_lowering", None)
+    backwards = Evaluator(Space(p, Expert(p.graph), {}, allow))
+    again = [(x.seconds, x.memory) for x in map(backwards.price, reversed(points))]
+    assert first == again[::-1]
 
 
 def test_the_objective_is_the_results() -> None:

@@ -38,7 +38,7 @@ class _Lowered:
     params: dict[str, ParameterPlan]
     of_piece: list[list[str]]
     """Parameters read by each piece, folded names."""
-    instructions: dict[tuple[str, bool], tuple[list[Instr], list[Instr]]] = field(default_factory=dict)
+    instructions: dict[tuple[str, bool, tuple[int, ...]], tuple[list[Instr], list[Instr]]] = field(default_factory=dict)
     stages: dict[object, tuple[StageCode, tuple[int, ...]]] = field(default_factory=dict)
     """Codes of stages, by what they hold."""
     per_block: dict[tuple[int, str], bool] = field(default_factory=dict)
@@ -369,9 +369,9 @@ def _assemble(
     for t, n in counts.items():
         others = shared.get(t, ())
         params.append(low.params[t].param(n, others, mesh))
-        key = (t, bool(others))
+        key = (t, bool(others), stage.mesh.shape)
         if key not in low.instructions:
-            low.instructions[key] = low.params[t].instructions(bool(others))
+            low.instructions[key] = low.params[t].instructions(bool(others), mesh)
         a, b = low.instructions[key]
         every += a
         update += b

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import prod
 
 from .assign import layout_axes
+from .atoms import item_bytes
 from .convert import Axes, Do, axes_of, local_size
 from .emit import Emitter
 from .program import GRAD, Instr, Param
@@ -28,6 +29,10 @@ class ParameterPlan:
         self.grad = layout_axes(emit.atoms, name, stored.grad, emit.mesh) if stored and stored.grad else self.rest
         self.state = layout_axes(emit.atoms, name, stored.state, emit.mesh) if stored and stored.state else self.grad
         self.deferred = emit.sums.deferred[name]
+        self._mesh = emit.mesh
+
+    def _bytes(self, axes: Axes, item: float = 0.0) -> float:
+        return elements(self.emit, self.name, axes, self._mesh) * (item or item_bytes(self.emit.atoms, self.name))
 
     def param(self, count: int, shared: tuple[int, ...], mesh: Mapping[str, int]) -> Param:
         emit, t = self.emit, self.name
@@ -39,13 +44,14 @@ class ParameterPlan:
             shared,
         )  # fmt: skip
 
-    def instructions(self, shared: bool) -> tuple[list[Instr], list[Instr]]:
-        """(after each micro-batch, once a step)."""
+    def instructions(self, shared: bool, mesh: Mapping[str, int]) -> tuple[list[Instr], list[Instr]]:
+        """(after each micro-batch, once a step). Bytes of what rests cut over replicas need the mesh's own lengths."""
+        self._mesh = mesh
         t = self.name
         every, value, unsummed = self._to([], GRAD + t, self.rest, self.grad, self.deferred, "backward")
         update: list[Instr] = []
         if shared:
-            nbytes = self.emit.amount(t, self.grad, self.emit.grad_bytes)[0]
+            nbytes = self._bytes(self.grad, self.emit.grad_bytes)
             here = self.emit.layout(t, self.grad)
             name = GRAD + t + "@stages"
             update.append(
@@ -67,7 +73,7 @@ class ParameterPlan:
             value = name
         update, value, unsummed = self._to(update, value, self.grad, self.state, unsummed, "update")
         for axis in sorted(unsummed):
-            nbytes = self.emit.amount(t, self.state, self.emit.grad_bytes)[0]
+            nbytes = self._bytes(self.state, self.emit.grad_bytes)
             here = self.emit.layout(t, self.state)
             name = f"{GRAD}{t}@sum.{axis}"
             update.append(
@@ -100,7 +106,7 @@ class ParameterPlan:
                 update.append(
                     Instr(
                         "collective", t, "update", (source,), (target,), "all_gather", (axis,), k, -1,
-                        self.emit.layout(t, before), self.emit.layout(t, after), nbytes=self.emit.amount(t, after)[0],
+                        self.emit.layout(t, before), self.emit.layout(t, after), nbytes=self._bytes(after),
                     )
                 )  # fmt: skip
                 source = target
@@ -124,7 +130,7 @@ class ParameterPlan:
                         "backward" if phase == "backward" else "update", (value,), (name,),
                         "reduce_scatter" if do == "reduce_scatter" else None, (axis,), k, -1,
                         self.emit.layout(t, before), self.emit.layout(t, after),
-                        nbytes=self.emit.amount(t, before, self.emit.grad_bytes)[0] if do == "reduce_scatter" else 0.0,
+                        nbytes=self._bytes(before, self.emit.grad_bytes) if do == "reduce_scatter" else 0.0,
                     )
                 )  # fmt: skip
                 value, unsummed = name, unsummed - {axis}

@@ -179,7 +179,8 @@ class Evaluator:
 
     def _stage(self, code: StageCode, dp: int) -> StagePrice:
         """Stages with the same code in the same kind of place cost the same; all micro-batch sizes at once."""
-        key = (id(code.params), tuple(s.count for s in code.segments), self.pricer.place(code.mesh))
+        number = code.stage if any(p.shared for p in code.params) else -1  # tied sums name their stages
+        key = (id(code.params), number, tuple(s.count for s in code.segments), self.pricer.place(code.mesh))
         if key not in self._stages:
             self._stages[key] = code, self.pricer.stage(code, [dp * b for b in self.sizes(dp)])
         return self._stages[key][1]

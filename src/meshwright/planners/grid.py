@@ -123,7 +123,9 @@ class Grid(Planner):
                 f"no layout of {cluster.count} devices divides the batch of {batch}: use a batch that is a multiple of "
                 f"the data-parallel degree, for example {max(1, round(batch / cluster.count)) * cluster.count}"
             )
-        return InputError(f"no layout of {cluster.name} has {wishes}: give fewer of them, the rest is worked out for you")
+        return InputError(
+            f"no layout of {cluster.name} has {wishes}: give fewer of them, the rest is worked out for you"
+        )
 
 
 __all__ = ["Grid", "Point"]

@@ -217,6 +217,11 @@ def test_a_chain_of_ops_takes_the_sum_of_its_parts_and_its_transfers():
     assert found.step_seconds == pytest.approx(work + 2 * once + max(found.seconds_by["optimizer"], 0))
     assert sum(found.seconds_by.values()) == pytest.approx(found.step_seconds)
     assert len(found.lanes) == 2
+    # The device that ends last, the first one, waits for the gradient to come back.
+    assert found.exposed_communication == found.seconds_by["send"] == pytest.approx(once)
+    sends, receives = ([e for e in found.events if e.stream == s] for s in ("send", "recv"))
+    assert [(e.lane, e.name) for e in sends] == [(0, "F0 layers.0/relu 0→1"), (1, "B0 layers.0/relu 1→0")]
+    assert sorted((1 - e.lane, e.name, e.start) for e in receives) == [(e.lane, e.name, e.start) for e in sends]
 
 
 def test_independent_ops_run_at_once_on_two_devices():

@@ -10,6 +10,7 @@ Lower priority number first: micro-batch by micro-batch, in program order, backw
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,17 @@ from .simulator import model_flops
 _DYNAMIC = CATEGORIES.index("activations")
 
 
+class _What(NamedTuple):
+    kind: str
+    """F, B, U (update), send."""
+    name: str
+    device: int
+    target: int
+    """Of a send; otherwise the device itself."""
+    micro_batch: int
+    nbytes: float = 0.0
+
+
 @dataclass(slots=True)
 class _Tasks:
     """Task lists under construction."""
@@ -34,10 +46,9 @@ class _Tasks:
     priority: list[int] = field(default_factory=list)
     memory: list[tuple[int, int, float, float]] = field(default_factory=list)
     edges: set[tuple[int, int]] = field(default_factory=set)
-    what: list[tuple[str, str, int, int, float]] = field(default_factory=list)
-    """(kind, name, device, micro-batch, bytes): kind F, B, send."""
+    what: list[_What] = field(default_factory=list)
 
-    def add(self, seconds: float, resource: int, priority: int, what: tuple[str, str, int, int, float]) -> int:
+    def add(self, seconds: float, resource: int, priority: int, what: _What) -> int:
         self.seconds.append(seconds)
         self.resources.append((resource,))
         self.priority.append(priority)
@@ -99,7 +110,7 @@ def _build(
             )
             name = f"{kind}{j} {tensor} {source}→{target}"
             sent[key] = tasks.add(
-                seconds, lanes + lane_of[source], tasks.priority[a], ("send", name, source, j, nbytes)
+                seconds, lanes + lane_of[source], tasks.priority[a], _What("send", name, source, target, j, nbytes)
             )
         tasks.edges.add((a, sent[key]))
         tasks.edges.add((sent[key], b))
@@ -111,7 +122,7 @@ def _build(
         for i, op in enumerate(graph.ops):
             lane = lane_of[place[i]]
             kind = "F" if op.phase == "forward" else "B" if op.phase == "backward" else "U"
-            first[i] = tasks.add(forward[i], lane, base + i, (kind, op.name, place[i], j, 0.0))
+            first[i] = tasks.add(forward[i], lane, base + i, _What(kind, op.name, place[i], place[i], j))
             for t in op.inputs:
                 p = graph.producer.get(t)
                 if p is not None:
@@ -128,7 +139,7 @@ def _build(
             if not any(t in grad for t in op.outputs):
                 continue
             lane = lane_of[place[i]]
-            second[i] = tasks.add(backward[i], lane, base + 2 * n - 1 - i, ("B", op.name, place[i], j, 0.0))
+            second[i] = tasks.add(backward[i], lane, base + 2 * n - 1 - i, _What("B", op.name, place[i], place[i], j))
             tasks.edges.add((first[i], second[i]))
             tasks.memory.append((first[i], lane, kept[i], 0.0))
             tasks.memory.append((second[i], lane, 0.0, -kept[i]))
@@ -209,12 +220,14 @@ def _simulation(
     factor, fixed = problem.cost.step_overhead(lanes)
     total = float((ended + optimizer).max()) * factor + fixed
     slow = int(np.argmax(ended + optimizer))
+    send = _waits(tasks, run, end, devices[slow], float(ended[slow]))
     parts = {
         "compute": float(busy[slow]),
-        "bubble": float(ended[slow] - busy[slow]),
+        "send": send,
+        "bubble": max(0.0, float(ended[slow] - busy[slow]) - send),
         "optimizer": float(optimizer[slow]),
     }
-    parts["idle"] = total - sum(parts.values())
+    parts["idle"] = max(0.0, total - sum(parts.values()))
     active = np.zeros(lanes)
     active[: len(run.peak)] = run.peak[:lanes]
     at_peak = [
@@ -229,7 +242,7 @@ def _simulation(
         samples_per_second=plan.samples / total,
         mfu=model_flops(graph, plan.samples) / (peak * total),
         bubble=float(np.mean((ended.max() - busy) / total)),
-        exposed_communication=0.0,
+        exposed_communication=send,
         lanes=tuple(
             Lane(
                 f"{problem.cluster.type_of(d).kind} {d}",
@@ -244,7 +257,7 @@ def _simulation(
         memory_at=tuple(t * factor for t, _ in curves),
         memory=tuple(table for _, table in curves),
         seconds_by=parts,
-        events=_events(plan, tasks, run, place, graph, lane_of, factor) if detail else (),
+        events=_events(plan, tasks, run, lane_of, factor) if detail else (),
         priced_by=problem.cost.name,
     )
 
@@ -261,24 +274,35 @@ def _curve(tasks: _Tasks, run: Dispatched, end: Floats, lane: int, rest: Floats)
     return times, table
 
 
-def _events(
-    plan: Plan,
-    tasks: _Tasks,
-    run: Dispatched,
-    place: dict[int, int],
-    graph: Graph,
-    lane_of: dict[int, int],
-    factor: float,
-) -> tuple[Event, ...]:
+def _waits(tasks: _Tasks, run: Dispatched, end: Floats, device: int, until: float) -> float:
+    """Seconds before `until` in which a device runs nothing while something is on its way to it."""
+    changes: list[tuple[float, int, int]] = []  # time, change of (running, arriving)
+    for t, what in enumerate(tasks.what):
+        if device in (what.device, what.target):
+            running, arriving = (0, 1) if what.kind == "send" else (1, 0)
+            if arriving and what.target != device:
+                continue
+            changes += [(float(run.start[t]), running, arriving), (float(end[t]), -running, -arriving)]
+    total, last, now, coming = 0.0, 0.0, 0, 0
+    for time, running, arriving in sorted(changes):
+        if not now and coming:
+            total += min(time, until) - min(last, until)
+        last, now, coming = time, now + running, coming + arriving
+    return total
+
+
+def _events(plan: Plan, tasks: _Tasks, run: Dispatched, lane_of: dict[int, int], factor: float) -> tuple[Event, ...]:
     stage_of = {int(s.mesh.devices[0]): k for k, s in enumerate(plan.stages)}
     found = []
-    for t, (kind, name, device, j, nbytes) in enumerate(tasks.what):
-        stream = "send" if kind == "send" else "compute"
-        found.append(
-            Event(
-                lane_of[device], stream, name, kind, stage_of[device], j,
-                float(run.start[t]) * factor, tasks.seconds[t] * factor, nbytes,
-            )
-        )  # fmt: skip
+    for t, what in enumerate(tasks.what):
+        begin, length = float(run.start[t]) * factor, tasks.seconds[t] * factor
+        ends = [("send", what.device), ("recv", what.target)] if what.kind == "send" else [("compute", what.device)]
+        for stream, device in ends:
+            found.append(
+                Event(
+                    lane_of[device], stream, what.name, what.kind, stage_of[device], what.micro_batch,
+                    begin, length, what.nbytes,
+                )
+            )  # fmt: skip
     found.sort(key=lambda e: (e.lane, e.stream, e.start, -e.duration))
     return tuple(found)

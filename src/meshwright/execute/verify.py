@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,18 @@ from torch import Tensor, nn
 
 from ..errors import ExecutionError
 from ..graph.ir import Graph
-from ..lower.program import Program
+from ..graph.source import ModelSource
+from ..lower import lower
+from ..lower.program import Program, unrolled
 from ..plan.model import Plan
+from ..plan.problem import Recipe
 from .counting import Call, Counting, expected
 from .mesh_groups import Groups, MeshView, ranks_of
 from .optimizer import SGD
 from .params import Values
 from .pool import Pool
 from .runtime import MicroBatch, Runtime
+from .scale import full_size, scaled
 from .site import own_part
 
 if TYPE_CHECKING:
@@ -290,3 +294,54 @@ def check(task: Task, truth: Reference, pool: Pool, promised: Program | None = N
     start = time.monotonic()
     answers = pool.run("meshwright.execute.verify:answer", task)
     return replace(compare(task, truth, answers, promised), seconds=time.monotonic() - start)
+
+
+def verify(
+    plan: Plan,
+    graph: Graph,
+    source: ModelSource,
+    *,
+    seq: int = 0,
+    ranks: int = 4,
+    whole: bool = False,
+    seed: int = 0,
+    pool: Pool | None = None,
+    progress: Callable[[str], None] = lambda phase: None,
+) -> VerifyResult:
+    """Loss and every gradient of `plan` on CPU ranks of this machine, against one process.
+
+    Args:
+        plan: of `graph`, for any number of devices.
+        seq: tokens a sample at full size; 0 = the model's default.
+        ranks: about how many processes; each mesh axis needs 2 of them.
+        whole: the plan and the model as they are, nothing scaled down.
+        progress: told what is going on: "scale", "one process", "ranks".
+
+    Raises:
+        Unsupported: a plan that can be priced but not run, in one sentence.
+        ExecutionError: a rank died or did not answer.
+    """
+    start = time.monotonic()
+    progress("scale")
+    small = (
+        full_size(plan, graph, source, seq or source.default_seq) if whole else scaled(plan, graph, source, seq, ranks)
+    )
+    program = unrolled(lower(small.graph, small.plan, Recipe(small.plan.samples, compute_dtype="float32")), small.graph)
+    progress("one process")
+    count = small.graph.samples
+    module, _ = source.build(count, small.seq, "float32", device="cpu", shrink=small.shrink, attention="eager")
+    generator = torch.Generator().manual_seed(seed)
+    batch = [
+        source.random_inputs(count, small.seq, generator, shrink=small.shrink)
+        for _ in range(max(1, small.plan.schedule.micro_batches))
+    ]
+    values = Values(seed, "uneven")
+    truth = reference(small.graph, module, batch, values)
+    task = Task(program, small.graph, small.plan, values, constants_of(small.graph, module), batch)
+    progress("ranks")
+    if pool is not None:
+        result = check(task, truth, pool)
+    else:
+        with Pool(small.ranks) as own:
+            result = check(task, truth, own)
+    return replace(result, scaled=small.words, not_verified=small.not_verified, seconds=time.monotonic() - start)

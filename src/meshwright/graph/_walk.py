@@ -25,10 +25,28 @@ RENAMED = {
     "__and__": "bitwise_and",
     "__or__": "bitwise_or",
     "__xor__": "bitwise_xor",
-    "true_divide": "div",
+    "absolute": "abs",
+    "clip": "clamp",
     "concat": "cat",
+    "concatenate": "cat",
+    "divide": "div",
+    "greater": "gt",
+    "greater_equal": "ge",
+    "less": "lt",
+    "less_equal": "le",
+    "multiply": "mul",
+    "native_dropout": "dropout",
+    "negative": "neg",
+    "not_equal": "ne",
     "numpy_T": "t",
+    "subtract": "sub",
+    "true_divide": "div",
 }
+"""Other names of the same kind; `Op.call` keeps the own one."""
+NEW = {"new_zeros": "zeros", "new_ones": "ones", "new_full": "full", "new_empty": "empty"}
+"""They read only the dtype of their operand: capture writes it out."""
+FUNCTIONAL = {"aten.normal.default": "aten.normal_functional.default"}
+"""In-place operators whose pure twin has another name."""
 LOW_PRECISION = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "conv1d", "conv2d", "conv3d", "einsum"})
 """Kinds that autocast runs in its own dtype."""
 
@@ -115,7 +133,8 @@ class Walker:
         inplace = target._schema.is_mutable and kind.endswith("_") and not kind.endswith("__")
         if inplace:
             call = call.replace(f".{kind}.", f".{kind[:-1]}.")
-            kind = kind[:-1]
+            call = FUNCTIONAL.get(call, call)
+            kind = call.split(".")[1]
         operands: list[str] = []
         args, kwargs = self._arguments(node, operands)
         value = node.meta.get("val")
@@ -197,6 +216,8 @@ class Walker:
             form, operands = Form("expand", "aten.expand.default", (Slot(0), specs[0].shape)), operands[:1]
         elif kind in CASTS:
             form, operands = cast_to(specs[0].dtype), operands[:1]
+        elif kind in NEW:
+            form, operands = _created(form, specs[0])
         elif kind == "batch_norm":
             form, operands = _without_running(form, operands)
         if self._autocast and kind in LOW_PRECISION:
@@ -259,6 +280,14 @@ class Walker:
             form = Form("expand", "aten.expand.default", (Slot(0), target.shape))
             name = self.builder.emit(node, form, [name], [target])[0]
         return [name]
+
+
+def _created(form: Form, spec: Spec) -> tuple[Form, list[str]]:
+    """new_full(x, size, value) as full(size, value, dtype of x)."""
+    kind = NEW[form.kind]
+    value = (form.look().get(2, "fill_value"),) if kind == "full" else ()
+    call = f"aten.{kind}.{'memory_format' if kind == 'empty' else 'default'}"
+    return Form(kind, call, (spec.shape, *value), (("dtype", f"torch.{spec.dtype}"),)), []
 
 
 def _without_running(form: Form, operands: list[str]) -> tuple[Form, list[str]]:

@@ -94,13 +94,19 @@ def _finish(
 
 
 def refuse_masks(module: torch.nn.Module, kwargs: Mapping[str, object]) -> None:
-    """Our attention of transformers models takes no masks: they would be lost without a word."""
-    used = getattr(getattr(module, "config", None), "_attn_implementation", None)
+    """Our attention of transformers models comes without masks: refuses whatever would be lost without a word."""
+    if getattr(getattr(module, "config", None), "_attn_implementation", None) != ATTENTION:
+        return
     masks = [name for name, value in kwargs.items() if name.endswith("attention_mask") and value is not None]
-    if used == ATTENTION and masks:
+    if masks:
         raise CaptureError(
             f"the input {masks[0]} is a padding mask, which captured attention leaves out: pack the sequences without "
             "padding and do not pass it"
+        )
+    if not getattr(module, "_supports_sdpa", True):
+        raise CaptureError(
+            f"{type(module).__name__} computes attention in a way of its own, which would lose its mask here: build it with "
+            'config._attn_implementation = "eager"'
         )
 
 

@@ -52,11 +52,11 @@ def _attention(
 
 
 def _window(device: torch.device, queries: int, keys: int, window: int, causal: bool) -> torch.Tensor:
-    """True where a query sees a key: the last `window` keys, or `window` to both sides without causality."""
+    """True where a query sees a key: itself and the window - 1 before, without causality as many after."""
     distance = torch.arange(queries, device=device)[:, None] - torch.arange(keys, device=device)[None, :]
     if causal:
         return (distance >= 0) & (distance < window)
-    return distance.abs() <= window
+    return distance.abs() < window
 
 
 def register_experts(capacity: str | float = "no-drop") -> str:

@@ -21,14 +21,6 @@ def _like(call: Call) -> Rule:
     return space.rule([out, *([] for _ in call.operands[1:])], [out])
 
 
-def _new(call: Call) -> Rule:
-    """new_zeros, …: only dtype and device of the operand are read, so its dims stay whole."""
-    space = Space()
-    out = space.dims(call.out)
-    source = space.dims(call.shape(0), "from", range(len(call.shape(0))))
-    return space.rule([source, *([] for _ in call.operands[1:])], [out])
-
-
 KINDS = tuple(
     Kind(name, rule, no_flops, keeps_nothing, differentiable=False)
     for names, rule in (
@@ -36,8 +28,7 @@ KINDS = tuple(
             "arange zeros ones full empty rand randn randint scalar_tensor linspace eye tril_indices triu_indices",
             _create,
         ),
-        ("zeros_like ones_like full_like empty_like rand_like randn_like", _like),
-        ("new_zeros new_ones new_full new_empty", _new),
+        ("zeros_like ones_like full_like empty_like", _like),
     )
     for name in names.split()
 )

@@ -8,71 +8,17 @@ from ..ir import Rule
 from .call import Call, Kind, Saved, keeps_nothing, no_flops
 from .space import Space, broadcast
 
-SAVES_INPUT = [
-    "abs",
-    "atan2",
-    "cos",
-    "digamma",
-    "elu",
-    "erf",
-    "gelu",
-    "hardsigmoid",
-    "hardswish",
-    "hardtanh",
-    "leaky_relu",
-    "log",
-    "log1p",
-    "log2",
-    "log10",
-    "log_sigmoid",
-    "logsigmoid",
-    "mish",
-    "pow",
-    "silu",
-    "sin",
-    "softplus",
-    "square",
-    "tan",
-    "clamp",
-    "clamp_min",
-    "clamp_max",
-]
-SAVES_OUTPUT = ["exp", "expm1", "reciprocal", "relu", "relu6", "rsqrt", "selu", "sigmoid", "sqrt", "tanh"]
-SAVES_NOTHING = [
-    "add",
-    "sub",
-    "rsub",
-    "neg",
-    "ceil",
-    "floor",
-    "round",
-    "sign",
-    "trunc",
-    "fill",
-    "copy",
-    "zero",
-    "positive",
-    "nan_to_num",
-    "threshold",
-    "bitwise_and",
-    "bitwise_not",
-    "bitwise_or",
-    "bitwise_xor",
-    "eq",
-    "ne",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "isfinite",
-    "isinf",
-    "isnan",
-    "logical_and",
-    "logical_not",
-    "logical_or",
-    "logical_xor",
-]
-CASTS = ("to", "_to_copy", "contiguous", "clone", "type_as", "float", "half", "bfloat16")
+SAVES_INPUT = """abs acos asin atan celu cos cosh digamma elu erf erfc gelu hardsigmoid hardswish hardtanh leaky_relu log log1p
+log2 log10 log_sigmoid logit mish silu sin sinc sinh softplus softshrink square tan clamp clamp_min clamp_max threshold
+"""
+SAVES_OUTPUT = "exp exp2 expm1 reciprocal relu relu6 rsqrt selu sigmoid sqrt tanh"
+SAVES_NOTHING = """add sub rsub neg ceil floor round sign trunc fill copy zero nan_to_num conj
+bitwise_and bitwise_not bitwise_or bitwise_xor eq ne lt le gt ge isfinite isinf isnan logical_and logical_not logical_or
+logical_xor"""
+SAVES_ALL = "maximum minimum fmod remainder lerp addcmul addcdiv atan2 hypot xlogy copysign logaddexp"
+CASTS = "to contiguous clone"
+RANDOM = "bernoulli exponential uniform normal_functional rand_like randn_like"
+"""Random values in the shape of operand 0."""
 
 
 def pointwise(call: Call) -> Rule:
@@ -98,6 +44,13 @@ def _glu(call: Call) -> Rule:
     source = list(out)
     source[dim] = space.fixed("halves", 2) + out[dim]
     return space.rule([source], [out])
+
+
+def _bucketize(call: Call) -> Rule:
+    """Every element is compared with all boundaries."""
+    space = Space()
+    out = space.dims(call.out)
+    return space.rule([out, [space.fixed("boundaries", call.shape(1)[0])]], [out])
 
 
 def _input(call: Call) -> Saved:
@@ -127,7 +80,7 @@ def _pow(call: Call) -> Saved:
     return Saved(operands=(0, 1), results=(0,)) if call.need(1) else Saved(operands=(0, 1))
 
 
-def _minmax(call: Call) -> Saved:
+def _all(call: Call) -> Saved:
     return Saved(operands=tuple(range(len(call.operands))))
 
 
@@ -154,22 +107,20 @@ def _row(
 
 
 KINDS = (
-    *(_row(name, _input) for name in SAVES_INPUT if name != "pow"),
-    *(_row(name, _result) for name in SAVES_OUTPUT),
-    *(_row(name) for name in (*SAVES_NOTHING, *CASTS)),
-    *(_row(name, _minmax) for name in ("maximum", "minimum", "fmod", "remainder", "lerp", "addcmul", "addcdiv")),
+    *(_row(name, _input) for name in SAVES_INPUT.split()),
+    *(_row(name, _result) for name in SAVES_OUTPUT.split()),
+    *(_row(name) for name in f"{SAVES_NOTHING} {CASTS}".split()),
+    *(_row(name, _all) for name in SAVES_ALL.split()),
+    *(_row(name, differentiable=False) for name in f"{RANDOM} floor_divide".split()),
     _row("detach", alias=True, differentiable=False),
     _row("alias", alias=True),
     _row("mul", _mul),
     _row("div", _div),
-    _row("true_divide", _div),
-    _row("floor_divide", differentiable=False),
     _row("pow", _pow),
     _row("where", _condition),
     _row("masked_fill", _mask),
     _row("dropout", _dropout),
-    _row("native_dropout", _dropout),
-    _row("bernoulli", differentiable=False),
-    Kind("prelu", _prelu, no_flops, _minmax),
+    Kind("prelu", _prelu, no_flops, _all),
     Kind("glu", _glu, no_flops, _input),
+    Kind("bucketize", _bucketize, no_flops, keeps_nothing, differentiable=False),
 )

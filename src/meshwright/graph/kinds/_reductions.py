@@ -10,12 +10,13 @@ from .space import Names, Space
 
 
 def _dims_of(call: Call) -> tuple[int, ...]:
-    """The reduced dims; all when none is named."""
+    """The reduced dims; all when none is named. Norms have their order before the dims."""
     rank = len(call.shape(0))
-    value = call.get(1, "dim")
-    if value is None or value == ():
+    place = 2 if "norm" in call.kind else 1
+    value = call.get(place, "dim")
+    if value is None or value == () or len(call.out) == 0:
         return tuple(range(rank))
-    return tuple(d % rank for d in call.integers(1, "dim"))
+    return tuple(d % rank for d in call.integers(place, "dim"))
 
 
 def _reduce(call: Call, kind: FactorKind) -> Rule:
@@ -82,8 +83,9 @@ KINDS = (
     *(Kind(name, _whole, no_flops, _input_and_result) for name in ("amax", "amin", "logsumexp", "prod", "norm")),
     Kind("linalg_vector_norm", _whole, no_flops, _input_and_result),
     *(Kind(name, _whole, no_flops, _indices) for name in ("max", "min")),
-    *(Kind(name, _whole, no_flops, _moments) for name in ("var", "std")),
+    *(Kind(name, _whole, no_flops, _moments) for name in ("var", "std", "var_mean", "std_mean")),
     *(Kind(name, _whole, no_flops, keeps_nothing, differentiable=False) for name in ("any", "all", "argmax", "argmin")),
+    Kind("logcumsumexp", _along(1, "dim", 0), no_flops, _input_and_result, light=False),
     Kind("cumsum", _along(1, "dim", 0), no_flops, keeps_nothing, light=False),
     Kind("cumprod", _along(1, "dim", 0), no_flops, _input_and_result, light=False),
     Kind("topk", _along(2, "dim", -1), no_flops, _indices, light=False),

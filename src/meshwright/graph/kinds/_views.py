@@ -184,6 +184,41 @@ def _unbind(call: Call) -> Rule:
     return space.rule([source], [source[:dim] + source[dim + 1 :] for _ in call.results])
 
 
+def _diff(call: Call) -> Rule:
+    """Differences of neighbours along one dim, which stays whole; other operands are joined before and after."""
+    space = Space()
+    dim = call.integer(2, "dim", -1) % len(call.out)
+    out = space.dims(call.out, fixed=(dim,))
+    operands = []
+    for i, spec in enumerate(call.operands):
+        own = out[dim] if spec.shape[dim] == call.out[dim] else space.fixed(f"from{i}", spec.shape[dim])
+        operands.append([*out[:dim], own, *out[dim + 1 :]])
+    return space.rule(operands, [out])
+
+
+def _meshgrid(call: Call) -> Rule:
+    """Result i repeats operand i along all other dims."""
+    space = Space()
+    out = space.dims(call.out)
+    order = list(range(len(call.out)))
+    if call.get(1, "indexing") == "xy" and len(order) > 1:
+        order[:2] = [1, 0]
+    operands = [[out[order[i]]] if spec.shape else [] for i, spec in enumerate(call.operands)]
+    return space.rule(operands, [out for _ in call.results])
+
+
+def _pixel_shuffle(call: Call) -> Rule:
+    """[…, c · r · r, h, w] <-> […, c, h · r, w · r]."""
+    space = Space()
+    r = call.integer(1, "upscale_factor" if call.kind == "pixel_shuffle" else "downscale_factor", 1)
+    wide, tall = (call.shape(0), call.out) if call.kind == "pixel_shuffle" else (call.out, call.shape(0))
+    lead = space.dims(wide[:-3], "batch")
+    c, a, b = space.factor("channels", tall[-3]), space.fixed("up", r), space.fixed("across", r)
+    h, w = space.factor("height", wide[-2]), space.factor("width", wide[-1])
+    deep, large = [*lead, c + a + b, h, w], [*lead, c, h + a, w + b]
+    return space.rule(*(([deep], [large]) if call.kind == "pixel_shuffle" else ([large], [deep])))
+
+
 def _write(call: Call) -> Rule:
     """slice_scatter, select_scatter: the source replaces a part of one dim."""
     space = Space()
@@ -216,7 +251,10 @@ KINDS = (
     *_rows("tril triu", _triangle, False),
     *_rows("diagonal", _diagonal, True),
     *_rows("unfold", _unfold, True),
-    *_rows("cat concat", _cat, False),
+    *_rows("diff", _diff, False),
+    *_rows("meshgrid", _meshgrid, False),
+    *_rows("pixel_shuffle pixel_unshuffle", _pixel_shuffle, False),
+    *_rows("cat", _cat, False),
     *_rows("stack", _stack, False),
     *_rows("split split_with_sizes chunk tensor_split", _split, True),
     *_rows("unbind", _unbind, True),

@@ -119,6 +119,16 @@ def _pool(call: Call) -> Rule:
     return space.rule([source], [out for _ in call.results])
 
 
+def _im2col(call: Call) -> Rule:
+    """x[n, c, h, w] -> [n, c · kernel, windows]; the windows overlap, so space stays whole."""
+    space = Space()
+    n, c, h, w = call.shape(0)
+    batch, channels = space.factor("batch", n), space.factor("channels", c)
+    inside = space.fixed("kernel", call.out[1] // c)
+    source = [batch, channels, space.fixed("height", h), space.fixed("width", w)]
+    return space.rule([source], [[batch, channels + inside, space.fixed("windows", call.out[2])]])
+
+
 def _resampled(call: Call) -> Rule:
     """Adaptive pools, interpolation, pixel shuffles along the last dims: leading dims that keep their size are free."""
     space = Space()
@@ -174,6 +184,8 @@ KINDS = (
     *(Kind(f"max_pool{n}d", _pool, no_flops, _max_pool_saved, light=False) for n in (1, 2, 3)),
     *(Kind(f"max_pool{n}d_with_indices", _pool, no_flops, _max_pool_saved, light=False) for n in (2, 3)),
     *(Kind(f"avg_pool{n}d", _pool, no_flops, _input, light=False) for n in (1, 2, 3)),
+    *(Kind(f"adaptive_max_pool{n}d", _resampled, no_flops, _max_pool_saved, light=False) for n in (1, 2, 3)),
+    Kind("im2col", _im2col, no_flops, keeps_nothing, light=False),
     Kind("adaptive_avg_pool1d", _resampled, no_flops, keeps_nothing, light=False),
     *(Kind(f"adaptive_avg_pool{n}d", _resampled, no_flops, _input, light=False) for n in (2, 3)),
     *(

@@ -172,6 +172,17 @@ def test_padding_mask_is_refused(captured: Callable[[str], Graph]) -> None:
         capture(build("meta", register_attention()), batch, SAMPLES)
 
 
+def test_attention_that_passes_by_the_hook_is_refused() -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    config = BloomConfig(hidden_size=32, n_layer=1, n_head=2, vocab_size=50, attn_implementation=register_attention())
+    with torch.device("meta"):
+        module = BloomForCausalLM(config)
+    ids = torch.zeros(SAMPLES, 8, dtype=torch.long, device="meta")
+    with pytest.raises(CaptureError, match="BloomForCausalLM computes attention in a way of its own"):
+        capture(module, {"input_ids": ids, "labels": ids}, SAMPLES)
+
+
 class Written(nn.Module):
     """Writes in place through views, reads older views afterwards."""
 

@@ -95,7 +95,8 @@ def _finish(
 
 def refuse_masks(module: torch.nn.Module, kwargs: Mapping[str, object]) -> None:
     """Our attention of transformers models comes without masks: refuses whatever would be lost without a word."""
-    if getattr(getattr(module, "config", None), "_attn_implementation", None) != ATTENTION:
+    config = getattr(module, "config", None)
+    if getattr(config, "_attn_implementation", None) != ATTENTION:
         return
     masks = [name for name, value in kwargs.items() if name.endswith("attention_mask") and value is not None]
     if masks:
@@ -103,7 +104,7 @@ def refuse_masks(module: torch.nn.Module, kwargs: Mapping[str, object]) -> None:
             f"the input {masks[0]} is a padding mask, which captured attention leaves out: pack the sequences without "
             "padding and do not pass it"
         )
-    if not getattr(module, "_supports_sdpa", True):
+    if hasattr(config, "num_attention_heads") and not getattr(module, "_supports_sdpa", True):
         raise CaptureError(
             f"{type(module).__name__} computes attention in a way of its own, which would lose its mask here: build it with "
             'config._attn_implementation = "eager"'

@@ -33,7 +33,7 @@ def stage(*ops: str, **fields: object) -> Stage:
 
 
 def test_entries_stand_for_ops_and_blocks() -> None:
-    assert stage_ops(GRAPH, stage("layers[1:3]", "head/linear", "loss/mean")) == (2, 3, 4, 5, 10, 11)
+    assert stage_ops(GRAPH, stage("layers[1:3]", "head/linear", "loss/mean")) == (3, 4, 5, 6, 11, 12)
     assert span_entry(RUN, 1, 3) == "layers[1:3]"
 
 
@@ -57,9 +57,9 @@ def test_an_entry_that_names_nothing_says_what_there_is(entry: str, message: str
 
 def test_own_entry_wins_over_that_of_block_0() -> None:
     s = stage(shardings={"layers.0.fc/linear": FIRST, "layers.3.fc/linear": OWN})
-    assert sharding_of(GRAPH, s, 6) is OWN
-    assert sharding_of(GRAPH, s, 4) is FIRST
-    assert sharding_of(GRAPH, s, 10) is None
+    assert sharding_of(GRAPH, s, 7) is OWN
+    assert sharding_of(GRAPH, s, 5) is FIRST
+    assert sharding_of(GRAPH, s, 11) is None
     first, own = Storage(resident=0.5), Storage(resident=0.25)
     s = stage(storage={"layers.0.fc.weight": first, "layers.2.fc.weight": own})
     assert [storage_of(GRAPH, s, f"layers.{i}.fc.weight") for i in (0, 1, 2)] == [first, first, own]
@@ -69,15 +69,15 @@ def test_own_entry_wins_over_that_of_block_0() -> None:
     assert layout_of(GRAPH, s, "layers.4.act.out") is rest
     assert layout_of(GRAPH, s, "layers.4.fc.out") is None and layout_of(GRAPH, s, "x") is None
     s = stage(recompute=frozenset({"layers.0.act/relu"}), offload=frozenset({"layers.0.fc.out"}))
-    assert recomputes(GRAPH, s, 5) and not recomputes(GRAPH, s, 4)
+    assert recomputes(GRAPH, s, 6) and not recomputes(GRAPH, s, 5)
     assert offloads(GRAPH, s, "layers.3.fc.out") and not offloads(GRAPH, s, "x")
     assert representative_tensor(GRAPH, "layers.3.fc.weight") == "layers.0.fc.weight"
 
 
 def test_blocks_that_are_alike_share_a_span() -> None:
     assert spans(GRAPH, stage("layers[0:5]", "head/linear", "loss/mean")) == (
-        Span(RUN, 0, 10, 0, 5),
-        Span(None, 10, 12),
+        Span(RUN, 1, 11, 0, 5),
+        Span(None, 11, 13),
     )
     assert spans(GRAPH, stage("layers[1:3]"))[0].length == 2
 
@@ -100,7 +100,7 @@ def test_entries_of_block_0_single_nothing_out() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(0, 11), st.integers(1, 12), st.sets(st.integers(1, 4)))
+@given(st.integers(0, 12), st.integers(1, 13), st.sets(st.integers(1, 4)))
 def test_spans_cover_the_ops_of_the_stage_in_order(first: int, length: int, special: set[int]) -> None:
     ops = tuple(op.name for op in GRAPH.ops[first : first + length])
     s = stage(*ops, shardings={f"layers.{b}.fc/linear": OWN for b in special})

@@ -107,7 +107,7 @@ def test_the_nearest_device_is_one_of_the_same_node() -> None:
 
 
 def test_a_parameter_that_the_old_plan_has_not_is_refused() -> None:
-    old = Plan(GRAPH.digest, 4, (Stage(NAMES[:2], Mesh((0,))),))
+    old = Plan(GRAPH.digest, 4, (Stage(NAMES[:3], Mesh((0,))),))
     new = Plan(GRAPH.digest, 4, (Stage(NAMES, Mesh((0,))),))
     with pytest.raises(InputError) as error:
         moves(GRAPH, old, new)

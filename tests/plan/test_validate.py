@@ -21,7 +21,7 @@ TP = Cut("tp")
 
 def legal() -> Plan:
     first = Stage(
-        ("layers[0:2]",),
+        ("stem/linear", "layers[0:2]"),
         Mesh((0, 1), ("tp",), (2,)),
         {"layers.0.fc/linear": OpSharding({"n": (TP,)}, kept=("layers.0.fc.weight",))},
         {"layers.0.act.out": Layout((((0, (TP,)),), ((0, ()),)))},
@@ -89,7 +89,7 @@ BROKEN = [
     ),
     (
         stage(0, shardings={LINEAR: OpSharding(kept=("w",))}),
-        f'stage 0, op {LINEAR}: kept names "w", its operands are x, layers.0.fc.weight',
+        f'stage 0, op {LINEAR}: kept names "w", its operands are stem.out, layers.0.fc.weight',
     ),
     (
         stage(0, layouts={"x": Layout((((3, (TP,)), (4, ())), ((0, ()),)))}),
@@ -162,7 +162,7 @@ def test_a_constant_may_be_computed_in_several_stages() -> None:
     )
     problem = replace(PROBLEM, graph=graph)
     names = [op.name for op in GRAPH.ops]
-    stages = (Stage(("mask/ones", *names[:4]), Mesh((0,))), Stage(("mask/ones", *names[4:]), Mesh((1,))))
+    stages = (Stage(("mask/ones", *names[:5]), Mesh((0,))), Stage(("mask/ones", *names[5:]), Mesh((1,))))
     validate(problem, Plan("", 8, stages, Schedule("gpipe", 2)))
 
 
@@ -171,7 +171,7 @@ def test_colocation_and_device_kinds_are_kept() -> None:
     with pytest.raises(InputError) as error:
         validate(replace(PROBLEM, graph=keyed), legal())
     assert str(error.value) == (
-        'ops "layers.0.fc/linear" (stage 0) and "layers.2.fc/linear" (stage 1) share the key "one": they must be on the same devices'
+        'ops "stem/linear" (stage 0) and "layers.2.fc/linear" (stage 1) share the key "one": they must be on the same devices'
     )
     kinds = replace(GRAPH, ops=tuple(replace(op, runs_on=("cpu",)) if op.kind == "mean" else op for op in GRAPH.ops))
     with pytest.raises(InputError) as error:

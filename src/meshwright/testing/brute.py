@@ -1,6 +1,6 @@
 """All plans of a simple kind for a small problem: nobody may prove a bound above the best of them.
 
-Consecutive stages of whole layers, each on as many devices as the others, samples cut over those; gpipe or 1f1b; every
+Consecutive stages of whole layers and whole blocks of a run, each on as many devices as the others, samples cut over those; gpipe or 1f1b; every
 number of micro-batches that divides the batch; recompute none or all.
 """
 
@@ -20,7 +20,7 @@ from ..planners._layers import Layers, layers_of
 def all_plans(problem: Problem) -> Iterator[Plan]:
     """Every plan of the family, in a fixed order."""
     graph, samples, count = problem.graph, problem.recipe.samples, problem.cluster.count
-    layers = layers_of(graph)
+    layers = _whole_blocks(layers_of(graph))
     shardings = _by_samples(graph)
     for depth in range(1, min(count, len(layers)) + 1):
         copies = count // depth
@@ -34,6 +34,21 @@ def all_plans(problem: Problem) -> Iterator[Plan]:
                 # One rank runs both schedules in the order of 1f1b or holds more for nothing: one of them is enough.
                 if per_copy % m == 0 and (depth > 1 or name == "1f1b"):
                     yield Plan(graph.digest, samples, tuple(stages), Schedule(name, m))
+
+
+def _whole_blocks(layers: Layers) -> Layers:
+    """Layers that end inside a block of a run are joined: planners of equal blocks do not cut them."""
+    graph = layers.graph
+
+    def inside(end: int) -> bool:
+        return any(
+            run.first < end < run.first + run.length * run.count and (end - run.first) % run.length
+            for run in graph.runs
+        )
+
+    ends = tuple(end for end in layers.ends if not inside(end))
+    flops = tuple(sum(op.flops for op in graph.ops[a:b]) for a, b in zip((0, *ends), ends))
+    return Layers(graph, ends, flops)
 
 
 def _stages(layers: Layers, ends: tuple[int, ...], copies: int, shardings: dict[str, OpSharding]) -> list[Stage]:

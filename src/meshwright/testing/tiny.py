@@ -1,7 +1,9 @@
 """Small problems made by hand, without torch: what the conformance suite asks every planner.
 
-mlp(blocks=2):   x ─ linear ─ relu ─ linear ─ relu ─ linear ─ mean → loss
-                     └ layers.0 ┘    └ layers.1 ┘    head     loss
+The model `mlp(blocks=2)`, its two blocks being a run:
+
+    x ─ linear ─ linear ─ relu ─ linear ─ relu ─ linear ─ mean → loss
+        └ stem ┘ └  layers.0  ┘  └  layers.1  ┘  └ head ┘
 """
 
 from __future__ import annotations
@@ -91,15 +93,16 @@ class _Builder:
 
 
 def mlp(blocks: int = 2, width: int = 64, samples: int = 8) -> Graph:
-    """`blocks` equal blocks of linear and relu, a head and a mean as loss; the blocks are one run."""
+    """`blocks` equal blocks of linear and relu between a stem and a head, and a mean as loss; the blocks are one run."""
     build = _Builder(samples)
-    x = build.tensor("x", (samples, width), "input")
+    # Without a stem the first block would read data, the others a result with a gradient: no equal blocks.
+    x = build.linear("stem", build.tensor("x", (samples, width), "input"), width, width)
     for i in range(blocks):
         x = build.linear(f"layers.{i}.fc", x, width, width)
         x = build.relu(f"layers.{i}.act", x, width)
     x = build.linear("head", x, width, width)
     loss = build.mean("loss", x, width)
-    return build.graph(loss, (Run("layers", 0, 2, blocks),) if blocks > 1 else ())
+    return build.graph(loss, (Run("layers", 1, 2, blocks),) if blocks > 1 else ())
 
 
 def chain(flops: Sequence[float], width: int = 8, samples: int = 8) -> Graph:

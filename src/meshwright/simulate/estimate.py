@@ -196,7 +196,7 @@ def peak_bytes(work: Work, orders: Orders) -> Floats:
     return fixed + peaks(orders, work.kept.sum(axis=1), work.buffers)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=16)
 def _orders(name: str, m: int, v: int, stages: int) -> Orders:
     args: Mapping[str, int] = {"v": v} if v > 1 else {}
     return orders(Schedule(name, m, args), stages)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cluster.model import Cluster, Mesh
+from ..errors import Unsupported
 from ..graph.ir import Floats, Graph
 from ..lower.program import Program
 from ..plan.model import Plan
@@ -50,6 +51,7 @@ def simulate(
         InputError: rows that wait for each other, or a schedule that does not suit the stages.
         Unsupported: a plan that nothing here can play.
     """
+    _refuse(plan)
     graph = plan.rewritten or problem.graph
     if plan.schedule.name == "dataflow" and not plan.schedule.rows and len(plan.stages) > 1:
         from .dataflow import dataflow
@@ -75,6 +77,18 @@ def simulate(
     ended = _ends(order, tasks, start)
     step = finish(work, rank, ended, problem.cost.overlap("data"), overhead)
     return _report(problem, graph, plan, program, order, tasks, start, work, prices, sends, step, rank, devices, detail)
+
+
+def _refuse(plan: Plan) -> None:
+    """What a plan can say and this simulator would silently ignore."""
+    if not plan.schedule.weights.flush:
+        raise Unsupported(
+            "weights change without a flush in this plan, but only steps with a flush are simulated: set flush"
+        )
+    for k, stage in enumerate(plan.stages):
+        for field, what in (("offload", "swaps activations to the host"), ("deal", "deals micro-batches to replicas")):
+            if getattr(stage, field):
+                raise Unsupported(f"stage {k} {what} ({field}), which is not simulated: leave {field} empty")
 
 
 def sends_of(program: Program, cluster: Cluster, pricer: Pricer) -> Sends:

@@ -1,0 +1,121 @@
+"""Measured rows: what is read, what is refused and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from meshwright.errors import InputError
+from meshwright.validation.machines import cluster_of
+from meshwright.validation.rows import read
+
+HEADER = (
+    "id,source,model,family,layers,hidden,heads,kv_heads,ffn,vocab,experts,seq_len,accel,devices,devices_per_node,"
+    "precision,dp,zero,tp,pp,vpp,cp,ep,seq_par,mbs,gbs,recompute,offload,other,status,step_time_s,model_tflops_per_dev,mem_gib"
+)
+GOOD = [
+    "r1",
+    "vtrain-single",
+    "gpt-x",
+    "gpt",
+    "24",
+    "1024",
+    "16",
+    "16",
+    "4096",
+    "50257",
+    "",
+    "1024",
+    "A100-SXM",
+    "8",
+    "8",
+    "fp16",
+    "2",
+    "0",
+    "2",
+    "2",
+    "",
+    "1",
+    "",
+    "0",
+    "4",
+    "32",
+    "full",
+    "",
+    "",
+    "ok",
+    "0.25",
+    "",
+    "",
+]
+
+
+def _file(folder: Path, *rows: list[str]) -> Path:
+    (folder / "measured").mkdir()
+    text = "\n".join([HEADER, *(",".join(row) for row in rows)])
+    (folder / "measured" / "x.csv").write_text(text)
+    return folder
+
+
+def _but(**changes: str) -> list[str]:
+    names = HEADER.split(",")
+    row = list(GOOD)
+    for name, value in changes.items():
+        row[names.index(name)] = value
+    return row
+
+
+def test_a_row_becomes_settings(tmp_path: Path) -> None:
+    rows, refused = read(_file(tmp_path, GOOD))
+    assert not refused
+    row = rows[0]
+    assert (row.dp, row.tp, row.pp, row.micro_batch, row.batch, row.seconds) == (2, 2, 2, 4, 32, 0.25)
+    assert row.model.vocab == 50432  # 50,257 padded to a multiple of 128 · tp
+    assert (row.software, row.recompute, row.precision) == ("unfused", "full", "float16")
+    cluster = cluster_of(row)
+    assert (cluster.count, cluster.types[0].name) == (8, "A100-80GB")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"family": "moe"}, "not a dense decoder-only transformer"),
+        ({"accel": "L4-24GB"}, "device other than A100, H100 or V100"),
+        ({"source": "nowhere"}, "nowhere: how its software ran is not stated"),
+        ({"status": "oom"}, "ran out of memory or failed"),
+        ({"cp": "2"}, "context parallelism"),
+        ({"dp": "4"}, "degrees do not multiply to the devices"),
+        ({"gbs": "33"}, "the batch does not split over replicas and micro-batches"),
+        ({"step_time_s": ""}, "no step time"),
+        ({"hidden": ""}, "no hidden"),
+        ({"precision": "int4"}, "precision int4"),
+        ({"other": "LoRA"}, "low-rank adaptation"),
+        ({"vpp": "3", "gbs": "24"}, "interleaving needs a multiple of pp micro-batches"),
+    ],
+)
+def test_what_a_plan_cannot_say_is_counted_by_reason(tmp_path: Path, changes: dict[str, str], reason: str) -> None:
+    rows, refused = read(_file(tmp_path, _but(**changes)))
+    assert not rows
+    assert refused == {reason: ["r1"]}
+
+
+def test_duplicates_stand_once(tmp_path: Path) -> None:
+    rows, refused = read(_file(tmp_path, GOOD, _but(id="r2"), _but(id="r3", step_time_s="0.26")))
+    assert [r.id for r in rows] == ["r1", "r3"]
+    assert refused == {"the same settings and time as another row": ["r2"]}
+
+
+def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no measured rows in .*: give the folder that holds measured"):
+        read(tmp_path)
+
+
+def test_the_public_rows_give_more_than_twelve_hundred_steps(data_folder: Path) -> None:
+    rows, refused = read(data_folder)
+    assert len(rows) >= 1200
+    assert set(Counter(r.device for r in rows)) == {"a100", "h100", "v100"}
+    assert len({r.source for r in rows}) >= 17
+    assert sum(map(len, refused.values())) > 500
+    assert all(r.seconds > 0 and r.dp * r.tp * r.pp == r.devices for r in rows)

@@ -48,6 +48,14 @@ class Planner(abc.ABC):
     def objective(self, problem: Problem, plan: Plan) -> float:
         """The planner's own objective of ANY legal plan in its space; `plan(...).objective` equals it."""
 
+    def contains(self, problem: Problem, plan: Plan) -> bool:
+        """Is this plan in the space that `run.bound` speaks of? The conformance suite holds the bound against all that are.
+
+        Override it where the search fixes a choice by a rule, say one way of cutting into stages, and its bound is over
+        the other choices only.
+        """
+        return True
+
     @final
     def plan(
         self, problem: Problem, *, budget: Budget | None = None, seed: int = 0, progress: Progress | None = None

@@ -27,6 +27,10 @@ class Optimizer(Protocol):
         """Names of the tensors it keeps per parameter, each as big as the master copy."""
         ...
 
+    def prepare(self, state: State) -> None:
+        """Makes the moments, zero, if there are none yet."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class SGD:
@@ -36,6 +40,9 @@ class SGD:
 
     def moments(self) -> tuple[str, ...]:
         return ()
+
+    def prepare(self, state: State) -> None:
+        """It remembers nothing."""
 
     def update(self, state: State, grad: Tensor) -> None:
         state.step += 1
@@ -54,9 +61,12 @@ class AdamW:
     def moments(self) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def update(self, state: State, grad: Tensor) -> None:
+    def prepare(self, state: State) -> None:
         if not state.moments:
             state.moments = {name: torch.zeros_like(state.master) for name in self.moments()}
+
+    def update(self, state: State, grad: Tensor) -> None:
+        self.prepare(state)
         grad, (first, second) = grad.to(torch.float32), self.betas
         state.step += 1
         mean, square = state.moments["exp_avg"], state.moments["exp_avg_sq"]

@@ -292,7 +292,7 @@ def _collectives(
 def check(task: Task, truth: Reference, pool: Pool, promised: Program | None = None) -> VerifyResult:
     """Runs `task` on the pool's ranks and compares."""
     start = time.monotonic()
-    answers = pool.run("meshwright.execute.verify:answer", task)
+    answers = pool.run("meshwright.execute.verification:answer", task)
     return replace(compare(task, truth, answers, promised), seconds=time.monotonic() - start)
 
 

@@ -65,9 +65,9 @@ class Analytic(CostModel):
         self.precision = precision
         self.software = software if isinstance(software, Software) else generation(software)
         self.high_precision = frozenset(high_precision)
-        self.wide = precision if ITEM_BYTES.get(precision, 1) >= 2 else "bfloat16"
+        self.wide = "bfloat16" if _FORMAT[precision] in ("gemm_8", "gemm_4") else precision
         """dtype of everything but matrix products."""
-        self.item = float(ITEM_BYTES.get(self.wide, 4))
+        self.item = float(ITEM_BYTES.get(self.wide, 4))  # tfloat32 is float32 in memory
         self._families = families or {}
         self._shapes = Shapes()
         self._prices = CollectivePrices()
@@ -125,6 +125,7 @@ class Analytic(CostModel):
         if variant == "unfused" or (not variant and self.software.attention == "unfused"):
             product = peak * float(getattr(constants, _FORMAT[self.wide])) * self.software.rate
             rate = product * constants.score_rate * 2.0 * width / (width + 128.0)
+            rate = rate / np.where(width % 8, constants.misaligned, 1.0)
             moved = constants.score_bytes * (1.0 if forward else SCORE_BACKWARD) * volume(local, shape.scores)
             found: Floats = (1.0 if forward else 2.0) * flops / rate + moved / (device.bandwidth * constants.memory)
             return found

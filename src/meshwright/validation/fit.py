@@ -4,25 +4,23 @@ Maximum a posteriori: squared log error of the step time, each source weighing t
 guesses of `parameters.py`. Gauss-Newton with a Jacobian by differences; for each held-out source the same problem without
 its rows, starting at the common fit, until it stands still (the start then no longer matters).
 
-    python -m meshwright.validation.fit DATA_FOLDER      writes validation/fitted.toml beside this file
+    python -m meshwright.validation DATA_FOLDER      writes fitted.toml beside this file
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MeshwrightError
 from ..graph.ir import Floats
 from ..simulate import simulate
 from .parameters import PARAMETERS, Values, from_logs, guesses, logs, tables
 from .plans import Case, Cases, cost_of
-from .rows import Row, read
+from .rows import Row
 
 STEP = 0.05
 """Step of the differences, in spreads."""
@@ -144,16 +142,3 @@ def write(found: Mapping[str, Values], file: Path) -> None:
     for name, values in found.items():
         lines += [f'["{name}"]', *(f'"{k}" = {v:.4g}' for k, v in values.items()), ""]
     file.write_text("\n".join(lines), encoding="utf-8")
-
-
-def main(folder: Path) -> None:
-    rows, _ = read(folder)
-    write(fit(prepare(rows)), Path(__file__).with_name("fitted.toml"))
-
-
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        main(Path(sys.argv[1]))
-    except MeshwrightError as error:
-        sys.exit(str(error))

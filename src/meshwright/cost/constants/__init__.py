@@ -33,6 +33,7 @@ class Family:
     launch: float
     score_rate: float
     score_bytes: float
+    misaligned: float
 
 
 @dataclass(frozen=True, slots=True)

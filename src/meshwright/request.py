@@ -78,7 +78,7 @@ def to_toml(request: Request, comment: str = "") -> str:
     lines += [f"precision = {_quoted(request.precision)}", f"optimizer = {_quoted(request.optimizer)}"]
     lines += ["[cluster]", f"{file} = {_quoted(request.cluster)}"]
     if request.keep_free is not None:
-        lines.append(f'keep_free = "{request.keep_free / 2**30:.12g} GiB"')
+        lines.append(f'keep_free = "{request.keep_free / 2**30!r} GiB"')
     lines += ["[search]", f"planner = {_quoted(request.planner)}"]
     if request.budget is not None:
         lines.append(f'budget = "{request.budget:g} s"')

@@ -40,7 +40,7 @@ def test_a_narrow_terminal_loses_bar_then_mfu_then_recompute(outcome: Outcome) -
         joined = "\n".join(table)
         return "█" in joined, "MFU" in joined, "recompute" in joined
 
-    seen = [has(width) for width in range(110, 60, -1)]
+    seen = [has(width) for width in range(110, 76, -1)]
     order = [(True, True, True), (False, True, True), (False, False, True), (False, False, False)]
     assert [s for i, s in enumerate(seen) if i == 0 or s != seen[i - 1]] == order[: len(set(seen))]
     assert len(set(seen)) >= 3

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -30,8 +31,7 @@ def run(argv: list[str] | None = None) -> int:
     except MeshwrightError as error:
         return _fail(error, args)
     except KeyboardInterrupt:
-        _write("meshwright: stopped; nothing was written")
-        return STOPPED
+        return _stopped()
     except BrokenPipeError:
         # The reader of a pipe went away ("| head"): not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -41,10 +41,15 @@ def run(argv: list[str] | None = None) -> int:
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             return _usage(error, args)
-        if type(error).__name__ == "Abort":
-            return STOPPED
+        if type(error).__name__ == "Abort":  # what the parser makes of KeyboardInterrupt
+            return _stopped()
         return _bug(error, args)
     return result if isinstance(result, int) else 0
+
+
+def _stopped() -> int:
+    _write("meshwright: stopped; nothing was written")
+    return STOPPED
 
 
 def _fail(error: MeshwrightError, args: list[str]) -> int:
@@ -56,7 +61,7 @@ def _fail(error: MeshwrightError, args: list[str]) -> int:
 def _usage(error: Exception, args: list[str]) -> int:
     """A wrong option: the parser's words as one sentence of ours."""
     message = str(error.format_message()).strip().rstrip(".")  # type: ignore[attr-defined]
-    message = " ".join(message.split())
+    message = re.sub(r" \(Possible options: [^)]*\)", "", " ".join(message.split()))
     if not message:  # `meshwright plan` alone: the help was shown
         return BAD_INPUT
     context = getattr(error, "ctx", None)

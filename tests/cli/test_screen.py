@@ -1,0 +1,107 @@
+"""Width, colour, encoding, help, completion."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from in_process import Command
+
+from meshwright.cli._epilogs import EPILOG
+from meshwright.cli.completion import cluster_names, layout_words, model_names, planner_names
+from meshwright.cli.options import parse_allow, parse_fix
+
+
+def in_shell(*args: str, **env: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "meshwright", *args], capture_output=True, env={**os.environ, **env}, timeout=60
+    )
+
+
+@pytest.mark.parametrize("command", ["", *EPILOG])
+def test_every_help_ends_with_two_real_examples(meshwright: Command, command: str) -> None:
+    args = [] if command in ("", "meshwright") else [command]
+    done = meshwright(*args, "--help")
+    assert done.code == 0
+    examples = [line.strip() for line in done.out.splitlines()[-2:]]
+    assert all(e.startswith("meshwright ") for e in examples)
+
+
+def test_the_version_is_that_of_the_package(meshwright: Command) -> None:
+    from importlib.metadata import version
+
+    assert meshwright("--version").out == f"meshwright {version('meshwright')}\n"
+
+
+def test_columns_sets_the_width(meshwright: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = meshwright("plan", "gpt2", "-c", "a100x8", "--batch", "64", "--seq", "256")
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("env", "option", "colored"),
+    [({}, "auto", False), ({"FORCE_COLOR": "1"}, "auto", True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, "auto", False),
+     ({}, "always", True), ({"FORCE_COLOR": "1"}, "never", False)],
+)  # fmt: skip
+def test_colour_follows_option_then_environment(
+    meshwright: Command, monkeypatch: pytest.MonkeyPatch, env: dict[str, str], option: str, colored: bool
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert ("\x1b[" in meshwright("models", "--color", option).out) == colored
+
+
+def test_an_output_that_is_not_utf_8_gets_plain_signs() -> None:
+    done = in_shell("clusters", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    done.stdout.decode("ascii")
+    assert b"8 x InfiniBand" in done.stdout
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m meshwright models | head -n 1", shell=True, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0 and done.stderr == b""
+
+
+def test_completion_offers_names_without_loading_torch() -> None:
+    assert "llama-3.1-8b" in model_names("llama-3.1")
+    assert cluster_names("h100x6") == ["h100x64"]
+    assert planner_names("gr") == ["grid"]
+    code = (
+        "from meshwright.cli import completion as c; c.model_names(''); c.cluster_names(''); c.planner_names('');"
+        "import sys; print('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_completed_degrees_divide_the_cluster() -> None:
+    context = SimpleNamespace(params={"cluster": "h100x8"})
+    assert layout_words(context, "tp=") == ["tp=1", "tp=2", "tp=4", "tp=8"]  # type: ignore[arg-type]
+    assert layout_words(context, "tp=2,p") == ["tp=2,pp=1", "tp=2,pp=2", "tp=2,pp=4", "tp=2,pp=8"]  # type: ignore[arg-type]
+
+
+def test_fix_and_allow_are_read() -> None:
+    assert parse_fix("tp=8,pp=1") == {"tp": 8, "pp": 1}
+    assert parse_allow(["recompute=none,full", "schedule=1f1b"]) == {
+        "recompute": ("none", "full"), "schedule": ("1f1b",),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["models", "clusters", "planners"])
+def test_listings_speak_json(meshwright: Command, command: str) -> None:
+    import json
+
+    answer = json.loads(meshwright(command, "--json").out)
+    assert answer["schema"] == f"meshwright.{command}/1" and answer[command]
+
+
+def test_a_page_gives_the_source_of_every_figure(meshwright: Command) -> None:
+    page = meshwright("clusters", "h100").out
+    for figure in ("memory", "bandwidth", "peak", "inside", "nic"):
+        assert f"source of {figure}" in page

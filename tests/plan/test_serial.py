@@ -29,6 +29,7 @@ from meshwright.plan.model import (
     Weights,
 )
 from meshwright.plan.serial import dumps, from_json, load, save, to_json
+from meshwright.testing.tiny import mlp
 
 names = st.text('abc/.ü"\\[]{}:,', min_size=1, max_size=6)
 cuts = st.builds(Cut, names, st.lists(st.integers(0, 9), max_size=3).map(tuple))
@@ -256,6 +257,12 @@ def test_a_wrong_field_is_named_with_what_would_be_right(edit: Callable[[Any], N
     with pytest.raises(InputError) as error:
         from_json(changed(edit))
     assert str(error.value) == message
+
+
+def test_a_plan_carries_its_own_graph() -> None:
+    graph = mlp(3)
+    plan = Plan(graph.digest, 8, (), rewritten=graph)
+    assert from_json(json.loads(dumps(plan))) == plan
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from meshwright.cluster.model import Mesh
 from meshwright.errors import InputError
 from meshwright.graph.ir import Factor, Op, Rule, Tensor
 from meshwright.plan.model import Action, Cut, Layout, OpSharding, Plan, Row, Schedule, Stage, Storage
+from meshwright.plan.schedules import parse_action
 from meshwright.plan.validate import validate
 from meshwright.testing.tiny import mlp, problem_of
 
@@ -143,6 +144,46 @@ def test_rows_need_stages_in_the_order_of_the_values() -> None:
         'stage 0 reads "layers.1.act.out", which stage 1 makes: schedule 1f1b runs stages in order, so values go to later ones only'
     )
     validate(PROBLEM, replace(turned, schedule=Schedule("dataflow", 4)))
+
+
+def custom(*texts: str) -> Plan:
+    rows = tuple(Row((r,), tuple(parse_action(word) for word in text.split())) for r, text in enumerate(texts))
+    return replace(legal(), schedule=Schedule("custom", 2, rows=rows))
+
+
+def test_custom_rows_that_run_everything_pass() -> None:
+    validate(PROBLEM, custom("0F0-1 0B1 0B0", "1F0-1 1B1 1B0"))
+    validate(PROBLEM, custom("0F0 0F1 0I0 0W0 0B1", "1F0 1B0 1F1 1I1 1W1"))
+    validate(PROBLEM, custom("0F0 0F1", "1F0 1F1"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            ("0F0 0F1 0B0 0B1", "1F0 1B0"),
+            "schedule rows: micro-batch 1 runs forward through only one of stages 0 and 1 of a pipe",
+        ),
+        (("0F0 0F1 0B0", "1F0 1B0 1F1 1B1"), "schedule rows: micro-batch 1 runs through stage 0 in one direction only"),
+        (
+            ("0F0 0F1 0I0 0B1", "1F0 1B0 1F1 1B1"),
+            "schedule rows: micro-batch 0 runs backward through stage 0 neither as one B nor as one I and W",
+        ),
+        (
+            ("0F0 0F1 0B0 0I0 0W0 0B1", "1F0 1B0 1F1 1B1"),
+            "schedule rows: micro-batch 0 runs backward through stage 0 neither as one B nor as one I and W",
+        ),
+        (("0F0 0B0", "1F0 1B0"), "schedule rows: micro-batch 1 of 2 runs through no stage"),
+        (
+            ("0F0 0B0 0F1 0B1", "1F1 1B1 1F0 1B0"),
+            "no order of messages can run this table: rank 0 before 0B0, rank 1 before 1F1",
+        ),
+    ],
+)
+def test_custom_rows_that_leave_something_out_are_refused(rows: tuple[str, str], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        validate(PROBLEM, custom(*rows))
+    assert str(error.value) == message
 
 
 def test_a_fixed_factor_is_not_cut() -> None:

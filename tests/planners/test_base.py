@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 
@@ -12,7 +12,7 @@ from meshwright.cluster.model import Mesh
 from meshwright.errors import Infeasible, InputError, Unsupported
 from meshwright.plan.model import Plan, Schedule, Stage
 from meshwright.plan.problem import Annotation, Problem
-from meshwright.planners import Budget, Choice, Event, Info, Json, Planner, Run
+from meshwright.planners import Budget, Choice, Event, Info, Json, Learned, Planner, Run
 from meshwright.testing.tiny import mlp, problem_of
 
 PROBLEM = problem_of(mlp(3), "a100x2")
@@ -226,3 +226,25 @@ def test_replan_searches_again_from_the_last_plan() -> None:
     first = planner.plan(PROBLEM)
     planner.replan(PROBLEM, first, Event("cluster"))
     assert starts == [(), (split(3),)]
+
+
+def test_a_learned_planner_learns_into_a_new_one() -> None:
+    class Counts(Learned):
+        info = replace(Scripted.info, name="counts")
+
+        def __init__(self, *, seen: int = 1) -> None:
+            self.seen = seen
+
+        def search(self, problem: Problem, run: Run) -> Json:
+            offer(run, self.seen)
+            return None
+
+        def objective(self, problem: Problem, plan: Plan) -> float:
+            return float(len(plan.stages[0].ops))
+
+        def fit(self, problems: Sequence[Problem], *, budget: Budget, seed: int = 0) -> Counts:
+            return Counts(seen=self.seen + len(problems))
+
+    before = Counts()
+    after = before.fit([PROBLEM, PROBLEM], budget=Budget())
+    assert (before.plan(PROBLEM).objective, after.plan(PROBLEM).objective) == (1.0, 3.0)

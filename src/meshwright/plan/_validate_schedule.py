@@ -6,6 +6,7 @@ from itertools import combinations, pairwise
 
 from ..errors import InputError
 from .model import Action, Plan
+from .schedules.check import exchanges
 from .schedules.rows import chunks_of, conditions
 
 _STAGE_KINDS = frozenset({"F", "B", "I", "W", "UPDATE", "REDUCE", "GATHER", "FREE"})
@@ -71,6 +72,39 @@ def _check_rows(plan: Plan) -> None:
         for entry in row.actions:
             for action in entry if isinstance(entry, tuple) else (entry,):
                 _check_action(plan, r, action, ran)
+    if ran:
+        _check_complete(plan, ran)
+        if len({stage.pipe for stage in plan.stages}) == 1:
+            exchanges(plan.schedule.rows)  # refuses an order that no messages can run
+
+
+def _check_complete(plan: Plan, ran: set[tuple[str, int, int]]) -> None:
+    """Each stage of a pipe runs the pipe's micro-batches forward and, if at all, backward: whole, or as I and W."""
+    done: dict[tuple[str, int], set[int]] = {}
+    for kind, at_stage, j in ran:
+        done.setdefault((kind, at_stage), set()).add(j)
+    pipes: dict[int, tuple[int, set[int]]] = {}
+    for s, stage in enumerate(plan.stages):
+        forward, whole, first, second = (done.get((kind, s), set()) for kind in "FBIW")
+        at, wanted = pipes.setdefault(stage.pipe, (s, forward))
+        if forward != wanted:
+            j = min(forward ^ wanted)
+            raise InputError(
+                f"schedule rows: micro-batch {j} runs forward through only one of stages {at} and {s} of a pipe"
+            )
+        if first != second or whole & first:
+            j = min((first ^ second) or (whole & first))
+            raise InputError(
+                f"schedule rows: micro-batch {j} runs backward through stage {s} neither as one B nor as one I and W"
+            )
+        if (whole | first) not in (forward, set()):
+            j = min(forward ^ (whole | first))
+            raise InputError(f"schedule rows: micro-batch {j} runs through stage {s} in one direction only")
+    missing = set(range(plan.schedule.micro_batches)).difference(*(own for _, own in pipes.values()))
+    if missing:
+        raise InputError(
+            f"schedule rows: micro-batch {min(missing)} of {plan.schedule.micro_batches} runs through no stage"
+        )
 
 
 def _check_action(plan: Plan, r: int, action: Action, ran: set[tuple[str, int, int]]) -> None:

@@ -249,6 +249,14 @@ def test_another_sequence_needs_a_parameter(tmp_path: Path) -> None:
         source.build(2, 9)
 
 
+def test_forward_may_import_what_lies_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "late_part.py").write_text("def twice(x):\n    return x * 2\n")
+    plain = "x = self.inner(self.embed(tokens))"
+    text = NET.replace(plain, f"import late_part\n        {plain}\n        x = late_part.twice(x)")
+    graph = resolve(code(tmp_path, text + BUILD)).graph(4, dtype="float32", cache=False)
+    assert [op.kind for op in graph.ops].count("mul") == 1
+
+
 def test_text_becomes_inputs_of_every_text_model(tmp_path: Path) -> None:
     import torch
 

@@ -15,7 +15,7 @@ import inspect
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +24,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import InputError, MeshwrightError
 from . import cache as disk
+from .ir import Graph
 from .source import Kind, ModelSource
 from .zoo import Inputs, Shrink
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
+
+_FOLDERS: set[Path] = set()
+"""Of the files executed in this process."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,10 @@ class CodeSource(ModelSource):
                 f"{self.spec}: no text model: it needs two integer inputs of one shape, one of them labels"
             )
         return {names[0]: tokens[:, :-1], names[1]: tokens[:, 1:]}
+
+    def _capture(self, batch: int, seq: int, dtype: str, shrink: Shrink | None) -> Graph:
+        with _folder_on_path(self.path):  # forward may import what lies beside the file
+            return super()._capture(batch, seq, dtype, shrink)
 
     def _function(self) -> Callable[..., object]:
         module = _loaded(self.path)
@@ -267,16 +275,23 @@ def _loaded(path: str) -> ModuleType:
     if not file.is_file():
         raise InputError(f"{path}: No such file or directory")
     name = f"_user_{file.stem}_{_digest(str(file))[:8]}"
-    beside = {str(f) for f in (file.parent / p for p in local_sources(path))}
-    for known, module in list(sys.modules.items()):
-        if getattr(module, "__file__", None) in beside:
-            del sys.modules[known]  # it may have been edited since
+    _forget(file.parent, local_sources(path))
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def _forget(folder: Path, sources: Iterable[str]) -> None:
+    """Drops loaded modules that this folder has files for: edited since, or of the same name in another user's folder."""
+    _FOLDERS.add(folder)
+    names = {part.removesuffix("/__init__.py").removesuffix(".py").replace("/", ".") for part in sources}
+    for name in names & set(sys.modules):
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and any(Path(file).is_relative_to(known) for known in _FOLDERS) and "site-packages" not in file:
+            del sys.modules[name]
 
 
 @contextlib.contextmanager

@@ -139,6 +139,12 @@ class Walker:
         args, kwargs = self._arguments(node, operands)
         value = node.meta.get("val")
         results = _tensors(value)
+        if any(isinstance(n, torch.SymInt) for t in results for n in t.shape):
+            raise CaptureError(
+                f"the shape of the result of {kind} at {source_of(node)} depends on values: use a form with a fixed shape, "
+                "such as torch.where instead of an index by a condition",
+                where=source_of(node),
+            )
         specs = [spec_of(v) for v in results]
         strides = [tuple(int(s) for s in v.stride()) for v in results]
         form = Form(RENAMED.get(kind, kind), call, args, kwargs)

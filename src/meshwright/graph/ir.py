@@ -77,7 +77,7 @@ class Slot:
     index: int
 
 
-Arg: TypeAlias = "Slot | None | bool | int | float | str | tuple[Arg, ...]"
+Arg: TypeAlias = "Slot | bool | int | float | str | tuple[Arg, ...] | None"
 """Strings are enumerations of the call ("torch.float32", "mean"); tuples stand for lists."""
 
 

@@ -85,6 +85,20 @@ def _softmax(call: Call) -> Rule:
     return space.rule([dims], [dims])
 
 
+def _weight_norm(call: Call) -> Rule:
+    """v · g / |v|, with one norm per index of `dim`; the dims that the norm runs over stay whole."""
+    space = Space()
+    shape = call.shape(0)
+    dim = call.integer(2, "dim", 0) % len(shape)
+    v = space.dims(shape, fixed=[d for d in range(len(shape)) if d != dim])
+    g = [v[i] if n != 1 else () for i, n in enumerate(call.shape(1))]
+    return space.rule([v, g], [v])
+
+
+def _weight_norm_saved(call: Call) -> Saved:
+    return Saved(operands=(0, 1), extra=call.operands[1].nbytes)
+
+
 def _moments_kept(rows: int) -> Saved:
     return Saved(operands=(0,), extra=2.0 * rows * STAT_BYTES)
 
@@ -121,6 +135,7 @@ KINDS = (
     Kind("group_norm", _group_norm, no_flops, _group_norm_saved),
     Kind("batch_norm", _batch_norm, no_flops, _batch_norm_saved),
     Kind("instance_norm", _instance_norm, no_flops, _instance_norm_saved),
+    Kind("_weight_norm", _weight_norm, no_flops, _weight_norm_saved),
     Kind("softmax", _softmax, no_flops, _result),
     Kind("log_softmax", _softmax, no_flops, _result),
 )

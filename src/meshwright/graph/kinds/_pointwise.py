@@ -14,8 +14,8 @@ log2 log10 log_sigmoid logit mish silu sin sinc sinh softplus softshrink square 
 SAVES_OUTPUT = "exp exp2 expm1 reciprocal relu relu6 rsqrt selu sigmoid sqrt tanh"
 SAVES_NOTHING = """add sub rsub neg ceil floor round sign trunc fill copy zero nan_to_num conj
 bitwise_and bitwise_not bitwise_or bitwise_xor eq ne lt le gt ge isfinite isinf isnan logical_and logical_not logical_or
-logical_xor"""
-SAVES_ALL = "maximum minimum fmod remainder lerp addcmul addcdiv atan2 hypot xlogy copysign logaddexp"
+logical_xor real imag complex broadcast_tensors"""
+SAVES_ALL = "maximum minimum fmod remainder lerp addcmul addcdiv atan2 hypot xlogy copysign logaddexp polar"
 CASTS = "to contiguous clone"
 RANDOM = "bernoulli exponential uniform normal_functional rand_like randn_like"
 """Random values in the shape of operand 0."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from ..ir import Rule
+from ..ir import FactorKind, Rule
 from .call import Call, Kind, Saved
 from .space import Names, Space, broadcast
 
@@ -58,6 +58,22 @@ def _added(call: Call) -> Rule:
     m, k, n = space.factor("m", x[-2]), space.fixed("k", x[-1]), space.factor("n", y[-1])
     out = [*batch, m, n]
     return space.rule([broadcast(out, call.shape(0)), [*batch, m, k], [*batch, k, n]], [out])
+
+
+def _bilinear(call: Call) -> Rule:
+    """x[…, a] · W[n, a, b] · y[…, b]; a bias operand fixes a and b."""
+    space = Space()
+    kind: FactorKind = "fixed" if len(call.operands) > 3 else "free"
+    m = _rows(space, call.shape(0)[:-1])
+    n = space.factor("n", call.shape(2)[0])
+    a, b = space.factor("a", call.shape(0)[-1], kind), space.factor("b", call.shape(1)[-1], kind)
+    return space.rule([[*m, a], [*m, b], [n, a, b], *([n] for _ in call.operands[3:])], [[*m, n]])
+
+
+def _outer(call: Call) -> Rule:
+    space = Space()
+    m, n = space.factor("m", call.out[0]), space.factor("n", call.out[1])
+    return space.rule([[m], [n]], [[m, n]])
 
 
 def labels_of(equation: str, ranks: list[int]) -> tuple[list[list[str]], list[str]]:
@@ -118,8 +134,8 @@ def _matmul_flops(call: Call) -> float:
     return 2.0 * prod(call.out) * call.shape(0)[-1]
 
 
-def _vector_flops(call: Call) -> float:
-    """torch counts no FLOPs for dot and mv."""
+def _uncounted(call: Call) -> float:
+    """torch counts no FLOPs for dot, mv, outer and bilinear."""
     return 0.0
 
 
@@ -147,6 +163,10 @@ def _added_saved(call: Call) -> Saved:
     return Saved(operands=tuple(i for i in (1, 2) if call.need(3 - i)))
 
 
+def _all(call: Call) -> Saved:
+    return Saved(operands=tuple(range(min(3, len(call.operands)))))
+
+
 def _einsum_saved(call: Call) -> Saved:
     n = len(call.operands)
     return Saved(operands=tuple(i for i in range(n) if any(call.need(j) for j in range(n) if j != i)))
@@ -155,7 +175,9 @@ def _einsum_saved(call: Call) -> Saved:
 KINDS = (
     Kind("linear", _linear, _linear_flops, _both, light=False),
     *(Kind(name, _matmul, _matmul_flops, _both, light=False) for name in ("matmul", "mm", "bmm")),
-    *(Kind(name, _matmul, _vector_flops, _both, light=False) for name in ("mv", "dot")),
+    *(Kind(name, _matmul, _uncounted, _both, light=False) for name in ("mv", "dot")),
     *(Kind(name, _added, _added_flops, _added_saved, light=False) for name in ("addmm", "baddbmm")),
+    *(Kind(name, _outer, _uncounted, _both) for name in ("outer", "ger")),
+    Kind("bilinear", _bilinear, _uncounted, _all, light=False),
     Kind("einsum", _einsum, _einsum_flops, _einsum_saved, light=False),
 )

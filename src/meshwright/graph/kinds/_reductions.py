@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..ir import FactorKind, Rule
 from .call import Call, Kind, Saved, keeps_nothing, no_flops
-from .space import Names, Space
+from .space import Names, Space, broadcast
 
 
 def _dims_of(call: Call) -> tuple[int, ...]:
@@ -61,6 +61,32 @@ def _along(position: int, name: str, default: int) -> Callable[[Call], Rule]:
     return rule
 
 
+def _similarity(call: Call) -> Rule:
+    """cosine_similarity, pairwise_distance, cdist's rows: operands broadcast against each other, one dim is reduced."""
+    space = Space()
+    rank = max(len(spec.shape) for spec in call.operands)
+    sizes = [
+        max(spec.shape[i - rank] if len(spec.shape) >= rank - i else 1 for spec in call.operands) for i in range(rank)
+    ]
+    dim = (call.integer(2, "dim", 1) if call.kind == "cosine_similarity" else rank - 1) % rank
+    dims = space.dims(sizes, fixed=(dim,))
+    out = dims[:dim] + ([()] if len(call.out) == rank else []) + dims[dim + 1 :]
+    return space.rule([broadcast(dims, spec.shape) for spec in call.operands], [out])
+
+
+def _cdist(call: Call) -> Rule:
+    """x[…, m, k], y[…, n, k] -> […, m, n]."""
+    space = Space()
+    x, y = call.shape(0), call.shape(1)
+    batch = space.dims(call.out[:-2], "batch")
+    m, n, k = space.factor("m", x[-2]), space.factor("n", y[-2]), space.fixed("k", x[-1])
+    return space.rule([[*broadcast(batch, x[:-2]), m, k], [*broadcast(batch, y[:-2]), n, k]], [[*batch, m, n]])
+
+
+def _both(call: Call) -> Saved:
+    return Saved(operands=(0, 1))
+
+
 def _input(call: Call) -> Saved:
     return Saved(operands=(0,))
 
@@ -82,6 +108,8 @@ KINDS = (
     Kind("mean", _summed, no_flops, keeps_nothing),
     *(Kind(name, _whole, no_flops, _input_and_result) for name in ("amax", "amin", "logsumexp", "prod", "norm")),
     Kind("linalg_vector_norm", _whole, no_flops, _input_and_result),
+    *(Kind(name, _similarity, no_flops, _both) for name in ("cosine_similarity", "pairwise_distance")),
+    Kind("cdist", _cdist, no_flops, _both, light=False),
     *(Kind(name, _whole, no_flops, _indices) for name in ("max", "min")),
     *(Kind(name, _whole, no_flops, _moments) for name in ("var", "std", "var_mean", "std_mean")),
     *(Kind(name, _whole, no_flops, keeps_nothing, differentiable=False) for name in ("any", "all", "argmax", "argmin")),

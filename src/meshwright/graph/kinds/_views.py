@@ -219,6 +219,15 @@ def _pixel_shuffle(call: Call) -> Rule:
     return space.rule(*(([deep], [large]) if call.kind == "pixel_shuffle" else ([large], [deep])))
 
 
+def _complex(call: Call) -> Rule:
+    """view_as_complex, view_as_real: the last dim of the real tensor is (real, imaginary) and stays whole."""
+    space = Space()
+    pairs = max((call.shape(0), call.out), key=len)
+    real = space.dims(pairs, fixed=(len(pairs) - 1,))
+    ends = [real[:-1], real] if call.kind == "view_as_real" else [real, real[:-1]]
+    return space.rule(ends[:1], ends[1:])
+
+
 def _write(call: Call) -> Rule:
     """slice_scatter, select_scatter: the source replaces a part of one dim."""
     space = Space()
@@ -251,6 +260,7 @@ KINDS = (
     *_rows("tril triu", _triangle, False),
     *_rows("diagonal", _diagonal, True),
     *_rows("unfold", _unfold, True),
+    *_rows("view_as_complex view_as_real", _complex, True),
     *_rows("diff", _diff, False),
     *_rows("meshgrid", _meshgrid, False),
     *_rows("pixel_shuffle pixel_unshuffle", _pixel_shuffle, False),

@@ -119,7 +119,7 @@ plans = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(plans)
 def test_a_plan_is_equal_after_a_round_trip(plan: Plan) -> None:
     assert from_json(json.loads(json.dumps(to_json(plan)))) == plan

@@ -181,3 +181,20 @@ def test_shapes_that_depend_on_values_are_refused_with_file_and_line() -> None:
     with pytest.raises(CaptureError, match=r"depends on values: .*torch\.where") as caught:
         capture(ByCondition(), {"x": torch.randn(4, 3)}, 4)
     assert "test_user_modules.py:" in caught.value.where
+
+
+class ReadsValue(ByCondition):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * self.weight)[:, : x[0, 0].int().item()].mean()
+
+
+class ReadsShape(ByCondition):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * self.weight).mean() * x.numpy().shape[0]
+
+
+def test_values_read_into_python_are_refused_but_shapes_are_not() -> None:
+    with pytest.raises(CaptureError, match="read into Python|depends on values"):
+        capture(ReadsValue(), {"x": torch.randn(4, 3)}, 4)
+    graph = capture(ReadsShape(), {"x": torch.randn(4, 3)}, 4)
+    assert [op.kind for op in graph.ops] == ["mul", "mean", "mul"]

@@ -17,6 +17,7 @@ from .kinds import Spec, kind_of
 from .saved import FLOATS
 
 DROPPED = frozenset({"_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_constrain_range"})
+READS = frozenset({"item", "_local_scalar_dense", "is_nonzero"})
 RESHAPES = frozenset({"view", "reshape", "flatten", "unflatten", "_unsafe_view", "view_as", "reshape_as"})
 EXPANDS = frozenset({"expand", "expand_as", "broadcast_to"})
 CASTS = frozenset({"to", "_to_copy", "type_as", "float", "half", "bfloat16"})
@@ -130,6 +131,11 @@ class Walker:
         kind, call = target._schema.name.split("::")[1], str(target)
         if kind in DROPPED:
             return
+        if kind in READS:
+            raise CaptureError(
+                f"the value of a tensor is read into Python at {source_of(node)}: keep it a tensor, or pass it as a number",
+                where=source_of(node),
+            )
         inplace = target._schema.is_mutable and kind.endswith("_") and not kind.endswith("__")
         if inplace:
             call = call.replace(f".{kind}.", f".{kind[:-1]}.")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from . import answer, comparing, save
+from .errors import InputError
 from .layout_by_hand import LayoutByHand
 from .plan.model import Plan
 from .plan.problem import Problem
 from .report.compare import Comparison
 from .report.outcome import Outcome
+from .report.words import gib
 from .request import Request
 from .simulate.result import Simulation
 from .stated import Stated, state
+
+if TYPE_CHECKING:
+    from .execute import RunResult, StepReport, VerifyResult
 
 Progress = Callable[[str, int, int, float], None]
 
@@ -128,3 +134,95 @@ def stated_plan(path: str | Path) -> tuple[Stated, Plan]:
     stated = state(opened.request)
     save.check_same_model(opened, stated)
     return stated, opened.plan
+
+
+def verify(
+    plan: str | Path,
+    *,
+    ranks: int = 4,
+    full_size: bool = False,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda phase: None,
+) -> VerifyResult:
+    """Does a written plan compute what one device computes? Runs it on processes of this machine, scaled down.
+
+    Args:
+        plan: a plan.json or its folder.
+        ranks: about how many processes.
+        full_size: scale nothing down.
+
+    Raises:
+        Unsupported: a plan that can be priced but not run. ExecutionError: a rank died.
+    """
+    from .execute import verify as prove
+
+    stated, found = stated_plan(plan)
+    return prove(
+        found, stated.problem.graph, stated.source, seq=stated.request.seq or 0, ranks=ranks, whole=full_size, seed=seed,
+        progress=progress,
+    )  # fmt: skip
+
+
+def run(
+    plan: str | Path,
+    *,
+    steps: int = 20,
+    resume: str | Path | None = None,
+    data: str | Path | None = None,
+    folder: str | Path | None = None,
+    seed: int = 0,
+    reference: bool = False,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+) -> RunResult:
+    """Train a written plan: one process a device on this machine, or one rank under torchrun.
+
+    Args:
+        plan: a plan.json or its folder.
+        folder: where checkpoints go, one every ten steps; None = none.
+        reference: train the model in this process too, side by side.
+
+    Raises:
+        InputError: the model does not fit this machine, or no such checkpoint. ExecutionError: a rank died.
+    """
+    from .execute import train
+
+    stated, found = stated_plan(plan)
+    _check_room(stated)
+    return train(
+        found,
+        stated.source,
+        steps=steps,
+        seq=stated.request.seq or 0,
+        seed=seed,
+        data=str(data) if data is not None else None,
+        folder=folder,
+        save_every=CHECKPOINT_EVERY,
+        resume=resume,
+        reference=reference,
+        on_step=on_step,
+    )
+
+
+CHECKPOINT_EVERY = 10
+"""Steps."""
+MOST_RANKS = 64
+"""Processes that one machine is asked to start."""
+STATE_BYTES = 16.0
+"""A parameter, its gradient and two moments in float32."""
+
+
+def _check_room(stated: Stated) -> None:
+    """Refuse what cannot fit this machine, before any process starts.
+
+    Raises:
+        InputError: more state than memory; under torchrun nothing is checked.
+    """
+    if "WORLD_SIZE" in os.environ:
+        return
+    q = stated.question
+    need, have = q.parameter_count * STATE_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > have or q.cluster.count > MOST_RANKS:
+        raise InputError(
+            f"{q.model} under a plan for {q.cluster.name} needs {gib(need)} GiB of state on {q.cluster.count:,} devices and "
+            f"this machine has {gib(have)} GiB: start it with torchrun on the cluster, or verify it here"
+        )

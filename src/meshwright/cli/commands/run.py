@@ -1,10 +1,76 @@
-"""`run`: train a plan on the devices of this machine."""
+"""`run`: train a plan on the devices of this machine, or as one rank under torchrun."""
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ...report.lines import Line
+from ...report.words import number
 from .. import options as o
+from ..screen import Screen
+
+if TYPE_CHECKING:
+    from ...execute import StepReport
 
 
-def run(plan: o.PlanPath) -> int:
-    """Train the plan here; starts its own processes."""
-    raise SystemExit(2)
+def run(
+    plan: o.PlanPath,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps.")] = 20,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="DIR", help="Go on from a checkpoint, written under any plan.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="FILE", help="Text to train on.  [default: the one that is shipped]"),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where checkpoints go, one every ten steps.")
+    ] = Path("run"),
+    seed: o.Seed = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    color: o.ColorChoice = "auto",
+) -> int:
+    """Train a plan on this machine: starts one process a device, or runs as one rank under torchrun."""
+    from ... import api
+    from ._session import working
+
+    screen = Screen(as_json, quiet, verbose, color)
+    began = time.monotonic()
+
+    def told(report: StepReport) -> None:
+        screen.lines([Line(step_line(report, time.monotonic() - began))])
+
+    with working(screen) as (progress, _):
+        progress.line("run", str(plan), "")
+        result = api.run(plan, steps=steps, resume=resume, data=data, folder=out, seed=seed or 0, on_step=told)
+    last = result.steps[-1] if result.steps else None
+    if last is not None and result.checkpoint:
+        screen.lines(
+            [Line(f"Wrote {result.checkpoint}   go on with --resume {result.checkpoint} under any plan of this model")]
+        )
+    screen.json(
+        {
+            "schema": "meshwright.run/1",
+            "status": "ok",
+            "ranks": result.ranks,
+            "checkpoint": str(result.checkpoint) if result.checkpoint else None,
+            "steps": [{"step": s.step, "loss": s.loss} for s in result.steps],
+            "seconds": time.monotonic() - began,
+        }
+    )
+    return 0
+
+
+def step_line(report: StepReport, seconds: float) -> str:
+    """ "step   3   loss 8.1234   12 s", with one process's loss beside it where there is one."""
+    text = f"step {report.step:4}   loss {report.loss:.6f}"
+    if report.reference is not None:
+        apart = abs(report.loss - report.reference) / abs(report.reference)
+        text += f"   one process {report.reference:.6f}   apart {apart:.1e}"
+    return f"{text}   {number(seconds, 2)} s"

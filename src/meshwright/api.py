@@ -172,6 +172,7 @@ def run(
     folder: str | Path | None = None,
     seed: int = 0,
     reference: bool = False,
+    learning_rate: float | None = None,
     on_step: Callable[[StepReport], None] = lambda report: None,
 ) -> RunResult:
     """Train a written plan: one process a device on this machine, or one rank under torchrun.
@@ -180,11 +181,12 @@ def run(
         plan: a plan.json or its folder.
         folder: where checkpoints go, one every ten steps; None = none.
         reference: train the model in this process too, side by side.
+        learning_rate: of AdamW; None = its default.
 
     Raises:
         InputError: the model does not fit this machine, or no such checkpoint. ExecutionError: a rank died.
     """
-    from .execute import train
+    from .execute import AdamW, train
 
     stated, found = stated_plan(plan)
     _check_room(stated)
@@ -198,6 +200,7 @@ def run(
         folder=folder,
         save_every=CHECKPOINT_EVERY,
         resume=resume,
+        optimizer=AdamW(lr=learning_rate) if learning_rate is not None else None,
         reference=reference,
         on_step=on_step,
     )

@@ -108,7 +108,8 @@ def test_every_op_of_every_cell_runs_again_before_its_backward() -> None:
     plan = GPipe().plan(problem).plan
     assert plan is not None
     for stage in plan.stages:
-        assert stage.recompute == {graph.ops[graph.representative[i]].name for i in stage_ops(graph, stage)}
+        assert stage.recompute == {graph.ops[i].name for i in stage_ops(graph, stage)}
+        assert stage.recompute_at == "stage"
         assert stage.keep_last == 0
     kept = GPipe(recompute=False).plan(problem).plan
     assert kept is not None and all(not stage.recompute for stage in kept.stages)
@@ -145,14 +146,19 @@ def test_cells_keep_their_inputs_of_all_micro_batches_and_the_inside_of_one() ->
     assert peak(16, False) > 3 * sizes[16]
 
 
-def test_equal_blocks_keep_an_input_each() -> None:
-    """The stated difference from the paper: recomputation is by block, so a cell of n blocks keeps n inputs, not one."""
+def test_a_cell_of_equal_blocks_keeps_one_input() -> None:
+    """Section 2.3: O(N + L / K · N / M); runs of equal blocks make no difference."""
     samples, width = 64, 512
-    problem = problem_of(mlp(8, width, samples), "a100x2", samples=samples)
-    plan = GPipe(micro_batches=16).plan(problem).plan
-    assert plan is not None
-    peaks = [by["activations"] / (samples * width * 4) for by in simulate(problem, plan).peak_by]
-    assert 4 <= max(peaks) < 6
+    with_runs = mlp(8, width, samples)
+    without = replace(with_runs, runs=())
+    peaks = []
+    for graph in (with_runs, replace(without, digest=digest_of(without))):
+        problem = problem_of(graph, "a100x2", samples=samples)
+        plan = GPipe(micro_batches=16).plan(problem).plan
+        assert plan is not None
+        peaks.append([by["activations"] for by in simulate(problem, plan).peak_by])
+    assert peaks[0] == pytest.approx(peaks[1], rel=1e-9)
+    assert max(peaks[0]) / (samples * width * 4) < 2
 
 
 def test_micro_batches_that_do_not_divide_the_batch_are_refused() -> None:

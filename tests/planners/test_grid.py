@@ -21,6 +21,11 @@ from meshwright.planners._grid_space import Space
 from meshwright.planners.grid import Grid
 from meshwright.simulate.fits import fits
 from meshwright.simulate.simulator import simulate
+from meshwright.testing import PlannerConformance
+
+
+class TestGridConforms(PlannerConformance):
+    planner = "grid"
 
 
 @lru_cache(maxsize=8)
@@ -106,7 +111,8 @@ def test_the_objective_is_the_results() -> None:
     result = Grid().plan(p)
     assert result.plan is not None
     assert Grid().objective(p, result.plan) == pytest.approx(result.objective, rel=1e-9)
-    assert result.status == "optimal"
+    assert result.bound is not None
+    assert result.bound <= result.objective
 
 
 def test_less_memory_is_never_faster() -> None:

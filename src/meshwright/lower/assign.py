@@ -37,7 +37,8 @@ class Assignment:
 
 def place(axes: tuple[str, ...], sizes: list[int], mesh: Mapping[str, int]) -> list[tuple[str, ...]]:
     """Axes of one factor or sub-dimension laid on its atoms (major first): on the first atom that divides, else the largest."""
-    left, out = list(sizes), [()] * len(sizes)
+    left = list(sizes)
+    out: list[tuple[str, ...]] = [()] * len(sizes)
     for a in axes:
         n = mesh[a]
         if n == 1:

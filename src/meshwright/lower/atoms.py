@@ -142,9 +142,9 @@ def refine(folded: Folded) -> Atoms:
                             moved = True
         for t in tuple(touched):
             for u in twins.get(t, ()):
-                for a, b in zip(marks[t], marks[u]):
-                    for s in sorted(a.strides):
-                        if b.add(s):
+                for here, there in zip(marks[t], marks[u]):
+                    for s in sorted(here.strides):
+                        if there.add(s):
                             touched.add(u)
         for t in touched:
             pending |= readers.get(t, set())
@@ -152,8 +152,8 @@ def refine(folded: Folded) -> Atoms:
             pending.add(n)
 
     atoms = Atoms(folded, [])
-    for t, dims in marks.items():
-        parts = [m.parts() for m in dims]
+    for t, of_dims in marks.items():
+        parts = [m.parts() for m in of_dims]
         atoms.size[t] = tuple(s for p in parts for s in p)
         atoms.dims[t] = tuple(len(p) for p in parts)
         tensor = graph.tensor[t]

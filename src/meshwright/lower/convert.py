@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 Axes: TypeAlias = tuple[tuple[str, ...], ...]
@@ -52,6 +53,7 @@ def local_size(size: int, axes: tuple[str, ...], mesh: Mapping[str, int]) -> int
     return size
 
 
+@lru_cache(maxsize=4096)
 def steps(
     src: Axes, partial: tuple[str, ...], dst: Axes, summed: frozenset[str], may_pad: frozenset[str]
 ) -> tuple[Step, ...]:

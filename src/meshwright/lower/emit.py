@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..graph.ir import ITEM_BYTES
+from ..graph.ir import ITEM_BYTES, Phase
 from ..plan.model import Cut, Layout
 from .assign import Assignment, Choices, Sums, plan_layout
 from .atoms import FIXED, Atoms, Node, item_bytes
@@ -250,12 +250,12 @@ def _instr(
     flip: bool,
 ) -> Instr:
     """One conversion instruction; `flip`: the dual, whose all-to-all gathers what the forward cut."""
-    phase = "backward" if flip else "forward"
+    phase: Phase = "backward" if flip else "forward"
     dim, dim2 = (s.atom2, s.atom) if flip and do == "all_to_all" else (s.atom, s.atom2)
-    if do in ("identity", "slice", "pad"):
-        return Instr(do, t, phase, (source,), (target,), axes=(s.axis,), dim=dim, before=before, after=after)  # type: ignore[arg-type]
+    if do == "identity" or do == "slice" or do == "pad":
+        return Instr(do, t, phase, (source,), (target,), axes=(s.axis,), dim=dim, before=before, after=after)
     nbytes, samples = bytes_after if do == "all_gather" else bytes_before
     return Instr(
         "collective", t, phase, (source,), (target,), do, (s.axis,), dim, dim2, before, after,
         nbytes=nbytes, samples=samples,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..graph.ir import Graph, Run
+from ..graph.saved import needs_grad
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ def foldable(graph: Graph, run: Run) -> bool:
     """Whether one block can stand for all: what a block reads from outside is the same for all or comes from the block
     before, and the rest of the graph reads each result from one block only."""
     inside = range(run.first, run.first + run.length * run.count)
+    trained = needs_grad(graph)
     for k in range(run.length):
         ops = [graph.ops[run.first + b * run.length + k] for b in range(run.count)]
         for j, first in enumerate(ops[0].inputs):
@@ -69,7 +71,11 @@ def foldable(graph: Graph, run: Run) -> bool:
             if made in inside:
                 continue
             others = {op.inputs[j] for op in ops[1:]}
-            if others != {first} and any(graph.producer.get(t, -1) not in inside for t in others):
+            if others == {first}:
+                continue
+            if any(graph.producer.get(t, -1) not in inside for t in others):
+                return False
+            if any((t in trained) != (first in trained) for t in others):  # block 0 alone has no gradient to hand on
                 return False
     read: dict[tuple[int, int], str] = {}
     for i, op in enumerate(graph.ops):
@@ -84,24 +90,29 @@ def foldable(graph: Graph, run: Run) -> bool:
     return True
 
 
-def fold(graph: Graph, plain: frozenset[str] = frozenset(), borders: Sequence[int] = ()) -> Folded:
-    """Pieces of `graph`; runs named in `plain` stay written out. `borders`: op indices at which a new stretch begins."""
+def fold(graph: Graph, plain: frozenset[str] = frozenset(), borders: Sequence[int] = (), whole: bool = False) -> Folded:
+    """Pieces of `graph`; runs named in `plain` stay written out.
+
+    Args:
+        borders: op indices at which a new stretch begins.
+        whole: a stretch goes on over the blocks of runs that are written out.
+    """
     runs = sorted((r for r in graph.runs if r.name not in plain and r.count > 1), key=lambda r: r.first)
+    ends: list[Run | None] = [*runs, None]
     cuts = {0, len(graph.ops), *borders}
     for r in graph.runs:
-        if (
-            r.name in plain or r.count == 1
-        ):  # each block its own stretch, so that nothing is shared across block borders
+        # Each block its own stretch, so that nothing is shared across block borders.
+        if (r.name in plain or r.count == 1) and not whole:
             cuts.update(r.first + k * r.length for k in range(r.count + 1))
     pieces: list[Piece] = []
     at = 0
-    for r in [*runs, None]:
-        stop = r.first if r else len(graph.ops)
+    for end in ends:
+        stop = end.first if end else len(graph.ops)
         marks = sorted({at, stop, *(c for c in cuts if at < c < stop)})
         pieces += [Piece("", a, b - a, 1) for a, b in itertools.pairwise(marks)]
-        if r:
-            pieces.append(Piece(r.name, r.first, r.length, r.count))
-            at = r.first + r.length * r.count
+        if end:
+            pieces.append(Piece(end.name, end.first, end.length, end.count))
+            at = end.first + end.length * end.count
     ops = tuple(i for p in pieces for i in range(p.first, p.first + p.length))
     owner = tuple(k for k, p in enumerate(pieces) for _ in range(p.length))
     carries: dict[tuple[str, str], None] = {}

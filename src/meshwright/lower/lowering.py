@@ -41,6 +41,7 @@ class _Lowered:
     instructions: dict[tuple[str, bool, tuple[int, ...]], tuple[list[Instr], list[Instr]]] = field(default_factory=dict)
     stages: dict[object, tuple[StageCode, tuple[int, ...]]] = field(default_factory=dict)
     """Codes of stages, by what they hold."""
+    programs: dict[object, tuple[tuple[StageCode, ...], tuple[Transfer, ...]]] = field(default_factory=dict)
     per_block: dict[tuple[int, str], bool] = field(default_factory=dict)
     """(piece, parameter) -> every block has its own."""
 
@@ -57,11 +58,14 @@ def lower(graph: Graph, plan: Plan, recipe: Recipe) -> Program:
     choices = _choices(graph, plan)
     owner, folded = _stages_of(graph, plan, choices)
     low = _lowered(graph, folded, choices, plan, recipe)
-    tied = _tied(folded, owner, low) if len(plan.stages) > 1 else {}
-    codes = tuple(_stage(graph, folded, k, stage, low, owner, tied) for k, stage in enumerate(plan.stages))
-    transfers = _transfers(graph, folded, plan, low, owner)
+    # Plans that differ in micro-batch or schedule only have the same stages.
+    cut = (tuple(map(tuple, owner.spans)), tuple(s.mesh for s in plan.stages))
+    if cut not in low.programs:
+        tied = _tied(folded, owner, low) if len(plan.stages) > 1 else {}
+        codes = tuple(_stage(graph, folded, k, stage, low, owner, tied) for k, stage in enumerate(plan.stages))
+        low.programs[cut] = codes, tuple(_transfers(graph, folded, plan, low, owner))
     micro_batch = -(-plan.samples // max(plan.schedule.micro_batches, 1))
-    return Program(graph.digest, micro_batch, codes, tuple(transfers))
+    return Program(graph.digest, micro_batch, *low.programs[cut])
 
 
 def _choices(graph: Graph, plan: Plan) -> Choices:
@@ -147,6 +151,8 @@ def _stages_of(graph: Graph, plan: Plan, choices: Choices) -> tuple[_Owner, Fold
     named: list[tuple[int, int]] = []  # (op, stage)
     blocks: dict[str, list[tuple[int, int, int]]] = {}
     plain = _differing(graph, choices) | unfoldable(graph)
+    if any(s.recompute_at == "stage" for s in plan.stages):
+        plain |= runs.keys()
     for s, stage in enumerate(plan.stages):
         for entry in stage.ops:
             if entry.endswith("]") and (head := entry.rpartition("["))[0] in runs:
@@ -165,12 +171,13 @@ def _stages_of(graph: Graph, plan: Plan, choices: Choices) -> tuple[_Owner, Fold
             plain.add(r.name)
     for name in plain & blocks.keys():
         r = runs[name]
-        for first, n, s in blocks.pop(name):
-            named += [(i, s) for i in range(r.first + first * r.length, r.first + (first + n) * r.length)]
+        for start, n, holder in blocks.pop(name):
+            named += [(i, holder) for i in range(r.first + start * r.length, r.first + (start + n) * r.length)]
     owner_of = dict(named)
     order = sorted(owner_of)
     borders = [b for a, b in itertools.pairwise(order) if owner_of[a] != owner_of[b]]
-    key = (frozenset(plain), tuple(borders))
+    whole = any(s.recompute_at == "stage" for s in plan.stages)
+    key = (frozenset(plain), tuple(borders), whole)
     folded = _memo(graph, ("fold", key), lambda: fold(graph, *key))
     spans: list[list[_Span]] = [[] for _ in plan.stages]
     stage_of: dict[tuple[int, int], int] = {}
@@ -178,8 +185,8 @@ def _stages_of(graph: Graph, plan: Plan, choices: Choices) -> tuple[_Owner, Fold
     for p, piece in enumerate(folded.pieces):
         if piece.run:
             run_spans[p] = sorted(blocks[piece.run])
-            for first, n, s in run_spans[p]:
-                spans[s].append((p, first, n))
+            for start, n, holder in run_spans[p]:
+                spans[holder].append((p, start, n))
         else:
             s = owner_of.get(piece.first, -1)
             if s < 0:
@@ -244,7 +251,8 @@ def _lowered(graph: Graph, folded: Folded, choices: Choices, plan: Plan, recipe:
     relevant = _memo(graph, ("axes", *same), lambda: (_size_axes(graph, choices), choices))[0]
     lengths = tuple(sorted((a, n) for a, n in sizes.items() if a in relevant or n == 1))
     key = ("lowered", id(folded), *same, choices.recompute, lengths, mesh.axes, recipe.grad_dtype)
-    return _memo(graph, key, lambda: _lower_pieces(graph, folded, choices, sizes, recipe))
+    low: _Lowered = _memo(graph, key, lambda: _lower_pieces(graph, folded, choices, sizes, recipe))
+    return low
 
 
 def _size_axes(graph: Graph, choices: Choices) -> frozenset[str]:
@@ -464,12 +472,13 @@ def _outside_reads(graph: Graph, folded: Folded) -> list[list[tuple[int, int]]]:
     found: list[list[tuple[int, int]]] = []
     for piece in folded.pieces:
         inside = range(piece.first, piece.first + piece.length)
-        found.append(
-            [
-                (k, j)
-                for k in range(piece.length)
-                for j, t in enumerate(graph.ops[piece.first + k].inputs)
-                if graph.producer.get(t, -1) not in inside and t in graph.producer
-            ]
-        )
+        reads = []
+        for k in range(piece.length):
+            op = graph.ops[piece.first + k]
+            later = graph.ops[piece.first + piece.length + k] if piece.run else op
+            for j, (t, u) in enumerate(zip(op.inputs, later.inputs, strict=True)):
+                own = graph.producer.get(t, -1) in inside
+                if not own and (t in graph.producer or graph.producer.get(u, -1) in inside):
+                    reads.append((k, j))
+        found.append(reads)
     return found

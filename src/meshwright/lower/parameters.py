@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 
 from .assign import layout_axes
@@ -30,19 +31,22 @@ class ParameterPlan:
         self.state = layout_axes(emit.atoms, name, stored.state, emit.mesh) if stored and stored.state else self.grad
         self.deferred = emit.sums.deferred[name]
         self._mesh = emit.mesh
+        self._params: dict[tuple[tuple[str, int], ...], Param] = {}
 
     def _bytes(self, axes: Axes, item: float = 0.0) -> float:
         return elements(self.emit, self.name, axes, self._mesh) * (item or item_bytes(self.emit.atoms, self.name))
 
     def param(self, count: int, shared: tuple[int, ...], mesh: Mapping[str, int]) -> Param:
-        emit, t = self.emit, self.name
-        left = self.deferred - (axes_of(self.grad) - axes_of(self.rest))
-        return Param(
-            t, count, emit.layout(t, self.rest), emit.layout(t, self.grad), emit.layout(t, self.state),
-            tuple(sorted(left)),
-            (elements(emit, t, self.rest, mesh), elements(emit, t, self.grad, mesh), elements(emit, t, self.state, mesh)),
-            shared,
-        )  # fmt: skip
+        key = tuple(mesh.items())
+        if key not in self._params:
+            emit, t = self.emit, self.name
+            layouts = (self.rest, self.grad, self.state)
+            left = self.deferred - (axes_of(self.grad) - axes_of(self.rest))
+            self._params[key] = Param(
+                t, 1, emit.layout(t, self.rest), emit.layout(t, self.grad), emit.layout(t, self.state),
+                tuple(sorted(left)), tuple(elements(emit, t, x, mesh) for x in layouts),  # type: ignore[arg-type]
+            )  # fmt: skip
+        return replace(self._params[key], count=count, shared=shared)
 
     def instructions(self, shared: bool, mesh: Mapping[str, int]) -> tuple[list[Instr], list[Instr]]:
         """(after each micro-batch, once a step). Bytes of what rests cut over replicas need the mesh's own lengths."""

@@ -17,6 +17,7 @@ from .model import (
     Cut,
     Layout,
     OpSharding,
+    RecomputeAt,
     Row,
     Schedule,
     Stage,
@@ -144,6 +145,10 @@ class Pools:
             layouts=entries("layouts", self.layouts, "layouts"),
             storage=entries("storage", self.storages, "storages"),
             recompute=frozenset(fields.listed("recompute", text)),
+            recompute_at=cast(
+                RecomputeAt,
+                one_of(fields.get("recompute_at", "block"), fields.at("recompute_at"), get_args(RecomputeAt)),
+            ),
             keep_last=fields.integer("keep_last", 0),
             offload=frozenset(fields.listed("offload", text)),
             deal=fields.text("deal", ""),

@@ -82,6 +82,9 @@ class SumProgram:
     steps: tuple[SumStep, ...]
 
 
+RecomputeAt = Literal["block", "stage"]
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """Ops that share a mesh."""
@@ -101,6 +104,9 @@ class Stage:
     deal: str = ""
     pipe: int = 0
     sums: tuple[SumProgram, ...] = ()
+    recompute_at: RecomputeAt = "block"
+    """stage: all recomputed ops of the stage run again as one group, so that of a stage recomputed whole only its input
+    waits for the backward (GPipe's cells)."""
 
 
 @dataclass(frozen=True, slots=True)

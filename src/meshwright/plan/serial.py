@@ -185,6 +185,7 @@ def _stage(stage: Stage, pools: Mapping[str, _Pool]) -> dict[str, object]:
         found["storage"] = tables.add({k: storages.add(_storage(s, layouts)) for k, s in stage.storage.items()})
     rest: dict[str, object] = {
         "recompute": sorted(stage.recompute),
+        "recompute_at": stage.recompute_at if stage.recompute_at != "block" else "",
         "keep_last": stage.keep_last,
         "offload": sorted(stage.offload),
         "deal": stage.deal,

@@ -123,8 +123,8 @@ class Expert:
                     if k is not None:
                         rest[t] = tuple((*x, TP) if j == k else x for j, x in enumerate(here))
                         layouts[t] = plan_layout(atoms, t, rest[t])
-        for a, b in atoms.folded.carries:
-            entry = atoms.folded.name(a)
+        for read, b in atoms.folded.carries:
+            entry = atoms.folded.name(read)
             if b in layouts and entry not in layouts and atoms.role.get(entry) == "activation":
                 layouts[entry] = plan_layout(atoms, entry, rest[b])
         return shardings, layouts, use

@@ -9,13 +9,13 @@ FLOPs; it does not write the algorithm down. Two rules:
 
 Faithful: micro-batches must divide the mini-batch; backward in reverse order of the micro-batches; one update a step;
 every cell keeps its input only and computes its forward again, the last cell and the last micro-batch too, as the paper's
-memory formula has it. Not as the paper: in a run of equal blocks each block is recomputed by itself, so a cell of n such
-blocks keeps n inputs (and the inside of one block at a time); elsewhere a cell keeps one. Cells hold whole layers, found as places where one value goes on (see `_layers`). The paper has no
+memory formula has it. Cells hold whole layers, found as places where one value goes on (see `_layers`). The paper has no
 memory term: that a plan does not fit is found afterwards, and said. Data parallelism is outside of it.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from ..cluster.model import Mesh
@@ -105,8 +105,10 @@ class GPipe(Planner):
         stages = []
         for cell, (first, stop) in enumerate(zip((0, *ends), ends)):
             stage = Stage(layers.entries(first, stop), Mesh((cell,)))
-            again = frozenset(graph.ops[graph.representative[i]].name for i in stage_ops(graph, stage))
-            stages.append(Stage(stage.ops, stage.mesh, recompute=again if self.recompute else frozenset()))
+            if self.recompute:
+                again = frozenset(graph.ops[i].name for i in stage_ops(graph, stage))
+                stage = replace(stage, recompute=again, recompute_at="stage")
+            stages.append(stage)
         samples = problem.recipe.samples
         return Plan(graph.digest, samples, tuple(stages), Schedule("gpipe", self._micro_batches(samples, len(ends))))
 

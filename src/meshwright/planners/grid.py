@@ -77,14 +77,13 @@ class Grid(Planner):
         prices = Evaluator(space)
         run.tick(0, "bounds", 0, len(points))
         order = sorted((prices.bound(p), k) for k, p in enumerate(points))
+        run.bound(order[0][0])  # holds for any cut into stages, not only for those that `parts` chooses
         best: list[tuple[float, int, Priced]] = []
         misses: list[tuple[float, int, Priced]] = []
         refused = 0
         for done, (bound, k) in enumerate(order):
-            if len(best) >= self.top and bound >= best[self.top - 1][0]:
-                run.bound(best[0][0])
-                if self.prune:
-                    break
+            if self.prune and len(best) >= self.top and bound >= best[self.top - 1][0]:
+                break
             priced = prices.price(points[k])
             if priced.over > 0:
                 refused += 1
@@ -96,9 +95,6 @@ class Grid(Planner):
             if done % 8 == 0:
                 run.show(self._rows(space, best, misses), (len(points), refused))
             run.tick(1, "search", done + 1, len(order))
-        else:
-            if best:
-                run.bound(best[0][0])
         rows = self._rows(space, best, misses)
         run.show(rows, (len(points), refused))
         if not best:

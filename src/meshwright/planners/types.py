@@ -11,7 +11,7 @@ import numpy as np
 from ..plan.model import Plan
 from ..plan.problem import Goal
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,103 @@
+"""Rank pools that live for the whole session, and small models with one process's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from meshwright.errors import ExecutionError
+from meshwright.execute.params import Values
+from meshwright.execute.pool import Pool
+from meshwright.execute.verification import Reference, Task, VerifyResult, check, constants_of, reference
+from meshwright.graph.blocks import with_runs
+from meshwright.graph.capture import capture
+from meshwright.graph.ir import Graph
+from meshwright.graph.source import resolve
+from meshwright.graph.zoo import Shrink
+from meshwright.lower import Program, lower, unrolled
+from meshwright.plan.model import Plan
+from meshwright.plan.problem import Recipe
+
+SAMPLES, SEQ, VOCABULARY = 4, 8, 32
+
+
+@dataclass(frozen=True)
+class Model:
+    """A captured model, inputs, and what one process computes on them."""
+
+    graph: Graph
+    module: nn.Module
+    values: Values
+    constants: Mapping[str, Tensor]
+    batch: tuple[Mapping[str, Tensor], ...]
+    truth: Reference
+
+    def program(self, plan: Plan) -> Program:
+        return unrolled(lower(self.graph, plan, Recipe(plan.samples, compute_dtype="float32")), self.graph)
+
+    def task(self, plan: Plan, program: Program | None = None) -> Task:
+        return Task(program or self.program(plan), self.graph, plan, self.values, self.constants, self.batch)
+
+    def check(self, plan: Plan, pool: Pool, program: Program | None = None) -> VerifyResult:
+        return check(self.task(plan, program), self.truth, pool)
+
+
+def model_of(module: nn.Module, inputs: Mapping[str, Tensor], batch: list[Mapping[str, Tensor]], real: nn.Module) -> Model:
+    graph = with_runs(capture(module, inputs, next(iter(inputs.values())).shape[0]))
+    values = Values(0, "uneven")
+    truth = reference(graph, real, batch, values)
+    return Model(graph, real, values, constants_of(graph, real), tuple(batch), truth)
+
+
+@cache
+def zoo_model(name: str, blocks: int = 2, micro_batches: int = 2) -> Model:
+    source = resolve(name)
+    shrink = Shrink(
+        blocks=blocks, width=32, heads=4, kv_heads=2, ffn=48, vocab=VOCABULARY, seq=SEQ, dropout=0.0
+    )
+    module, inputs = source.build(SAMPLES, SEQ, "float32", shrink=shrink)
+    real, _ = source.build(SAMPLES, SEQ, "float32", device="cpu", shrink=shrink, attention="eager")
+    generator = torch.Generator().manual_seed(0)
+    batch = [source.random_inputs(SAMPLES, SEQ, generator, shrink=shrink) for _ in range(micro_batches)]
+    return model_of(module, inputs, batch, real)
+
+
+class Pools:
+    """One pool per number of ranks; a pool that broke is made anew."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, Pool] = {}
+
+    def __call__(self, ranks: int) -> Pool:
+        if ranks not in self._made or any(p.poll() is not None for p in self._made[ranks]._processes):
+            self._made[ranks] = Pool(ranks, timeout=30)
+        return self._made[ranks]
+
+    def close(self) -> None:
+        for pool in self._made.values():
+            pool.close()
+
+
+@pytest.fixture(scope="session")
+def pools() -> Iterator[Pools]:
+    made = Pools()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def verdict(pools: Pools) -> Callable[[Model, Plan, int, Program | None], VerifyResult | ExecutionError]:
+    """The result of a check, or the error that it ended with."""
+
+    def run(model: Model, plan: Plan, ranks: int, program: Program | None = None) -> VerifyResult | ExecutionError:
+        try:
+            return model.check(plan, pools(ranks), program)
+        except ExecutionError as error:
+            return error
+
+    return run

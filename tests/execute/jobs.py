@@ -1,0 +1,80 @@
+"""Jobs that tests send to ranks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from meshwright.cluster.model import Mesh
+from meshwright.errors import InputError
+from meshwright.execute.collectives import apply
+from meshwright.execute.counting import Counting
+from meshwright.execute.mesh_groups import MeshView, members
+from meshwright.execute.site import own_part
+from meshwright.execute.worker import Context
+from meshwright.lower.program import Instr
+
+
+@dataclass(frozen=True)
+class Move:
+    mesh: Mesh
+    instr: Instr
+    whole: Tensor
+
+
+def moved(context: Context, moves: list[Move]) -> list[tuple[bool, str]]:
+    """Per move: whether the own part after it is what the layouts say. Partial layouts: rank r holds (r + 1) · part."""
+    found = []
+    for move in moves:
+        ranks = {d: d for d in move.mesh.devices}
+        coords = [move.mesh.coordinates(p) for p in range(len(move.mesh.devices))]
+        context.groups.prepare(members(move.mesh, ranks, move.instr.axes, c) for c in coords)
+        view = MeshView(move.mesh, context.rank, ranks, context.groups)
+        before, after = move.instr.before, move.instr.after
+        assert before is not None and after is not None
+        x = own_part(move.whole, before, view)
+        scale = 1
+        if before.partial:
+            x = x * (context.rank + 1)
+            scale = sum(r + 1 for r in view.members(before.partial))
+        got = apply(move.instr, x, move.whole.shape, view)
+        want = own_part(move.whole, after, view) * scale
+        found.append((got.shape == want.shape and torch.equal(got, want), str(tuple(got.shape))))
+    return found
+
+
+def killed(context: Context, rank: int) -> None:
+    """One rank dies while the others wait for it."""
+    if context.rank == rank:
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+    dist.barrier()
+
+
+def failing(context: Context, rank: int) -> None:
+    if context.rank == rank:
+        raise InputError("this rank cannot go on")
+    dist.barrier()
+
+
+def echoed(context: Context, value: Any) -> Any:
+    context.event(("event of", context.rank))
+    return context.rank, context.world, value
+
+
+def counted(context: Context, payload: None) -> dict[Any, int]:
+    with Counting() as counting:
+        dist.all_reduce(torch.ones(3))
+        dist.all_reduce(torch.ones(3))
+        out = torch.empty(context.world * 2)
+        dist.all_gather_single(out, torch.ones(2))
+        dist.reduce_scatter_single(torch.empty(2), torch.ones(context.world * 2))
+        dist.all_to_all_single(torch.empty(context.world), torch.ones(context.world))
+    return dict(counting.calls)

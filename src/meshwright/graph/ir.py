@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # numpy takes longer to load than a shell may wait for a completed name
+    import numpy as np
+    from numpy.typing import NDArray
 
-Ints: TypeAlias = NDArray[np.int64]
-Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = "NDArray[np.int64]"
+Floats: TypeAlias = "NDArray[np.float64]"
 Dims: TypeAlias = tuple[tuple[str, ...], ...]
 """Per dim of one tensor: the factors it is a product of, major first. A dim of size 1 has none."""
 Phase = Literal["forward", "backward", "input_grad", "weight_grad", "update"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from meshwright.cluster import DeviceType, presets, resolve
 from meshwright.cost import Analytic, matmul
 from meshwright.cost._shapes import Shapes
+from meshwright.cost.constants import family
 from meshwright.errors import InputError, Unsupported
 from meshwright.graph.ir import Factor, Op, Rule
 
@@ -68,7 +69,7 @@ def test_rules_say_which_factors_are_batch_rows_columns_and_depth() -> None:
 def test_a_large_product_takes_its_flops_over_peak_times_efficiency() -> None:
     op = linear(16384, 16384, 16384)
     seconds = _seconds(Analytic(), op)
-    assert 0.9 < op.flops / (989e12 * 0.76) / seconds < 1.0
+    assert 0.9 < op.flops / (989e12 * family("h100").gemm_16) / seconds < 1.0
 
 
 def test_backward_is_two_products_of_the_same_flops() -> None:
@@ -100,12 +101,13 @@ def test_convolution_is_priced_as_the_product_with_its_flops() -> None:
 def test_fused_attention_halves_causal_work_and_pays_three_forwards_backward() -> None:
     model = Analytic()
     causal, full = attention(1, 32, 8192, 128), attention(1, 32, 8192, 128, causal=False)
-    assert _seconds(model, causal) == pytest.approx(0.5 * full.flops / (989e12 * 0.36))
+    rate = 989e12 * family("h100").attention_modern
+    assert _seconds(model, causal) == pytest.approx(0.5 * full.flops / rate)
     assert _seconds(model, full) == pytest.approx(2 * _seconds(model, causal))
     assert _seconds(model, causal, "backward") == pytest.approx(3 * _seconds(model, causal))
     assert _seconds(model, causal, "weight_grad") == 0.0
     small = attention(1, 64, 8192, 64)
-    assert _seconds(model, small) == pytest.approx(0.5 * small.flops / (989e12 * 0.36 * 0.85))
+    assert _seconds(model, small) == pytest.approx(0.5 * small.flops / (rate * family("h100").small_head))
 
 
 def test_unfused_attention_moves_and_keeps_its_scores() -> None:
@@ -113,8 +115,9 @@ def test_unfused_attention_moves_and_keeps_its_scores() -> None:
     sizes = np.array([[f.size for f in op.rule.factors]])
     scores = 2 * 16 * 2048 * 2048
     model = Analytic(software="unfused")
-    moved = 5 * scores / (A100.bandwidth * 0.85)
-    computed = op.flops / (312e12 * 0.73 * 0.50)
+    constants = family("a100")
+    moved = constants.score_bytes * scores / (A100.bandwidth * constants.memory)
+    computed = op.flops / (312e12 * constants.gemm_16 * constants.score_rate)
     assert model.compute(op, sizes, A100, "forward")[0] == pytest.approx(computed + moved)
     extra = model.memory(op, sizes).kept - Analytic().memory(op, sizes).kept
     assert extra[0] == pytest.approx(5 * scores)
@@ -158,16 +161,17 @@ def test_what_a_device_cannot_compute_is_said() -> None:
 def test_the_launch_floor_counts_layers() -> None:
     model = Analytic(software="unfused")
     block = [linear(8, 8, 8) for _ in range(4)] + [attention(1, 1, 8, 8)]
-    assert model.launch_floor(block, A100, "forward") == pytest.approx(0.96e-3)
-    assert model.launch_floor(block * 2, A100, "backward") == pytest.approx(2.6e-3)
+    assert model.launch_floor(block, A100, "forward") == pytest.approx(model.software.floor_forward)
+    assert model.launch_floor(block * 2, A100, "backward") == pytest.approx(2 * model.software.floor_backward)
     assert model.launch_floor(block, resolve("localx2").types[0], "forward") == 0.0
 
 
 def test_transfers_pay_the_lowest_shared_level() -> None:
     model, cluster = Analytic(), resolve("h100x16")
     near, far, none = (float(model.transfer(np.array([1e9]), 0, d, cluster)[0]) for d in (1, 8, 0))
-    assert near == pytest.approx(0.88 * (1e9 / (450e9 * 0.76) + 3.4e-6 + 12.5e-6))
-    assert far == pytest.approx(0.88 * (1e9 / (50e9 * 0.88) + 14e-6 + 12.5e-6))
+    hidden, constants = model.software.transfer, family("h100")
+    assert near == pytest.approx(hidden * (1e9 / (450e9 * constants.inner) + 3.4e-6 + constants.start / 2))
+    assert far == pytest.approx(hidden * (1e9 / (50e9 * constants.outer) + 14e-6 + constants.start / 2))
     assert none == 0.0
 
 
@@ -212,7 +216,11 @@ HIDDEN = {"1.3B": 2048, "2.6B": 2560, "6.7B": 4096}
 
 
 def test_v100_products_meet_published_operator_profiles(data_folder: Path) -> None:
-    """Forward within 8 %, backward within 22 % in the mean (the profiles' backward runs at a higher rate than their forward)."""
+    """Forward within 12 %, backward within 32 % in the mean.
+
+    Rates are fitted to whole steps, in which products run slower than alone; and the profiles' backward runs at a higher
+    rate than their forward.
+    """
     model, device = Analytic(precision="float16"), presets()["v100"].device
     errors: dict[str, list[float]] = {"forward": [], "backward": []}
     with (data_folder / "measured" / "aceso_op_profiles.csv").open() as file:
@@ -229,5 +237,5 @@ def test_v100_products_meet_published_operator_profiles(data_folder: Path) -> No
                 for phase, found in errors.items():
                     found.append(_seconds(model, op, phase, device) * 1e6 / float(row[phase + "_us"]) - 1)
     assert len(errors["forward"]) == 48
-    assert np.mean(np.abs(errors["forward"])) < 0.08
-    assert np.mean(np.abs(errors["backward"])) < 0.22
+    assert np.mean(np.abs(errors["forward"])) < 0.12
+    assert np.mean(np.abs(errors["backward"])) < 0.32

@@ -26,7 +26,7 @@ from .rows import Row, read
 NEAR = 1.25
 """Pairs whose measured times differ by more than this ratio need no model to tell apart."""
 TYPICAL = 80
-"""Percent: errors are stated so that this share of rows, or of pairs, stays below."""
+"""Percent: errors of devices are stated so that this share of rows stays below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,9 @@ class Report:
     """Device family -> (rows, sources)."""
     pairs: int
     pair_error: float
-    """Relative error of the ratio of two plans that 80 % of pairs stay below."""
+    """Median relative error of the ratio of two plans whose measured times are near each other: closer is a tie."""
+    pair_order: float
+    """Share of pairs in the right order, of those predicted to differ by more than `pair_error` and at most NEAR."""
     groups: int
     regret: float
     """Mean over groups of plans."""
@@ -154,8 +156,11 @@ def report(found: Sequence[Prediction], refused: Mapping[str, int]) -> Report:
         by_source.setdefault(p.row.source, []).append(p)
     scores = tuple(_score(name, ps) for name, ps in sorted(by_source.items()))
     devices = sorted({p.row.device for p in found})
-    near, groups = _groups(found)
-    ratios = np.array([abs(_ratio(a, b)) for g in near for a, b in g])
+    groups = _groups(found)
+    pairs = [p for g in groups for p in combinations(g, 2)]
+    ratios = [abs(_ratio(a, b)) for a, b in pairs if _times(a.row.seconds, b.row.seconds) < NEAR]
+    pair_error = float(np.expm1(np.median(ratios))) if ratios else 0.0
+    told = [p for p in pairs if 1 + pair_error < _times(p[0].seconds, p[1].seconds) < NEAR]
     return Report(
         sources=scores,
         rows=len(found),
@@ -168,7 +173,8 @@ def report(found: Sequence[Prediction], refused: Mapping[str, int]) -> Report:
             for d in devices
         },
         pairs=len(ratios),
-        pair_error=float(np.expm1(np.percentile(ratios, TYPICAL))) if len(ratios) else 0.0,
+        pair_error=pair_error,
+        pair_order=float(np.mean([_ordered(a, b) for a, b in told])) if told else 1.0,
         groups=len(groups),
         regret=float(np.mean([_regret(g) for g in groups])) if groups else 0.0,
         refused=dict(sorted(refused.items(), key=lambda item: -item[1])),
@@ -194,21 +200,21 @@ def _typical(errors: Sequence[float]) -> float:
     return float(np.percentile(np.abs(np.array(errors)), TYPICAL))
 
 
-def _groups(
-    found: Sequence[Prediction],
-) -> tuple[list[list[tuple[Prediction, Prediction]]], list[list[Prediction]]]:
-    """Near pairs per group of plans of one problem, and the groups with at least two plans."""
+def _groups(found: Sequence[Prediction]) -> list[list[Prediction]]:
+    """Plans of one problem, where there are at least two."""
     by_problem: dict[tuple[object, ...], list[Prediction]] = {}
     for p in found:
         r = p.row
         by_problem.setdefault((r.source, r.model, r.machine, r.devices, r.batch, r.precision, r.software), []).append(p)
-    groups = [g for g in by_problem.values() if len(g) > 1]
-    near = [[(a, b) for a, b in combinations(g, 2) if _times(a, b) < NEAR] for g in groups]
-    return near, groups
+    return [g for g in by_problem.values() if len(g) > 1]
 
 
-def _times(a: Prediction, b: Prediction) -> float:
-    return max(a.row.seconds / b.row.seconds, b.row.seconds / a.row.seconds)
+def _times(a: float, b: float) -> float:
+    return max(a / b, b / a)
+
+
+def _ordered(a: Prediction, b: Prediction) -> bool:
+    return (a.seconds < b.seconds) == (a.row.seconds < b.row.seconds)
 
 
 def _ratio(a: Prediction, b: Prediction) -> float:

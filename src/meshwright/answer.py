@@ -27,10 +27,11 @@ from .stated import Stated, state
 if TYPE_CHECKING:
     from .planners.base import Planner
     from .planners.types import Considered, Result
+    from .simulate import Pricer
 
 Progress = Callable[[str, int, int, float], None]
-DETAILED = 5
-"""Candidates whose time and memory are simulated in detail, for the report and for the sentences on why."""
+EXPLAINED = 4
+"""Candidates whose parts of step and memory are compared in the sentences on why."""
 
 
 def candidate(question: Question, plan: Plan, simulation: Simulation) -> Candidate:
@@ -98,12 +99,16 @@ def search(
 
 def outcome_of(stated: Stated, planner: Planner, result: Result, *, top: int = 5, stopped: bool = False) -> Outcome:
     """What a planner answered, with its plans priced by the shared simulator."""
-    from .simulate import simulate
+    from .simulate import Pricer, simulate
 
-    fitting, misses = _rows(stated, result)
-    detailed = [simulate(stated.problem, c.plan()) for c in fitting[:DETAILED] if c.plan is not None]
+    problem = stated.problem
+    pricer = Pricer(problem.graph, problem.cluster, problem.cost, problem.recipe)
+    fitting, misses = _rows(stated, result, pricer)
+    plans = [c.plan() for c in fitting[:EXPLAINED] if c.plan is not None]
     if not fitting and result.plan is not None:
-        detailed = [simulate(stated.problem, result.plan)]
+        plans = [result.plan]
+    # Only the first is drawn; the others are there for the sentences on why.
+    detailed = [simulate(problem, p, detail=i == 0, pricer=pricer) for i, p in enumerate(plans)]
     status: Status = "infeasible" if result.plan is None else "stopped" if stopped else "ok"
     return Outcome(
         stated.question,
@@ -127,26 +132,26 @@ def outcome_of(stated: Stated, planner: Planner, result: Result, *, top: int = 5
     )
 
 
-def _rows(stated: Stated, result: Result) -> tuple[list[Candidate], list[Candidate]]:
+def _rows(stated: Stated, result: Result, pricer: Pricer) -> tuple[list[Candidate], list[Candidate]]:
     """(those that fit, fastest first; those that do not, nearest first): what the planner shows, or just its plans."""
     if result.considered:
-        return _shown(stated, result.considered)
+        return _shown(stated, result.considered, pricer)
     from .simulate import simulate
 
     plans = [result.plan] if result.plan is not None else []
     plans += [choice.plan for choice in result.frontier if choice.plan != result.plan]
-    rows = [candidate(stated.question, p, simulate(stated.problem, p, detail=False)) for p in plans]
+    rows = [candidate(stated.question, p, simulate(stated.problem, p, detail=False, pricer=pricer)) for p in plans]
     first, rest = rows[:1], sorted(rows[1:], key=lambda c: c.step_s)
     fitting = [c for c in (*first, *rest) if c.fits]
     return fitting, sorted((c for c in rows if not c.fits), key=lambda c: c.over_bytes)
 
 
-def _shown(stated: Stated, considered: Sequence[Considered]) -> tuple[list[Candidate], list[Candidate]]:
+def _shown(stated: Stated, considered: Sequence[Considered], pricer: Pricer) -> tuple[list[Candidate], list[Candidate]]:
     from .simulate import simulate
 
     q = stated.question
     # Model FLOPs over peak are the same for every plan of a problem, so one simulation tells them for all rows.
-    first = simulate(stated.problem, considered[0].plan(), detail=False)
+    first = simulate(stated.problem, considered[0].plan(), detail=False, pricer=pricer)
     full_use = first.mfu * first.step_seconds
     rows = [
         Candidate(
@@ -183,7 +188,7 @@ def planner_of(request: Request, top: int = 5) -> Planner:
     accepted = inspect.signature(kind).parameters
     options: dict[str, object] = {}
     if "top" in accepted:
-        options["top"] = max(top, DETAILED)
+        options["top"] = max(top, EXPLAINED)
     for name, value in (("fix", request.fix), ("allow", request.allow)):
         if not value:
             continue

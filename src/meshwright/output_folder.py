@@ -87,9 +87,12 @@ def _difference(held: Request, asked: Request) -> str:
     for name in ("model", "cluster", "batch", "seq", "precision", "optimizer", "keep_free"):
         old, new = getattr(held, name), getattr(asked, name)
         if old != new:
-            show = lambda v: f"{v:,}" if isinstance(v, int) else "default" if v is None else str(v)  # noqa: E731
-            return f"{name.replace('_', ' ')} {show(old)}, not {show(new)}"
+            return f"{name.replace('_', ' ')} {_shown(old)}, not {_shown(new)}"
     return "another file of the same name"
+
+
+def _shown(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else "default" if value is None else str(value)
 
 
 def _free_name(folder: Path) -> str:

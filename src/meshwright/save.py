@@ -88,14 +88,26 @@ def open_plan(path: Path) -> Opened:
 
 def stored_candidates(answer: dict[str, Any]) -> tuple[list[Candidate], list[Candidate]]:
     """(those that fit, those that do not) as the report holds them."""
-    rows = [
-        Candidate(
-            r["layout"], r["micro_batch"], r["micro_batches"], r["recompute"], r["schedule"],
-            *(float("nan") if r[k] is None else r[k] for k in ("step_s", "items_per_s_per_device", "mfu", "memory_bytes")),
-            r["over_bytes"],
+    rows = []
+    for r in answer.get("candidates", []):
+        step, rate, mfu, memory = (
+            float("nan") if r[k] is None else float(r[k])
+            for k in ("step_s", "items_per_s_per_device", "mfu", "memory_bytes")
         )
-        for r in answer.get("candidates", [])
-    ]  # fmt: skip
+        rows.append(
+            Candidate(
+                r["layout"],
+                r["micro_batch"],
+                r["micro_batches"],
+                r["recompute"],
+                r["schedule"],
+                step,
+                rate,
+                mfu,
+                memory,
+                r["over_bytes"],
+            )
+        )
     return [r for r in rows if r.fits], [r for r in rows if not r.fits]
 
 

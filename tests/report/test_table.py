@@ -70,7 +70,7 @@ def test_why_is_said_in_differences_of_the_simulations(outcome: Outcome) -> None
     assert outcome.sentences() == [
         "Memory refuses dp64 z1: it needs 92.5 GiB, 20.9 too much.",
         "Runner-up dp64 z3 saves 13.5 GiB but adds 0.30 s of exposed all-gather.",
-        "dp32 pp2 z1 adds 1.0 s of bubble; dp32 tp2 z1 adds 1.5 s of exposed all-reduce.",
+        "dp32 pp2 z1 (row 3) adds 1.0 s of bubble; dp32 tp2 z1 (row 4) adds 1.5 s of exposed all-reduce.",
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -37,7 +38,7 @@ def _common(
     """Options before the command."""
 
 
-_COMMANDS = {
+_COMMANDS: dict[str, tuple[Callable[..., int | None], str]] = {
     "plan": (plan.plan, "Search, predict, write a folder."),
     "simulate": (simulate.simulate, "Price a layout given by hand, or a plan."),
     "compare": (compare.compare, "Many planners, one problem."),

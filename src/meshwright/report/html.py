@@ -84,12 +84,13 @@ def head(outcome: Outcome) -> str:
     sim, q = outcome.simulation, outcome.question
     assert sim is not None and outcome.plan is not None
     best = (*outcome.candidates, *outcome.misses)[0]
+    unit, unit_name = outcome.unit
     facts = [
         (best.layout, "layout"),
         (f"{number(sim.step_seconds)} s", "step"),
         (count(best.tokens_per_s_per_device), f"{q.item_word}/s/{q.device_word}"),
         (percent(sim.mfu), "MFU"),
-        (gib(best.memory_bytes), f"of {gib(q.usable)} GiB a {q.device_word}"),
+        (gib(best.memory_bytes, unit), f"of {gib(q.usable, unit)} {unit_name} a {q.device_word}"),
         (f"{best.micro_batch} × {best.micro_batches}", "micro-batches"),
         (best.recompute, "recompute"),
     ]

@@ -15,6 +15,7 @@ from ..simulate.result import Simulation
 from .candidates import Candidate, ties
 from .error_model import ErrorModel, error_model
 from .why import Why, explain
+from .words import GIB, memory_unit
 
 Status = Literal["ok", "stopped", "infeasible"]
 
@@ -125,6 +126,11 @@ class Outcome:
     @cached_property
     def why(self) -> Why:
         return explain(self.candidates[: self.top], self.misses, self.simulations)
+
+    @cached_property
+    def unit(self) -> tuple[float, str]:
+        """(bytes, name) of the unit that memory is shown in."""
+        return memory_unit(max((c.memory_bytes for c in (*self.shown(), *self.misses[:3])), default=GIB))
 
     def sentences(self) -> list[str]:
         return list(self.told) or self.why.sentences()

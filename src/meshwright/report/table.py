@@ -91,7 +91,7 @@ def candidate_lines(outcome: Outcome, width: int) -> list[Line]:
 
 def table(outcome: Outcome, without: frozenset[str]) -> list[Line]:
     q = outcome.question
-    limit = f"memory/{q.device_word} GiB (limit {gib(q.usable)})"
+    limit = f"memory/{q.device_word} {outcome.unit[1]} (limit {gib(q.usable, outcome.unit[0])})"
     rank_width = len(str(max(1, len(outcome.shown()))))
     with_recompute = "recompute" not in without
     head = [" " * (rank_width + 3) + "layout", "µbatch", "recompute" if with_recompute else "", "step s"]
@@ -130,32 +130,32 @@ def _shown_misses(outcome: Outcome) -> Sequence[Candidate]:
 
 
 def _memory_cells(outcome: Outcome, with_bar: bool) -> list[str]:
-    usable = outcome.question.usable or float("inf")
+    usable, (unit, _) = outcome.question.usable or float("inf"), outcome.unit
     cells = []
     shown = [*outcome.shown(), *_shown_misses(outcome)]
-    wide = max(len(gib(c.memory_bytes)) for c in shown)
+    wide = max(len(gib(c.memory_bytes, unit)) for c in shown)
     for i, c in enumerate(shown):
         share = c.memory_bytes / usable
-        text = gib(c.memory_bytes).rjust(wide) + (f" {bar(share)}" if with_bar else "")
+        text = gib(c.memory_bytes, unit).rjust(wide) + (f" {bar(share)}" if with_bar else "")
         if c.fits:
             text += f" {100 * share:4.0f} %"
             tie = outcome.tied_with[i] if i < len(outcome.candidates) else -1
             text += f" tie with {tie + 1}" if tie >= 0 else ""
         else:
-            text += f" over by {gib(c.over_bytes)}"
+            text += f" over by {gib(c.over_bytes, unit)}"
         cells.append(text)
     return cells
 
 
 def blocks(outcome: Outcome) -> list[Line]:
     """Under 60 columns: a few short lines a plan."""
-    q = outcome.question
+    q, (unit, name) = outcome.question, outcome.unit
     lines: list[Line] = []
     for i, c in enumerate([*outcome.shown(), *_shown_misses(outcome)]):
         tie = outcome.tied_with[i] if c.fits else -1
         style: Style = "refused" if not c.fits else "chosen" if i == 0 else ""
         mark = "✗" if not c.fits else f"{'▶' if i == 0 else ' '} {i + 1}"
-        verdict = f"{100 * c.memory_bytes / q.usable:.0f} %" if c.fits else f"over by {gib(c.over_bytes)}"
+        verdict = f"{100 * c.memory_bytes / q.usable:.0f} %" if c.fits else f"over by {gib(c.over_bytes, unit)}"
         lines += [
             Line(f"{mark} {c.layout}" + (f", tie with {tie + 1}" if tie >= 0 else ""), style),
             Line(f"    µbatch {c.micro_batch} × {c.micro_batches}, recompute {c.recompute} {c.schedule}".rstrip()),
@@ -163,7 +163,7 @@ def blocks(outcome: Outcome) -> list[Line]:
         if c.step_s == c.step_s:
             rate = f"{count(c.tokens_per_s_per_device)} {q.item_word}/s/{q.device_word}"
             lines.append(Line(f"    step {number(c.step_s)} s, {rate}, MFU {percent(c.mfu)}"))
-        lines.append(Line(f"    memory {gib(c.memory_bytes)} of {gib(q.usable)} GiB, {verdict}"))
+        lines.append(Line(f"    memory {gib(c.memory_bytes, unit)} of {gib(q.usable, unit)} {name}, {verdict}"))
     return lines
 
 
@@ -181,11 +181,12 @@ def memory_lines(outcome: Outcome, width: int) -> list[Line]:
     assert sim is not None
     fullest = int(sim.peak.argmax())
     lane = sim.lanes[fullest]
-    parts = {k: v / 2**30 for k, v in sim.peak_by[fullest].items()}
+    unit, name = outcome.unit
+    parts = {k: v / unit for k, v in sim.peak_by[fullest].items()}
     texts = [f"{k} {v}" for k, v in rounded_parts(parts, 1)]
     where = f"on every {q.device_word}" if len(sim.lanes) == 1 else f"on {lane.name}, the fullest of {len(sim.lanes)}"
-    tail = f"{where}; {gib(q.installed)} installed, {gib(q.installed - q.usable)} kept free"
-    return [Line(t) for t in sums("Memory", f"{gib(float(sim.peak[fullest]))} GiB", texts, tail, width)]
+    tail = f"{where}; {gib(q.installed, unit)} installed, {gib(q.installed - q.usable, unit)} kept free"
+    return [Line(t) for t in sums("Memory", f"{gib(float(sim.peak[fullest]), unit)} {name}", texts, tail, width)]
 
 
 def sure(outcome: Outcome) -> list[str]:

@@ -128,14 +128,15 @@ def others_sentence(others: Sequence[Difference]) -> str:
     for d in others[:2]:
         _, losses = _changes(d)
         if losses:
-            parts.append(f"{d.layout} adds {losses[0]}")
+            parts.append(f"{d.layout} (row {d.rank + 1}) adds {losses[0]}")
     return ("; ".join(parts) + ".") if parts else ""
 
 
 def _changes(d: Difference) -> tuple[list[str], list[str]]:
     """(what it saves, what it adds), largest first, each as "0.3 s of exposed all-gather"."""
     floor = NEGLIGIBLE_SHARE * d.step
-    saved, added = [], []
+    saved: list[str] = []
+    added: list[str] = []
     for key, value in sorted(d.by_part.items(), key=lambda item: -abs(item[1])):
         if abs(value) <= floor:
             continue

@@ -42,9 +42,14 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:,.{min(decimals_for(value, digits), 9)}f}"
 
 
-def gib(nbytes: float) -> str:
-    """Bytes as GiB to one decimal, without the unit."""
-    return f"{nbytes / GIB:,.1f}" if isfinite(nbytes) else MISSING
+def gib(nbytes: float, unit: float = GIB) -> str:
+    """Bytes as GiB (or as `unit`) to one decimal, without the unit."""
+    return f"{nbytes / unit:,.1f}" if isfinite(nbytes) else MISSING
+
+
+def memory_unit(largest: float) -> tuple[float, str]:
+    """(bytes, name) of the unit for a table whose largest figure is `largest` bytes: GiB, or MiB below one."""
+    return (GIB, "GiB") if not largest < GIB else (2.0**20, "MiB")
 
 
 def percent(share: float, decimals: int = 1) -> str:

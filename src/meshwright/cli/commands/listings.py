@@ -28,7 +28,7 @@ def models(
 
     screen = Screen(as_json, color=color)
     found = [e for e in entries() if tag is None or tag in (e.family, e.name)]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": e.name, "family": e.family, "parameters": e.parameters, "batch": e.batch,
             "seq": e.seq if e.text else 0, "source": e.source,
@@ -110,7 +110,7 @@ def planners(name: Name = None, tag: Tag = None, as_json: o.Json = False, color:
     from ...planners import registry
 
     screen = Screen(as_json, color=color)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": i.name, "title": i.title, "year": i.year, "reference": i.reference, "family": i.family,
             "decides": sorted(i.decides), "handles": sorted(i.handles), "goals": sorted(i.goals),

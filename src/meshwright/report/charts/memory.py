@@ -9,7 +9,7 @@ from bokeh.models import ColumnDataSource, HoverTool, Label, Span
 
 from ...graph.ir import Floats, Ints
 from ...simulate.result import CATEGORIES, Simulation
-from ..words import GIB, gib
+from ..words import gib, memory_unit
 from .base import BLACK, CYCLE, VERMILLION, Chart, legend_outside, plot, table
 
 POINTS = 1200
@@ -19,21 +19,23 @@ DASHES = ("solid", "dashed", "dotted", "dotdash")
 
 
 def memory_chart(sim: Simulation, usable: float) -> Chart:
-    """`usable` in bytes: the dashed limit."""
-    made = plot(260, "xwheel_zoom,xpan,reset,save", x_axis_label="seconds of one step", y_axis_label="GiB a device")
+    """`usable` in bytes: the dashed limit, drawn where it is near."""
+    unit, name = memory_unit(float(sim.peak.max()))
+    made = plot(260, "xwheel_zoom,xpan,reset,save", x_axis_label="seconds of one step", y_axis_label=f"{name} a device")
     made.toolbar.active_drag = None
+    most = float(sim.peak.max())
     made.x_range.start, made.x_range.end = 0, sim.step_seconds
-    made.y_range.start, made.y_range.end = 0, 1.12 * max(usable, float(sim.peak.max())) / GIB
+    made.y_range.start, made.y_range.end = 0, 1.12 * (max(usable, most) if usable < 4 * most else most) / unit
     for i in _drawn(sim):
         times, values = np.asarray(sim.memory_at[i]), np.asarray(sim.memory[i])
         keep = thinned(values.sum(axis=1), POINTS)
-        data = {name: (values[keep, k] / GIB).astype(np.float32) for k, name in enumerate(CATEGORIES)}
-        data |= {"t": times[keep].astype(np.float32), "total": (values[keep].sum(axis=1) / GIB).astype(np.float32)}
+        data = {name: (values[keep, k] / unit).astype(np.float32) for k, name in enumerate(CATEGORIES)}
+        data |= {"t": times[keep].astype(np.float32), "total": (values[keep].sum(axis=1) / unit).astype(np.float32)}
         line = made.step(
             "t", "total", source=ColumnDataSource(data), mode="after", color=CYCLE[i % 7], line_width=2,
             line_dash=DASHES[i // 7 % 4], legend_label=sim.lanes[i].name,
         )  # fmt: skip
-        tips = [("at", "@t{0.000} s"), ("total", "@total{0.0} GiB"), *((c, f"@{c}{{0.0}}") for c in CATEGORIES)]
+        tips = [("at", "@t{0.000} s"), ("total", f"@total{{0.0}} {name}"), *((c, f"@{c}{{0.0}}") for c in CATEGORIES)]
         made.add_tools(HoverTool(renderers=[line], tooltips=tips, mode="vline"))
         top = int(np.argmax(data["total"]))
         made.scatter([data["t"][top]], [data["total"][top]], size=7, color=CYCLE[i % 7], line_color=BLACK)
@@ -42,7 +44,7 @@ def memory_chart(sim: Simulation, usable: float) -> Chart:
                 Label(
                     x=float(data["t"][top]),
                     y=float(data["total"][top]),
-                    text=f"{gib(float(sim.peak[i]))} GiB",
+                    text=f"{gib(float(sim.peak[i]), unit)} {name}",
                     x_offset=6,
                     y_offset=4,
                     text_font_size="12px",
@@ -50,13 +52,13 @@ def memory_chart(sim: Simulation, usable: float) -> Chart:
                 )
             )
     made.add_layout(
-        Span(location=usable / GIB, dimension="width", line_color=VERMILLION, line_dash="dashed", line_width=2)
+        Span(location=usable / unit, dimension="width", line_color=VERMILLION, line_dash="dashed", line_width=2)
     )
     made.add_layout(
         Label(
             x=sim.step_seconds,
-            y=usable / GIB,
-            text=f"limit {gib(usable)}",
+            y=usable / unit,
+            text=f"limit {gib(usable, unit)}",
             text_align="right",
             x_offset=-4,
             y_offset=3,
@@ -69,12 +71,12 @@ def memory_chart(sim: Simulation, usable: float) -> Chart:
         [
             lane.name,
             f"{lane.devices:,}",
-            gib(float(sim.peak[i])),
-            *(gib(sim.peak_by[i].get(c, 0.0)) for c in CATEGORIES),
+            gib(float(sim.peak[i]), unit),
+            *(gib(sim.peak_by[i].get(c, 0.0), unit) for c in CATEGORIES),
         ]
         for i, lane in enumerate(sim.lanes)
     ]
-    return Chart(made, table(["devices", "count", "peak GiB", *CATEGORIES], rows))
+    return Chart(made, table(["devices", "count", f"peak {name}", *CATEGORIES], rows))
 
 
 def _drawn(sim: Simulation) -> list[int]:

@@ -1,0 +1,103 @@
+"""`verify`, `run`, `check`, `validate` from the command line, and the demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from in_process import Command
+
+SMALL = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 96,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 128,
+    "max_position_embeddings": 64,
+}  # fmt: skip
+
+
+@pytest.fixture
+def planned(meshwright: Command, tmp_path: Path) -> str:
+    """A small model planned for two processes of this machine."""
+    (tmp_path / "config.json").write_text(json.dumps(SMALL))
+    done = meshwright(
+        "plan",
+        "config.json",
+        "-c",
+        "localx2",
+        "--batch",
+        "4",
+        "--seq",
+        "32",
+        "--precision",
+        "fp32",
+        "-o",
+        "small",
+        "-q",
+    )
+    assert done.code == 0, done.err
+    return "small"
+
+
+def test_verify_says_what_was_compared(meshwright: Command, planned: str) -> None:
+    done = meshwright("verify", planned, "-q", "--full-size")
+    lines = done.out.splitlines()
+    assert done.code == 0, done.err
+    assert [line.split()[0] for line in lines[1:4]] == ["loss", "gradients", "collectives"]
+    assert lines[-1].startswith("✓ the plan computes what one device computes")
+
+
+def test_run_trains_and_resumes_from_its_checkpoint(meshwright: Command, planned: str) -> None:
+    first = json.loads(meshwright("run", planned, "--steps", "3", "-q", "--json").out)
+    assert (first["ranks"], first["checkpoint"]) == (2, "run/step-3")
+    more = json.loads(meshwright("run", planned, "--steps", "2", "--resume", "run/step-3", "-q", "--json").out)
+    whole = json.loads(meshwright("run", planned, "--steps", "5", "-q", "--json", "-o", "whole").out)
+    assert [s["step"] for s in more["steps"]] == [4, 5]
+    assert [s["loss"] for s in more["steps"]] == pytest.approx([s["loss"] for s in whole["steps"][3:]], rel=1e-6)
+
+
+def test_a_plan_for_more_devices_than_a_machine_starts_is_refused(meshwright: Command, tmp_path: Path) -> None:
+    assert meshwright("plan", "gpt2", "-c", "h100x128", "--batch", "128", "--seq", "64", "-q").code == 0
+    done = meshwright("run", "gpt2-h100x128", "-q")
+    assert done.code == 2
+    assert done.err.startswith(
+        "meshwright: gpt2 under a plan for h100x128 needs 1.9 GiB of state on 128 devices and this machine has "
+    )
+    assert done.err.endswith("start it with torchrun on the cluster, or verify it here\n")
+
+
+def test_check_prints_the_suite(meshwright: Command) -> None:
+    done = meshwright("check", "gpipe", "-q")
+    assert done.code == 0, done.out
+    assert done.out.splitlines()[-1].startswith("✓ 6 of 6")
+
+
+def test_validate_needs_the_measured_steps(meshwright: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MESHWRIGHT_DATA", raising=False)
+    done = meshwright("validate", "-q")
+    assert done.err == (
+        "meshwright: the measured steps are not part of the package: give their folder with --data or MESHWRIGHT_DATA "
+        "(docs/data.md says where they come from)\n"
+    )
+    assert done.code == 2
+
+
+def test_max_error_turns_the_answer_into_no(meshwright: Command, data_folder: Path) -> None:
+    args = ("validate", "--data", str(data_folder), "--source", "megatron-sc21", "-q")
+    good = meshwright(*args, "--json", "--max-error", "100")
+    assert good.code == 0, good.err
+    assert json.loads(good.out)["steps"] >= 1
+    assert meshwright(*args, "--max-error", "0").code == 1
+
+
+@pytest.mark.slow
+def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "meshwright.cli.demo", str(tmp_path / "demo")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "✓ every promise kept" in done.stdout
+    assert done.stdout.count("one process ") >= 40

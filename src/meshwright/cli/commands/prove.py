@@ -175,7 +175,8 @@ def validate_lines(report: Report, width: int) -> list[Line]:
             f"80 % of {d} steps within {percent(w)} ({report.steps[d][0]:,} steps, {report.steps[d][1]} sources)"
             for d, w in report.within.items()
         ),
-        "Pairs": f"the ratio of two plans of one problem is within {percent(report.pair_error)} for 80 % of {report.pairs:,} pairs",
+        "Pairs": f"the ratio of two plans of one problem is off by {percent(report.pair_error)} in the median of {report.pairs:,} pairs; "
+        f"where plans differ by more, {percent(report.pair_order)} are in the right order",
         "Regret": f"{percent(report.regret)}: how much slower the plan it picks is than the best measured one ({report.groups} problems)",
         "Left out": "; ".join(f"{n:,} {reason}" for reason, n in report.refused.items()) or "none",
     }  # fmt: skip
@@ -193,6 +194,7 @@ def validate_object(report: Report) -> dict[str, Any]:
         "steps_by_device": {d: {"steps": n, "sources": k} for d, (n, k) in report.steps.items()},
         "pairs": report.pairs,
         "pair_error": report.pair_error,
+        "pair_order": report.pair_order,
         "regret": report.regret,
         "left_out": dict(report.refused),
         "sources": [

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from meshwright.errors import InputError
+from meshwright.report.error_model import error_model
 from meshwright.validation.fit import fit, predict, prepare
 from meshwright.validation.models import Dense
 from meshwright.validation.parameters import PARAMETERS, from_logs, guesses, logs, shipped, tables
@@ -97,3 +98,10 @@ def test_held_out_sources_err_by_less_than_fourteen_percent(data_folder: Path) -
     assert found.rows >= 1200
     assert found.mape <= 0.14
     assert found.mape < found.baseline / 3
+    # What is printed beside every plan is what is measured here.
+    stated = error_model()
+    assert stated.pairs_within == pytest.approx(found.pair_error, abs=0.01)
+    for device, (steps, sources) in found.steps.items():
+        row = stated.families[device]
+        assert (row.steps, row.sources) == (steps, sources)
+        assert row.within == pytest.approx(found.within[device], abs=0.01)

@@ -47,7 +47,9 @@ class Model:
         return check(self.task(plan, program), self.truth, pool)
 
 
-def model_of(module: nn.Module, inputs: Mapping[str, Tensor], batch: list[Mapping[str, Tensor]], real: nn.Module) -> Model:
+def model_of(
+    module: nn.Module, inputs: Mapping[str, Tensor], batch: list[Mapping[str, Tensor]], real: nn.Module
+) -> Model:
     graph = with_runs(capture(module, inputs, next(iter(inputs.values())).shape[0]))
     values = Values(0, "uneven")
     truth = reference(graph, real, batch, values)
@@ -57,9 +59,7 @@ def model_of(module: nn.Module, inputs: Mapping[str, Tensor], batch: list[Mappin
 @cache
 def zoo_model(name: str, blocks: int = 2, micro_batches: int = 2) -> Model:
     source = resolve(name)
-    shrink = Shrink(
-        blocks=blocks, width=32, heads=4, kv_heads=2, ffn=48, vocab=VOCABULARY, seq=SEQ, dropout=0.0
-    )
+    shrink = Shrink(blocks=blocks, width=32, heads=4, kv_heads=2, ffn=48, vocab=VOCABULARY, seq=SEQ, dropout=0.0)
     module, inputs = source.build(SAMPLES, SEQ, "float32", shrink=shrink)
     real, _ = source.build(SAMPLES, SEQ, "float32", device="cpu", shrink=shrink, attention="eager")
     generator = torch.Generator().manual_seed(0)

@@ -108,4 +108,6 @@ def fault(program: Program, seed: int) -> tuple[str, Program]:
     ]
     possible = [(what, new) for what, make in ways if (new := make()) is not None]
     what, new = rng.choice(possible)
-    return f"{i.collective} of {i.on} ({place.part} of stage {place.stage}) {what}", with_instructions(program, place, new)
+    return f"{i.collective} of {i.on} ({place.part} of stage {place.stage}) {what}", with_instructions(
+        program, place, new
+    )

@@ -7,9 +7,9 @@ import random
 
 import pytest
 import torch
+
 from execute.conftest import Pools
 from execute.jobs import Move
-
 from meshwright.cluster.model import Mesh
 from meshwright.lower.program import Instr
 from meshwright.plan.model import Cut, Layout
@@ -62,7 +62,11 @@ def test_every_conversion_gives_the_part_its_layout_describes(
 ) -> None:
     moves = _moves(sizes, mesh, 0)
     for rank, answers in enumerate(pools(4).run("execute.jobs:moved", moves)):
-        wrong = [(m.instr.collective or m.instr.kind, m.instr.axes, m.instr.dim, got) for m, (ok, got) in zip(moves, answers, strict=True) if not ok]
+        wrong = [
+            (m.instr.collective or m.instr.kind, m.instr.axes, m.instr.dim, got)
+            for m, (ok, got) in zip(moves, answers, strict=True)
+            if not ok
+        ]
         assert wrong == [], rank
 
 

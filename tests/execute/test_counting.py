@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from execute.conftest import Pools, zoo_model
 from execute.layouts import Layout, plan_of
-
 from meshwright.execute.verification import check
 
 
@@ -29,7 +28,8 @@ def test_a_program_that_promises_one_collective_more_is_not_equal(pools: Pools) 
     extra = next(i for s in stage.segments for i in s.forward if i.kind == "collective")
     first = stage.segments[0]
     promised = replace(
-        program, stages=(replace(stage, segments=(replace(first, forward=(*first.forward, extra)), *stage.segments[1:])),)
+        program,
+        stages=(replace(stage, segments=(replace(first, forward=(*first.forward, extra)), *stage.segments[1:])),),
     )
     result = check(model.task(plan, program), model.truth, pools(2), promised)
     assert not result.equal

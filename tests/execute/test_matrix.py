@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+
 from execute.conftest import Pools, zoo_model
 from execute.layouts import Layout, plan_of
 from execute.random_plans import random_plan
 
 MODELS = ("llama-3.1-8b", "gpt2", "user-net")
+slow = pytest.mark.slow
 TWO = (
     Layout(),
     Layout(dp=2),
@@ -32,8 +34,17 @@ FOUR = (
 )
 
 
-@pytest.mark.parametrize("layout", (*TWO, *FOUR), ids=str)
-@pytest.mark.parametrize("name", MODELS)
+def _cases(layouts: tuple[Layout, ...]) -> list[object]:
+    """All of one model; of the others every third, the rest only in the long run."""
+    found = []
+    for m, name in enumerate(MODELS):
+        for k, layout in enumerate(layouts):
+            marks = () if m == 0 or k % 3 == m else (slow,)
+            found.append(pytest.param(name, layout, marks=marks, id=f"{name} {layout}"))
+    return found
+
+
+@pytest.mark.parametrize(("name", "layout"), _cases((*TWO, *FOUR)))
 def test_a_layout_gives_the_loss_and_every_gradient_of_one_process(name: str, layout: Layout, pools: Pools) -> None:
     model = zoo_model(name)
     result = model.check(plan_of(model.graph, layout, len(model.batch)), pools(layout.ranks))
@@ -41,8 +52,7 @@ def test_a_layout_gives_the_loss_and_every_gradient_of_one_process(name: str, la
     assert result.gradients == len(list(model.graph.params()))
 
 
-@pytest.mark.parametrize("layout", DEEP, ids=str)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "layout"), _cases(DEEP))
 def test_deep_pipelines_give_the_loss_and_every_gradient_of_one_process(
     name: str, layout: Layout, pools: Pools
 ) -> None:
@@ -61,10 +71,10 @@ def test_tensor_parallelism_needs_the_collectives_of_megatron(pools: Pools) -> N
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("first", range(0, 20, 5))
+@pytest.mark.parametrize("first", (0, *(pytest.param(n, marks=slow) for n in (4, 8, 12, 16))))
 def test_random_plans_on_two_by_two_give_the_loss_and_every_gradient(name: str, first: int, pools: Pools) -> None:
     model = zoo_model(name)
-    for seed in range(first, first + 5):
+    for seed in range(first, first + 4):
         plan = random_plan(model.graph, (2, 2), ("x", "y"), len(model.batch), seed)
         result = model.check(plan, pools(4))
         assert result.equal, (seed, result.problems[:5])

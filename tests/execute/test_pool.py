@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 import pytest
-from execute.conftest import Pools
 
+from execute.conftest import Pools
 from meshwright.errors import ExecutionError, InputError
 from meshwright.execute.pool import Pool
 

@@ -218,7 +218,7 @@ def cross_entropy(site: Site) -> Local:
             total = kept.sum()
         else:
             kept = labels != ignored
-            total = kept.sum() if weights is None else (weights[labels.clamp_min(0)] * kept).sum()
+            total = kept.sum() if weights is None else (weights[labels.clamp_min(0)] * kept).sum(dtype=torch.float64)
         if classes:
             losses = _TokenLosses.apply(logits, labels, start, site) * kept
             out = losses if reduction == NONE else losses.sum()
@@ -226,12 +226,8 @@ def cross_entropy(site: Site) -> Local:
             how = "none" if reduction == NONE else "sum"
             out = loss(logits, labels, weight=weights, ignore_index=ignored, reduction=how, **smoothing)  # type: ignore[arg-type]
         if reduction == MEAN:
-            out = out / (_count(site, total) if count else total)
+            out = out / (site.complete(total, "forward", "count") if count else total).to(out.dtype)
         return (out, total.to(out.dtype))[: len(site.op.outputs)]
 
     return call
 
-
-def _count(site: Site, total: Tensor) -> Tensor:
-    """Labels that count, over all parts. Int64 as the program prices it."""
-    return site.complete(total, "forward", "count")

@@ -97,6 +97,8 @@ class _Code:
     calls: Mapping[str, Local]
     made: Mapping[str, Instr]
     """Op -> its forward instruction."""
+    flows: Mapping[str, tuple[int, ...]]
+    """Op -> operands whose gradient its backward instruction makes."""
     remade: frozenset[str]
     """Values that the rerun list makes."""
     taped_later: frozenset[str]
@@ -153,10 +155,17 @@ class StageRunner:
                 )
                 calls[op.name] = localise(site)
         last_grad = {name: k for k, i in enumerate(segment.backward) for name in i.inputs}
+        made = {i.on: i for i in segment.forward if i.kind == "compute"}
+        flows = {
+            i.on: tuple(k for k, value in enumerate(made[i.on].inputs) if GRAD + value in i.outputs)
+            for i in segment.backward
+            if i.kind == "compute"
+        }
         return _Code(
             segment=segment,
             calls=calls,
-            made={i.on: i for i in segment.forward if i.kind == "compute"},
+            made=made,
+            flows=flows,
             remade=frozenset(name for i in segment.rerun for name in i.outputs),
             taped_later=frozenset(i.on for i in segment.rerun if i.kind == "compute"),
             last_grad=last_grad,
@@ -221,7 +230,7 @@ class StageRunner:
         self, code: _Code, instr: Instr, operands: list[Tensor], flight: Flight, *, record: bool
     ) -> Sequence[Tensor]:
         call = code.calls[instr.on]
-        floats = [k for k, x in enumerate(operands) if x.is_floating_point()]
+        floats = code.flows.get(instr.on, ())
         if not record or not floats:
             with torch.no_grad():
                 return call(operands, flight.moment)

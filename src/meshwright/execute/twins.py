@@ -102,15 +102,32 @@ def _created_whole(site: Site) -> Local:
 
 
 def _random(site: Site) -> Local:
-    draw = normal if "randn" in site.op.kind else uniform
-    shape, layout = site.result_shape(), site.instr.results[0]
+    """Numbers of the global element index, then moved to the distribution that is asked for."""
+    kind, shape, layout = site.op.kind, site.result_shape(), site.instr.results[0]
     dtype = getattr(torch, site.graph.tensor[site.op.outputs[0]].dtype)
+    first, second = (float(site.arg(k, name, default)) for k, name, default in _DISTRIBUTION.get(kind, _STANDARD))  # type: ignore[arg-type]
 
     def call(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
         key = stream(site.op.name, site.seed, moment.step, moment.micro_batch)
-        return (draw(key, global_index(shape, layout, site.view, site.device)).to(dtype),)
+        index = global_index(shape, layout, site.view, site.device)
+        if kind in ("randn", "randn_like", "normal_functional"):
+            x = normal(key, index) * second + first
+        elif kind == "exponential":
+            x = -torch.log(uniform(key, index)) / first
+        else:
+            x = uniform(key, index) * (second - first) + first
+        return (x.to(dtype),)
 
     return call
+
+
+_STANDARD = ((99, "", 0.0), (99, "", 1.0))
+_DISTRIBUTION = {
+    "uniform": ((1, "from", 0.0), (2, "to", 1.0)),
+    "normal_functional": ((1, "mean", 0.0), (2, "std", 1.0)),
+    "exponential": ((1, "lambd", 1.0), (99, "", 0.0)),
+}
+"""Kind -> its two numbers: (position, name, default)."""
 
 
 def _refused(why: str) -> Twin:
@@ -280,21 +297,25 @@ def _table() -> Mapping[str, Twin]:
     put(
         # element-wise
         "abs atan2 cos digamma elu erf gelu hardsigmoid hardswish hardtanh leaky_relu log log1p log2 log10 log_sigmoid "
-        "logsigmoid mish pow silu sin softplus square tan clamp clamp_min clamp_max exp expm1 reciprocal relu relu6 "
-        "rsqrt selu sigmoid sqrt tanh add sub rsub neg ceil floor round sign trunc fill copy zero positive nan_to_num "
+        "mish pow silu sin softplus square tan clamp clamp_min clamp_max exp expm1 reciprocal relu relu6 "
+        "rsqrt selu sigmoid sqrt tanh add sub rsub neg ceil floor round sign trunc fill copy zero nan_to_num "
         "threshold bitwise_and bitwise_not bitwise_or bitwise_xor eq ne lt le gt ge isfinite isinf isnan logical_and "
-        "logical_not logical_or logical_xor to _to_copy contiguous clone type_as float half bfloat16 maximum minimum "
-        "fmod remainder lerp addcmul addcdiv detach alias mul div true_divide floor_divide where masked_fill prelu glu "
+        "logical_not logical_or logical_xor to contiguous clone maximum minimum "
+        "fmod remainder lerp addcmul addcdiv detach alias mul div floor_divide where masked_fill prelu glu "
+        "acos asin atan celu complex conj copysign cosh erfc exp2 hypot imag logaddexp logit polar real sinc sinh softshrink "
+        "xlogy bucketize broadcast_tensors "
         # views without sizes
         "transpose permute t mT numpy_T adjoint movedim moveaxis swapaxes swapdims expand_as select roll flip tril triu "
-        "diagonal unfold cat concat stack unbind slice_scatter select_scatter pad constant_pad_nd "
+        "diagonal unfold cat stack unbind slice_scatter select_scatter pad constant_pad_nd "
+        "view_as_complex view_as_real meshgrid pixel_shuffle pixel_unshuffle "
         # products, lookups, reductions without counts
         "linear matmul mm bmm mv dot addmm baddbmm einsum index _unsafe_index index_select gather scatter scatter_add "
         "index_add index_copy index_put one_hot sum amax amin logsumexp prod norm linalg_vector_norm max min var std "
         "any all argmax argmin cumsum cumprod topk sort argsort lstm gru "
+        "ger outer bilinear diff logcumsumexp std_mean var_mean cosine_similarity pairwise_distance cdist _weight_norm "
         # windows, whose places are whole here
         "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d "
-        "avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d "
+        "avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d im2col upsample_nearest1d upsample_nearest2d "
         "upsample_nearest3d upsample_bilinear2d upsample_bicubic2d upsample_linear1d upsample_trilinear3d "
         # operands give the sizes
         "zeros_like ones_like full_like empty_like scalar_tensor",
@@ -307,9 +328,8 @@ def _table() -> Mapping[str, Twin]:
     put("slice narrow", _sliced)
     put("split split_with_sizes chunk tensor_split", _split)
     put("zeros ones full empty", _sized(0))
-    put("new_zeros new_ones new_full new_empty", _sized(1))
     put("arange linspace eye tril_indices triu_indices", _created_whole)
-    put("rand randn rand_like randn_like", _random)
+    put("rand randn rand_like randn_like uniform normal_functional exponential", _random)
     put("randint bernoulli", _refused("draws integers at random, which has no rule that is the same under every plan"))
     put("embedding", _embedding)
     put("embedding_bag _embedding_bag", _bag)
@@ -328,7 +348,7 @@ def _table() -> Mapping[str, Twin]:
     put("instance_norm", _instance_norm)
     put("softmax", softmax)
     put("log_softmax", log_softmax)
-    put("dropout native_dropout", _dropped)
+    put("dropout", _dropped)
     put("scaled_dot_product_attention", _attention)
     return MappingProxyType(rows)
 

@@ -77,6 +77,17 @@ def test_no_price_is_below_its_bound(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(0, 30, 3))
+def test_what_is_refused_unpriced_does_not_fit(seed: int) -> None:
+    p = small_problem(seed)
+    tight = replace(p, limits=Limits(memory=0.02 * 2**30))
+    space = Space(tight, Expert(p.graph), {}, {})
+    prices = Evaluator(space)
+    points = list(space.points())
+    for k in np.random.default_rng(seed).permutation(len(points))[:30]:
+        assert prices.least_over(points[k]) <= prices.price(points[k]).over * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("seed", range(0, 30, 3))
 def test_a_price_is_the_simulators(seed: int) -> None:
     """Same seconds, same bytes, for legal plans of every kind."""
     p = small_problem(seed)

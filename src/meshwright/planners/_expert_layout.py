@@ -72,8 +72,12 @@ class Expert:
         return self._again[how]
 
     def tensor_degrees(self, most: int) -> list[int]:
-        """Degrees up to `most` that cut at least one product evenly, and every attention's heads."""
+        """Degrees up to `most` that cut a product evenly and every attention's heads, where these are most of the work."""
         found = [1]
+        ops = [self.graph.ops[node.index] for node in self.atoms.nodes]
+        cuttable = sum(op.flops for op in ops if op.kind in PRODUCTS or "attention" in op.kind)
+        if 2 * cuttable < sum(op.flops for op in ops):
+            return found
         for tp in range(2, most + 1):
             heads = [node for node in self.atoms.nodes if "attention" in self.graph.ops[node.index].kind]
             products = [n for n in self.atoms.nodes if self.graph.ops[n.index].kind in PRODUCTS]

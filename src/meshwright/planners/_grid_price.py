@@ -6,7 +6,7 @@ sizes, a stage once for each number of blocks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -58,6 +58,8 @@ class Pieces:
     rest: Floats
     """[piece]: weights, gradients, optimizer state."""
     buffer: Floats
+    twice: float
+    """Bytes of `rest` that tied weights count in two pieces: one stage that has both holds them once."""
     counts: tuple[int, ...]
 
 
@@ -103,10 +105,17 @@ class Evaluator:
         micro = [dp * b for b in self.sizes(dp)]
         prices = [self.pricer.stage(code, micro) for code in program.stages]
         n = np.array(counts, np.float64)
+        rest = np.array([p.weights + p.gradients + p.state for p in prices])
+        twice = 0.0
+        if any(p.shared for code in program.stages for p in code.params):
+            one = self.space.plan(replace(point, pp=1), (len(units),))
+            whole = self.pricer.stage(lower(self.graph, one, self.problem.recipe).stages[0], micro[:1])
+            twice = float(rest.sum()) - (whole.weights + whole.gradients + whole.state)
         return Pieces(
             seconds=np.array([(p.forward + p.backward).sum(axis=1) for p in prices]) / n[:, None],
             held=np.array([p.kept + p.loss for p in prices]) / n[:, None],
-            rest=np.array([p.weights + p.gradients + p.state for p in prices]) / n,
+            rest=rest / n,
+            twice=twice,
             buffer=np.array([p.buffers.max(axis=1) for p in prices]),
             counts=counts,
         )
@@ -132,6 +141,20 @@ class Evaluator:
         program = lower(self.graph, plan, self.problem.recipe)
         seconds, peak = self._estimate(point, plan, program)
         return Priced(point, parts, seconds, peak, max(0.0, peak - self.usable), self.space)
+
+    def least_over(self, point: Point) -> float:
+        """Bytes above the limit that NO cut of this point avoids on its fullest rank; 0 = it may fit.
+
+        The ranks together hold every unit's rest once and what it leaves behind at least as often as the last stage
+        does; the fullest holds at least the mean, and at least the smallest work space.
+        """
+        pieces = self.pieces(point.style, point.dp, point.pp)
+        b = self.sizes(point.dp).index(point.micro_batch)
+        m = self.problem.recipe.samples // (point.dp * point.micro_batch)
+        flight = min(self._flights(point, m))
+        held = float(np.dot(pieces.rest + flight * pieces.held[:, b], pieces.counts)) - pieces.twice
+        held /= point.pp
+        return max(0.0, held + float(pieces.buffer[:, b].min()) - self.usable)
 
     def parts(self, point: Point) -> tuple[int, ...]:
         """Units per stage: least bottleneck under the memory caps; without caps if they cannot be kept."""

@@ -80,10 +80,17 @@ class Grid(Planner):
         run.bound(order[0][0])  # holds for any cut into stages, not only for those that `parts` chooses
         best: list[tuple[float, int, Priced]] = []
         misses: list[tuple[float, int, Priced]] = []
+        hopeless: list[tuple[float, int]] = []
         refused = 0
         for done, (bound, k) in enumerate(order):
             if self.prune and len(best) >= self.top and bound >= best[self.top - 1][0]:
                 break
+            if (over := prices.least_over(points[k])) > 0:
+                refused += 1
+                bisect.insort(hopeless, (over, k))
+                del hopeless[2 * self.top :]
+                run.tick(0, "search", done + 1, len(order))
+                continue
             priced = prices.price(points[k])
             if priced.over > 0:
                 refused += 1
@@ -95,6 +102,10 @@ class Grid(Planner):
             if done % 8 == 0:
                 run.show(self._rows(space, best, misses), (len(points), refused))
             run.tick(1, "search", done + 1, len(order))
+        if not best or not misses:
+            for _, k in hopeless:
+                priced = prices.price(points[k])
+                bisect.insort(misses, (priced.over, k, priced))
         rows = self._rows(space, best, misses)
         run.show(rows, (len(points), refused))
         if not best:

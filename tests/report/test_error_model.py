@@ -9,7 +9,7 @@ import pytest
 from meshwright.report.error_model import error_model, to_toml
 
 VALIDATED = {
-    "steps": 1341, "error": 0.101, "sources": [{}, {}], "pair_error": 0.0821, "pairs": 3234, "within": {"h100": 0.1507},
+    "steps": 1341, "error": 0.101, "sources": [{}, {}], "pair_error": 0.0821, "pair_order": 0.862, "pairs": 3234, "within": {"h100": 0.1507},
     "steps_by_device": {"h100": {"steps": 128, "sources": 8}},
 }  # fmt: skip
 

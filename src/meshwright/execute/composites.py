@@ -230,4 +230,3 @@ def cross_entropy(site: Site) -> Local:
         return (out, total.to(out.dtype))[: len(site.op.outputs)]
 
     return call
-

@@ -18,6 +18,7 @@ from .plan.problem import Problem
 from .report.candidates import Candidate
 from .report.layout_words import layout_words, micro_batch_words, recompute_words
 from .report.outcome import Outcome, Question, Status
+from .report.why import worth_explaining
 from .report.words import gib
 from .request import PRECISIONS, Request
 from .save import Opened, check_same_model, stored_candidates
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from .simulate import Pricer
 
 Progress = Callable[[str, int, int, float], None]
-EXPLAINED = 4
-"""Candidates whose parts of step and memory are compared in the sentences on why."""
+KEPT = 60
+"""Plans that the search keeps for the report's chart and table of plans, if the planner takes `top`."""
 
 
 def candidate(question: Question, plan: Plan, simulation: Simulation) -> Candidate:
@@ -104,9 +105,10 @@ def outcome_of(stated: Stated, planner: Planner, result: Result, *, top: int = 5
     problem = stated.problem
     pricer = Pricer(problem.graph, problem.cluster, problem.cost, problem.recipe)
     fitting, misses = _rows(stated, result, pricer)
-    plans = [c.plan() for c in fitting[:EXPLAINED] if c.plan is not None]
+    ranks = [i for i in worth_explaining(fitting) if fitting[i].plan is not None]
+    plans = [build() for i in ranks if (build := fitting[i].plan) is not None]
     if not fitting and result.plan is not None:
-        plans = [result.plan]
+        plans, ranks = [result.plan], [0]
     # Only the first is drawn; the others are there for the sentences on why.
     detailed = [simulate(problem, p, detail=i == 0, pricer=pricer) for i, p in enumerate(plans)]
     status: Status = "infeasible" if result.plan is None else "stopped" if stopped else "ok"
@@ -127,6 +129,8 @@ def outcome_of(stated: Stated, planner: Planner, result: Result, *, top: int = 5
         tuple(misses),
         result.plan,
         tuple(detailed),
+        tuple(ranks),
+        points=result.space[0],
         top=top,
         family=_family(stated.problem),
     )
@@ -188,7 +192,7 @@ def planner_of(request: Request, top: int = 5) -> Planner:
     accepted = inspect.signature(kind).parameters
     options: dict[str, object] = {}
     if "top" in accepted:
-        options["top"] = max(top, EXPLAINED)
+        options["top"] = max(top, KEPT)
     for name, value in (("fix", request.fix), ("allow", request.allow)):
         if not value:
             continue
@@ -218,7 +222,7 @@ def by_hand(stated: Stated, layout: LayoutByHand, top: int = 5) -> Outcome:
     outcome = outcome_of(stated, planner, result, top=1)
     if outcome.misses and not outcome.candidates and (build := outcome.misses[0].plan) is not None:
         return replace(of_plan(stated, build(), "by hand"), misses=outcome.misses[:1])
-    return replace(outcome, planner="by hand", misses=())
+    return replace(outcome, planner="by hand", misses=(), points=0)
 
 
 def cluster_of(request: Request) -> Cluster:

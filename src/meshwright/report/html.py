@@ -118,9 +118,10 @@ def head(outcome: Outcome) -> str:
 def _section(n: int, name: str, title: str, chart: Chart) -> str:
     place = f'<div class="chart" id="chart-{name}"><!--chart {name}--></div>' if chart.plot is not None else ""
     note = "" if chart.plot is not None else '<p class="soft">Nothing to draw for this plan.</p>'
+    caption = f'<p class="soft">{escape(chart.caption)}</p>' if chart.caption else ""
     box = f'<input type="search" hidden data-filter="table-{name}" placeholder="filter: dp32 full" aria-label="filter">' if name == "plans" else ""  # fmt: skip
     return (
-        f"<section><h2>{n}. {escape(title)}</h2>{place}{note}"
+        f"<section><h2>{n}. {escape(title)}</h2>{place}{note}{caption}"
         f'<details class="plain" open id="table-{name}"><summary>the figures as a table</summary>{box}{chart.table}</details></section>'
     )
 

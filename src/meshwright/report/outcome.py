@@ -98,7 +98,11 @@ class Outcome:
     """That do not fit, nearest first."""
     plan: Plan | None = None
     simulations: tuple[Simulation, ...] = ()
-    """Of the first candidates, in order."""
+    """Of some candidates, the plan's first."""
+    simulated: tuple[int, ...] = ()
+    """Whose: indices of candidates; () = the first ones, in order."""
+    points: int = 0
+    """Layouts that the search space has; 0 = not known."""
     hints: tuple[str, ...] = ()
     """Infeasible: the smallest changes that fit."""
     top: int = 5
@@ -125,7 +129,7 @@ class Outcome:
 
     @cached_property
     def why(self) -> Why:
-        return explain(self.candidates[: self.top], self.misses, self.simulations)
+        return explain(self.candidates, self.misses, self.simulations, self.simulated, self.top)
 
     @cached_property
     def unit(self) -> tuple[float, str]:
@@ -133,7 +137,8 @@ class Outcome:
         return memory_unit(max((c.memory_bytes for c in (*self.shown(), *self.misses[:3])), default=GIB))
 
     def sentences(self) -> list[str]:
-        return list(self.told) or self.why.sentences()
+        """Why; for one layout that was given there is nothing to compare with."""
+        return list(self.told) or (self.why.sentences() if len(self.candidates) > 1 or self.misses else [])
 
     def shown(self) -> tuple[Candidate, ...]:
         return self.candidates[: self.top]

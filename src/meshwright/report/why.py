@@ -5,6 +5,7 @@ Every sentence is a difference of two simulations, so it can be checked against 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -40,6 +41,8 @@ class Difference:
     seconds: float
     step: float
     """Seconds of the plan's own step."""
+    in_table: bool
+    """Its row is shown."""
     by_part: Mapping[str, float]
 
 
@@ -61,14 +64,42 @@ class Why:
         ]
 
 
-def explain(candidates: Sequence[Candidate], misses: Sequence[Candidate], simulations: Sequence[Simulation]) -> Why:
-    """`candidates` fastest first; `simulations` of the first of them, in order; `misses` nearest first."""
-    differences = [
-        difference(i, candidates[i], candidates[0], simulations[i], simulations[0])
-        for i in range(1, min(len(candidates), len(simulations)))
+def explain(
+    candidates: Sequence[Candidate],
+    misses: Sequence[Candidate],
+    simulations: Sequence[Simulation],
+    ranks: Sequence[int] = (),
+    shown: int = 5,
+) -> Why:
+    """`candidates` fastest first; `simulations` of those at `ranks` (default: the first); `misses` nearest first.
+
+    Args:
+        shown: rows of the table, so that a sentence may name a row.
+    """
+    ranks = list(ranks) or list(range(min(len(candidates), len(simulations))))
+    found = [
+        difference(i, candidates[i], candidates[0], sim, simulations[0], i < shown)
+        for i, sim in zip(ranks[1:], simulations[1:], strict=True)
     ]
-    runner_up = differences[0] if differences else None
-    return Why(_binding(candidates, misses), runner_up, tuple(differences[1:]))
+    runner_up = next((d for d in found if d.rank == 1), None)
+    return Why(_binding(candidates, misses), runner_up, tuple(d for d in found if d.rank != 1))
+
+
+def worth_explaining(candidates: Sequence[Candidate]) -> list[int]:
+    """Rows to compare: the plan, the runner-up, and the fastest of another pipeline depth and of another tensor degree."""
+    if not candidates:
+        return []
+    best = degrees(candidates[0].layout)
+    ranks = [0, 1][: len(candidates)]
+    for axis in ("pp", "tp"):
+        other = (i for i, c in enumerate(candidates) if i > 1 and degrees(c.layout).get(axis, 1) != best.get(axis, 1))
+        ranks += [i for i in (next(other, -1),) if i > 0 and i not in ranks]
+    return ranks
+
+
+def degrees(layout: str) -> dict[str, int]:
+    """ "dp32 tp2+sp pp2×6 z1" -> {"dp": 32, "tp": 2, "pp": 2}."""
+    return {axis: int(n) for axis, n in re.findall(r"\b(dp|tp|pp)(\d+)", layout)}
 
 
 def _binding(candidates: Sequence[Candidate], misses: Sequence[Candidate]) -> Binding:
@@ -84,7 +115,9 @@ def _binding(candidates: Sequence[Candidate], misses: Sequence[Candidate]) -> Bi
     return Binding("time")
 
 
-def difference(rank: int, other: Candidate, best: Candidate, theirs: Simulation, ours: Simulation) -> Difference:
+def difference(
+    rank: int, other: Candidate, best: Candidate, theirs: Simulation, ours: Simulation, in_table: bool = True
+) -> Difference:
     parts = {
         key: theirs.seconds_by.get(key, 0.0) - ours.seconds_by.get(key, 0.0)
         for key in (*ours.seconds_by, *(k for k in theirs.seconds_by if k not in ours.seconds_by))
@@ -95,6 +128,7 @@ def difference(rank: int, other: Candidate, best: Candidate, theirs: Simulation,
         other.memory_bytes - best.memory_bytes,
         theirs.step_seconds - ours.step_seconds,
         ours.step_seconds,
+        in_table,
         parts,
     )
 
@@ -128,7 +162,8 @@ def others_sentence(others: Sequence[Difference]) -> str:
     for d in others[:2]:
         _, losses = _changes(d)
         if losses:
-            parts.append(f"{d.layout} (row {d.rank + 1}) adds {losses[0]}")
+            row = f" (row {d.rank + 1})" if d.in_table else ""
+            parts.append(f"{d.layout}{row} adds {losses[0]}")
     return ("; ".join(parts) + ".") if parts else ""
 
 

@@ -68,7 +68,7 @@ def verify_lines(result: VerifyResult) -> list[Line]:
     kinds = " · ".join(f"{_plain(k)} {r}" for k, (_, r) in result.collectives.items())
     sign = "=" if abs(one - plan) <= 1e-5 * max(1.0, abs(one)) else "≠"
     lines = [
-        Line(result.scaled or "Full size: nothing was scaled down"),
+        Line(f"Scaled down: {result.scaled}" if result.scaled else "Full size: nothing was scaled down"),
         Line(f"  loss         {one:.7f} {sign} {plan:.7f}    difference {abs(one - plan):.1e}"),
         Line(
             f"  gradients    {result.gradients} tensors    worst {result.worst[1]:.1e}"

@@ -32,6 +32,8 @@ class Chart:
 
     plot: Any
     table: str
+    caption: str = ""
+    """Under the figure, plain text."""
 
 
 def color(kind: str, index: int = 0) -> str:

@@ -54,7 +54,9 @@ def mesh_chart(plan: Plan, cluster: Cluster) -> Chart:
             tooltips=[(word, "@device"), ("stage", "@stages"), ("place", "@where"), ("shares", "@groups")],
         )
     )
-    return Chart(made, _table(plan))
+    frames = " A frame is a tensor-parallel group." if _has_frames(plan) and size == 1 else ""
+    a_cell = f"a {word}" if size <= cluster.node_size else word
+    return Chart(made, _table(plan), f"A cell is {a_cell}; its number and colour are its first stage.{frames}")
 
 
 def _stages_by_device(plan: Plan) -> dict[int, tuple[int, ...]]:
@@ -82,7 +84,7 @@ def _placed(first: Sequence[int], cluster: Cluster, size: int) -> tuple[int, lis
 
 def _stage_text(stages: tuple[int, ...]) -> str:
     """In a cell: the first stage, which for interleaved chunks is the rank in the pipeline."""
-    return f"{stages[0]}" + ("…" if len(stages) > 1 else "") if stages else "–"
+    return str(stages[0]) if stages else "–"
 
 
 def _fill(stages: tuple[int, ...]) -> str:
@@ -122,6 +124,10 @@ def spans(devices: Sequence[int]) -> str:
         step = steps.pop()
         return f"{devices[0]}-{devices[-1]}" if step == 1 else f"{devices[0]}, {devices[1]} … {devices[-1]}"
     return ", ".join(map(str, devices))
+
+
+def _has_frames(plan: Plan) -> bool:
+    return any(a.startswith("tp") and s.mesh.size(a) > 1 for s in plan.stages for a in s.mesh.axes)
 
 
 def _group_borders(

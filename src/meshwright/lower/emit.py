@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..graph.ir import ITEM_BYTES, Phase
 from ..plan.model import Cut, Layout
-from .assign import Assignment, Choices, Sums, plan_layout
+from .assign import Assignment, Sums, plan_layout
 from .atoms import FIXED, Atoms, Node, item_bytes
 from .convert import Axes, Do, Step, axes_of, local_size, steps
 from .program import GRAD, RAW, Instr
@@ -40,10 +40,8 @@ class Written:
 class Emitter:
     """One lowering of the folded graph; `piece(nodes)` writes one piece of it."""
 
-    def __init__(
-        self, atoms: Atoms, choices: Choices, done: Assignment, sums: Sums, mesh: Mapping[str, int], grad_bytes: float
-    ) -> None:
-        self.atoms, self.choices, self.done, self.sums, self.mesh = atoms, choices, done, sums, mesh
+    def __init__(self, atoms: Atoms, done: Assignment, sums: Sums, mesh: Mapping[str, int], grad_bytes: float) -> None:
+        self.atoms, self.done, self.sums, self.mesh = atoms, done, sums, mesh
         self.grad_bytes = grad_bytes
         self.graph = atoms.folded.graph
         self._layouts: dict[tuple[str, Axes, tuple[str, ...]], Layout] = {}

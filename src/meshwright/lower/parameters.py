@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
+from ..plan.model import Storage
 from .assign import layout_axes
 from .atoms import item_bytes
 from .convert import Axes, Do, axes_of, local_size
@@ -23,10 +24,9 @@ def elements(emit: Emitter, t: str, axes: Axes, mesh: Mapping[str, int]) -> floa
 class ParameterPlan:
     """Layouts of one parameter through a step: at rest, gradient, optimizer state."""
 
-    def __init__(self, emit: Emitter, name: str) -> None:
+    def __init__(self, emit: Emitter, name: str, stored: Storage | None) -> None:
         self.emit, self.name = emit, name
         self.rest = emit.done.rest[name]
-        stored = emit.choices.storage.get(name)
         self.grad = layout_axes(emit.atoms, name, stored.grad, emit.mesh) if stored and stored.grad else self.rest
         self.state = layout_axes(emit.atoms, name, stored.state, emit.mesh) if stored and stored.state else self.grad
         self.deferred = emit.sums.deferred[name]

@@ -20,7 +20,7 @@ from ..lower.assign import Choices, on, plan_layout
 from ..lower.atoms import FIXED, Atoms, Node, refine
 from ..lower.convert import Axes
 from ..lower.fold import fold
-from ..lower.lowering import unfoldable
+from ..lower.stages import unfoldable
 from ..plan.model import Cut, Layout, OpSharding, Storage
 
 DP, TP = "dp", "tp"

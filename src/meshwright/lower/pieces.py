@@ -1,0 +1,157 @@
+"""All pieces of a graph under one set of choices, lowered once.
+
+    written    conversions, ops and kernels: whatever cuts ops, rests activations, and rests PARAMETERS
+    kept       also what is recomputed
+    params     also how gradients and optimizer state rest
+
+Neither the pipeline nor the replicas nor the micro-batch shows in them, so a search lowers a few dozen times in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from ..cluster.model import Mesh
+from ..graph.ir import ITEM_BYTES, Graph
+from ..plan.problem import Recipe
+from .assign import Choices, assign, defer
+from .atoms import Atoms, refine
+from .emit import Emitter
+from .fold import Folded
+from .keep import Keeper
+from .kernels import Kernels, kernels
+from .memo import memo
+from .parameters import ParameterPlan
+from .program import Instr, Segment, StageCode, Transfer
+from .values import Values
+
+
+@dataclass(slots=True)
+class _Piece:
+    """One written piece."""
+
+    values: Values
+    kernels: Kernels
+    segment: Segment
+    """Without rerun and kept."""
+
+
+@dataclass(slots=True)
+class _Written:
+    emit: Emitter
+    choices: Choices
+    """Held so that the identities in the cache key stay taken."""
+    pieces: list[_Piece | None]
+    constants: dict[int, Instr]
+    of_piece: list[list[str]]
+
+
+@dataclass(slots=True)
+class Lowered:
+    """All pieces of a graph under one set of choices on one shape of mesh."""
+
+    emit: Emitter
+    choices: Choices
+    """Held so that the identities in the cache key stay taken."""
+    segments: list[Segment | None]
+    constants: dict[int, Instr]
+    """Index of op -> instruction."""
+    params: dict[str, ParameterPlan]
+    of_piece: list[list[str]]
+    """Parameters read by each piece, folded names."""
+    instructions: dict[tuple[str, bool, tuple[int, ...]], tuple[list[Instr], list[Instr]]] = field(default_factory=dict)
+    stages: dict[object, tuple[StageCode, tuple[int, ...]]] = field(default_factory=dict)
+    """Codes of stages, by what they hold."""
+    programs: dict[object, tuple[tuple[StageCode, ...], tuple[Transfer, ...]]] = field(default_factory=dict)
+    per_block: dict[tuple[int, str], bool] = field(default_factory=dict)
+    """(piece, parameter) -> every block has its own."""
+
+
+def lowered(graph: Graph, folded: Folded, choices: Choices, mesh: Mesh, recipe: Recipe) -> Lowered:
+    sizes = dict(zip(mesh.axes, mesh.shape))
+    same = (id(choices.shardings), id(choices.layouts))
+    relevant = memo(graph, ("axes", *same), lambda: (_size_axes(graph, choices), choices))[0]
+    lengths = tuple(sorted((a, n) for a, n in sizes.items() if a in relevant or n == 1))
+    place = (id(folded), *same, lengths, mesh.axes, recipe.grad_dtype)
+    key = ("lowered", *place, id(choices.storage), choices.recompute)
+
+    def make() -> Lowered:
+        # Storages that leave parameters as they are used differ in what follows the backward only.
+        moved = tuple((t, s.param) for t, s in choices.storage.items() if s.param is not None)
+        written = memo(graph, ("written", *place, moved), lambda: _write(graph, folded, choices, sizes, recipe))
+        return _lower(written, choices)
+
+    found: Lowered = memo(graph, key, make)
+    return found
+
+
+def _size_axes(graph: Graph, choices: Choices) -> frozenset[str]:
+    """Axes whose LENGTH shows in the instructions: those that cut anything but samples (storage is gathered whole)."""
+    found: set[str] = set()
+    for name, sharding in choices.shardings.items():
+        rule = graph.ops[graph.position[name]].rule if name in graph.position else None
+        for f, cuts in sharding.cuts.items():
+            major = rule is not None and rule.factor(f).samples and rule.factor(f).size % graph.samples == 0
+            found.update(c.axis for c in (cuts[1:] if major else cuts))
+    for t, layout in choices.layouts.items():
+        for d, subs in enumerate(layout.dims):
+            for k, (_, cuts) in enumerate(subs):
+                found.update(c.axis for c in cuts if (d, k) != (0, 0) or graph.tensor[t].role == "param")
+    return frozenset(found)
+
+
+def _write(graph: Graph, folded: Folded, choices: Choices, mesh: Mapping[str, int], recipe: Recipe) -> _Written:
+    atoms: Atoms = memo(graph, ("atoms", id(folded)), lambda: refine(folded))
+    done = assign(atoms, choices, mesh)
+    emit = Emitter(atoms, done, defer(atoms, done), mesh, float(ITEM_BYTES[recipe.grad_dtype]))
+    found = _Written(emit, choices, [], {}, [])
+    start = 0
+    for piece in folded.pieces:
+        nodes = range(start, start + piece.length)
+        start += piece.length
+        w = emit.piece(nodes, any(r.first <= piece.first < r.first + r.length * r.count for r in graph.runs))
+        found.constants.update((graph.position[i.on], i) for i in w.constants)
+        reads = (t for n in nodes if n in w.used for t in atoms.nodes[n].inputs)
+        found.of_piece.append(list(dict.fromkeys(t for t in reads if atoms.role[t] == "param")))
+        if not w.forward:
+            found.pieces.append(None)
+            continue
+        samples = _samples(emit, nodes)
+        values = Values(emit, w, nodes, samples)
+        fused = kernels(values)
+        of_op = fused.of_op
+        forward, backward = (
+            tuple(replace(i, group=of_op[i.on]) if i.kind == "compute" and i.on in of_op else i for i in instrs)
+            for instrs in (w.forward, reversed(w.backward))
+        )
+        segment = Segment(
+            piece.run, piece.first, piece.length, 0, piece.count, forward, (), backward, fused.kernels, samples=samples
+        )  # fmt: skip
+        found.pieces.append(_Piece(values, fused, segment))
+    return found
+
+
+def _lower(written: _Written, choices: Choices) -> Lowered:
+    segments: list[Segment | None] = []
+    for piece in written.pieces:
+        if piece is None:
+            segments.append(None)
+            continue
+        keeper = Keeper(piece.values, piece.kernels, choices.shardings, choices.recompute)
+        rerun, made = keeper.rerun()
+        segments.append(replace(piece.segment, rerun=rerun, kept=keeper.kept(made)))
+    params = {t: ParameterPlan(written.emit, t, choices.storage.get(t)) for ts in written.of_piece for t in ts}
+    return Lowered(written.emit, choices, segments, written.constants, params, written.of_piece)
+
+
+def _samples(emit: Emitter, nodes: range) -> tuple[str, ...]:
+    """Axes that cut the samples of most of a piece's results."""
+    votes: dict[tuple[str, ...], int] = {}
+    for n in nodes:
+        for t in emit.atoms.nodes[n].outputs:
+            over = [a for a, s in zip(emit.done.rest[t], emit.atoms.samples[t]) if s]
+            if over:
+                key = tuple(x for a in over for x in a)
+                votes[key] = votes.get(key, 0) + 1
+    return max(votes, key=lambda k: votes[k]) if votes else ()

@@ -99,5 +99,10 @@ def _as_json(code: str, message: str, where: str, hint: str, args: list[str]) ->
         sys.stdout.write(json.dumps({"schema": "meshwright.error/1", "status": status, "error": error}) + "\n")
 
 
+def complain(sentence: str) -> None:
+    """An error on stderr that is not raised, because a result was shown beside it."""
+    _write(f"meshwright: {sentence}")
+
+
 def _write(text: str) -> None:
     sys.stderr.write(encodable(text, sys.stderr.encoding or "ascii") + "\n")

@@ -108,7 +108,7 @@ def head(outcome: Outcome) -> str:
         f"<header><h1>{escape(q.model)} on {escape(q.cluster.name)}</h1>"
         f'<p class="soft">{escape(recipe_words(q))}<br>{escape(searched_words(outcome))}</p>'
         f'<ul class="facts">{listed}</ul></header>'
-        f"<h2>Why</h2>{why}<h2>How sure</h2>{certain}{notes}"
+        f"{'<h2>Why</h2>' + why if why else ''}<h2>How sure</h2>{certain}{notes}"
         f'<h2>Next</h2><ul class="commands">{buttons}</ul>'
         f'<p><a download="plan.json" href="data:application/json;base64,{plan64}">plan.json</a> '
         f'<span class="soft">{escape(made_by)}</span></p>'

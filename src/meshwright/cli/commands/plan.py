@@ -31,6 +31,7 @@ def plan(
     from ...report.payload import plan_object
     from ...report.table import plan_lines
     from ...stated import state
+    from ..entry import complain
     from ._session import request_of, working
 
     screen = Screen(as_json, quiet, verbose, color)
@@ -53,6 +54,6 @@ def plan(
         raise KeyboardInterrupt
     screen.lines(plan_lines(outcome, screen.width))
     if outcome.plan is None:
-        screen.note(f"meshwright: infeasible: {outcome.reason}")
+        complain(f"infeasible: {outcome.reason}")
     screen.json(plan_object(outcome))
     return 0 if outcome.plan is not None else 3

@@ -127,6 +127,7 @@ class Pools:
     shardings: list[OpSharding]
     storages: list[Storage]
     tables: list[dict[str, int]]
+    sets: list[frozenset[str]]
 
     def stage(self, value: object, where: str) -> Stage:
         fields = Fields(value, where)
@@ -144,7 +145,7 @@ class Pools:
             shardings=entries("shardings", self.shardings, "shardings"),
             layouts=entries("layouts", self.layouts, "layouts"),
             storage=entries("storage", self.storages, "storages"),
-            recompute=frozenset(fields.listed("recompute", text)),
+            recompute=self._set(fields.get("recompute", []), fields.at("recompute")),
             recompute_at=cast(
                 RecomputeAt,
                 one_of(fields.get("recompute_at", "block"), fields.at("recompute_at"), get_args(RecomputeAt)),
@@ -157,6 +158,12 @@ class Pools:
         )
         fields.close()
         return found
+
+    def _set(self, value: object, where: str) -> frozenset[str]:
+        """A number in `sets`, or the names themselves."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return reference(self.sets, "sets")(value, where)
+        return frozenset(listed(value, where, text))
 
 
 def _sum_program(value: object, where: str) -> SumProgram:

@@ -21,7 +21,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..graph.ir import Graph
 from . import _damage, _read
-from ._fields import Fields, text
+from ._fields import Fields, listed, text
 from .model import (
     Action,
     Cut,
@@ -57,7 +57,7 @@ class _Pool:
 
 def to_json(plan: Plan) -> dict[str, object]:
     """The plan as an object that `json.dumps` can write; `from_json` gives back an equal plan."""
-    pools = {name: _Pool() for name in ("meshes", "layouts", "shardings", "storages", "tables")}
+    pools = {name: _Pool() for name in ("meshes", "layouts", "shardings", "storages", "tables", "sets")}
     stages = [_stage(stage, pools) for stage in plan.stages]
     found: dict[str, object] = {"schema": SCHEMA, "graph": plan.graph, "samples": plan.samples}
     found.update((name, pool.values) for name, pool in pools.items() if pool.values)
@@ -87,7 +87,8 @@ def from_json(data: object) -> Plan:
     shardings = fields.listed("shardings", _read.sharding)
     storages = fields.listed("storages", _read.storage(layouts))
     tables = fields.listed("tables", _read.table)
-    pools = _read.Pools(meshes, layouts, shardings, storages, tables)
+    sets = fields.listed("sets", lambda item, where: frozenset(listed(item, where, text)))
+    pools = _read.Pools(meshes, layouts, shardings, storages, tables, sets)
     stages = fields.listed("stages", pools.stage)
     schedule = _read.schedule(fields.get("schedule", {"name": "dataflow"}), "schedule")
     frozen = frozenset(fields.listed("frozen", text))
@@ -183,8 +184,9 @@ def _stage(stage: Stage, pools: Mapping[str, _Pool]) -> dict[str, object]:
         found["layouts"] = tables.add({k: layouts.add(_layout(v)) for k, v in stage.layouts.items()})
     if stage.storage:
         found["storage"] = tables.add({k: storages.add(_storage(s, layouts)) for k, s in stage.storage.items()})
+    if stage.recompute:
+        found["recompute"] = pools["sets"].add(sorted(stage.recompute))
     rest: dict[str, object] = {
-        "recompute": sorted(stage.recompute),
         "recompute_at": stage.recompute_at if stage.recompute_at != "block" else "",
         "keep_last": stage.keep_last,
         "offload": sorted(stage.offload),

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
@@ -39,6 +39,8 @@ from torch.distributed.checkpoint.planner import (
     WriteItemType,
 )
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.state_dict_loader import load as load_state
+from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
 from ..errors import InputError
 from ..plan.layout import boxes, local_shape
@@ -193,7 +195,7 @@ def save(runtime: Runtime, folder: str | Path) -> Path:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
     _meet()
-    dcp.save({}, checkpoint_id=str(aside), planner=_Saver(parts_of(runtime)))
+    save_state({}, checkpoint_id=str(aside), planner=_Saver(parts_of(runtime)))
     if runtime.rank == 0:
         (aside / STEP_FILE).write_text(json.dumps({"schema": SCHEMA, "step": runtime.step}))
         shutil.rmtree(target, ignore_errors=True)
@@ -213,7 +215,7 @@ def load(runtime: Runtime, folder: str | Path) -> int:
         step = int(json.loads((source / STEP_FILE).read_text())["step"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{source}: no whole checkpoint: a folder that a run wrote holds {STEP_FILE}") from error
-    dcp.load({}, checkpoint_id=str(source), planner=_Loader(parts_of(runtime), source))
+    _read(parts_of(runtime), source)
     resting: dict[str, list[Part]] = {}
     for local in runtime.locals.values():
         for p in local.code.params:
@@ -222,12 +224,23 @@ def load(runtime: Runtime, folder: str | Path) -> int:
             wide = local.params[p.name].to(torch.float32)
             resting.setdefault(p.name, []).append(Part.of(wide, shape, p.rest, local.view))
             local.gradients[p.name] = wide
-    dcp.load({}, checkpoint_id=str(source), planner=_Loader(resting, source))
+    _read(resting, source)
     for local in runtime.locals.values():
         for p in local.code.params:
             local.params[p.name].copy_(local.gradients.pop(p.name))
     runtime.step = step
     return step
+
+
+def _read(parts: Mapping[str, Sequence[Part]], source: Path) -> None:
+    """Fills `parts`. What the planner refuses comes back wrapped, one exception a rank."""
+    try:
+        load_state({}, checkpoint_id=str(source), planner=_Loader(parts, source), no_dist=not dist.is_initialized())
+    except CheckpointException as error:
+        for failure in error.failures.values():
+            if isinstance(failure[0], InputError):
+                raise failure[0] from None
+        raise InputError(f"{source}: damaged: {next(iter(error.failures.values()))[0]}") from error
 
 
 def _meet() -> None:

@@ -101,14 +101,14 @@ def _gather(x: Tensor, instr: Instr, atom: Atom, view: MeshView) -> Tensor:
     own = _padded(x.movedim(instr.dim, 0), max(sizes)).contiguous()
     out = own.new_empty(len(sizes) * max(sizes), *own.shape[1:])
     dist.all_gather_single(out, own, group=view.group(instr.axes))
-    parts = _by_coordinate(list(out.split(max(sizes))), view.order(instr.axes))
+    parts = _by_coordinate(list(out.split(max(sizes))), view.order(instr.axes))  # type: ignore[no-untyped-call]
     whole = torch.cat([p[:n] for p, n in zip(parts, sizes, strict=True)])
     return whole.movedim(0, instr.dim)
 
 
 def _reduce_scatter(x: Tensor, instr: Instr, atom: Atom, view: MeshView) -> Tensor:
     sizes = part_sizes(atom, instr.axes[0], view)
-    parts = [_padded(p, max(sizes)) for p in x.movedim(instr.dim, 0).split(sizes)]
+    parts = [_padded(p, max(sizes)) for p in x.movedim(instr.dim, 0).split(sizes)]  # type: ignore[no-untyped-call]
     blocks = torch.cat(_by_group_rank(parts, view.order(instr.axes)))
     out = blocks.new_empty(max(sizes), *blocks.shape[1:])
     dist.reduce_scatter_single(out, blocks, group=view.group(instr.axes))
@@ -121,7 +121,7 @@ def _all_to_all(x: Tensor, instr: Instr, gathered: Atom, cut: Atom, view: MeshVi
     arriving, leaving = part_sizes(gathered, axis, view), part_sizes(cut, axis, view)
     own = x.movedim((instr.dim2, instr.dim), (0, 1))
     blocks = []
-    for piece in own.split(leaving):
+    for piece in own.split(leaving):  # type: ignore[no-untyped-call]
         full = piece.new_zeros(max(leaving), max(arriving), *own.shape[2:])
         full[: piece.shape[0], : piece.shape[1]] = piece
         blocks.append(full)

@@ -65,7 +65,7 @@ def _softmax(site: Site, logarithm: bool) -> Local:
     if not _statistics_cut(site):
         return site.plain()
     dim = int(site.arg(1, "dim", -1))  # type: ignore[arg-type]
-    return lambda operands, moment: (_Softmax.apply(operands[0], dim, logarithm, site),)
+    return lambda operands, moment: (_Softmax.apply(operands[0], dim, logarithm, site),)  # type: ignore[no-untyped-call]
 
 
 def softmax(site: Site) -> Local:
@@ -118,7 +118,7 @@ def _normed(site: Site, mean: bool) -> Local:
     small = width if eps is None else float(eps)  # type: ignore[arg-type]
 
     def call(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
-        out = _Standardise.apply(operands[0], dims, count, small, mean, site)
+        out = _Standardise.apply(operands[0], dims, count, small, mean, site)  # type: ignore[no-untyped-call]
         if isinstance(weight, Slot):
             out = out * operands[weight.index]
         if isinstance(bias, Slot):
@@ -146,7 +146,7 @@ def batch_norm(site: Site) -> Local:
     slots = [site.arg(1, "weight"), site.arg(2, "bias")]
 
     def call(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
-        out = _Standardise.apply(operands[0], dims, count, eps, True, site)
+        out = _Standardise.apply(operands[0], dims, count, eps, True, site)  # type: ignore[no-untyped-call]
         weight, bias = (operands[s.index] if isinstance(s, Slot) else None for s in slots)
         along = (1, -1, *([1] * (len(shape) - 2)))
         if weight is not None:
@@ -220,7 +220,7 @@ def cross_entropy(site: Site) -> Local:
             kept = labels != ignored
             total = kept.sum() if weights is None else (weights[labels.clamp_min(0)] * kept).sum(dtype=torch.float64)
         if classes:
-            losses = _TokenLosses.apply(logits, labels, start, site) * kept
+            losses = _TokenLosses.apply(logits, labels, start, site) * kept  # type: ignore[no-untyped-call]
             out = losses if reduction == NONE else losses.sum()
         else:
             how = "none" if reduction == NONE else "sum"

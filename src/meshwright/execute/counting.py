@@ -26,11 +26,11 @@ Call = tuple[str, int, Members]
 """(kind, bytes, world ranks in rising order). Bytes: held per member before; of an all-gather after; of a send its message."""
 
 
-class Counting(TorchDispatchMode):
+class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, every collective of this rank is counted in `calls`."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: Counter[Call] = Counter()
         self._kinds = c10d_operators()
 

@@ -209,6 +209,8 @@ class Died(ExecutionError):
 
     def sentence(self, when: str = "") -> str:
         text = f"rank {self.rank} {self.how}{' ' + when if when else ''}"
+        if self.others == 1:
+            return f"{text}; the other was stopped"
         return f"{text}; the other {self.others} were stopped" if self.others else text
 
 

@@ -198,8 +198,9 @@ class Runtime:
         if part != "weight":
             for t in self.program.transfers:
                 if t.dst == stage and t.grad:
-                    grad = flight.grads.pop(GRAD + t.value, None)
-                    self._send(t, k, "backward", self._empty(t).zero_() if grad is None else grad)
+                    none = GRAD + t.value not in flight.grads
+                    grad = self._empty(t).zero_() if none else flight.grads.pop(GRAD + t.value)
+                    self._send(t, k, "backward", grad)
         if part != "input":
             self._accumulate(local, flight)
 

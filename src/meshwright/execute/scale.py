@@ -50,7 +50,35 @@ def full_size(plan: Plan, graph: Graph, source: ModelSource, seq: int) -> Scaled
         )
     own = source.graph(plan.samples // micro_batches, seq, "float32")
     used = {d for s in plan.stages for d in s.mesh.devices}
-    return Scaled(replace(plan, graph=own.digest), own, None, seq, len(used), "", _untested(plan, graph))
+    return Scaled(fitted(plan, own), own, None, seq, len(used), "", _untested(plan, graph))
+
+
+def fitted(plan: Plan, graph: Graph) -> Plan:
+    """`plan` for the same model captured in another precision or batch: casts that the graph does not have are left out."""
+
+    def there(name: str) -> bool:
+        kind = name.rpartition("/")[2].partition(".")[0].partition(":")[0]
+        return kind not in CASTS or name in graph.position or name in graph.tensor
+
+    memo: dict[int, object] = {}
+
+    def kept(mapping: Mapping[str, T]) -> Mapping[str, T]:
+        """The same mapping object stays one object: lowering knows equal stages by it."""
+        if id(mapping) not in memo:
+            memo[id(mapping)] = {name: x for name, x in mapping.items() if there(name)}
+        return memo[id(mapping)]  # type: ignore[return-value]
+
+    stages = tuple(
+        replace(
+            s,
+            ops=tuple(filter(there, s.ops)),
+            shardings=kept(s.shardings),
+            layouts=kept(s.layouts),
+            recompute=frozenset(filter(there, s.recompute)),
+        )
+        for s in plan.stages
+    )
+    return replace(plan, graph=graph.digest, stages=stages)
 
 
 def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int = 4) -> Scaled:

@@ -236,7 +236,7 @@ class StageRunner:
                 return call(operands, flight.moment)
         remade = frozenset() if instr.on in code.taped_later else code.remade
         with torch.enable_grad(), _saving(operands, instr.inputs, remade, flight):
-            entered = _Entry.apply(self._token, *(operands[k] for k in floats))
+            entered = _Entry.apply(self._token, *(operands[k] for k in floats))  # type: ignore[no-untyped-call]
             for k, x in zip(floats, entered, strict=True):
                 operands[k] = x
             results = call(operands, flight.moment)
@@ -347,7 +347,7 @@ def _saving(operands: Sequence[Tensor], names: Sequence[str], remade: frozenset[
         name = again.get(x.untyped_storage().data_ptr())
         if name is None or x.numel() == 0:
             return x
-        return _Handle(name, tuple(x.shape), x.stride(), x.storage_offset())
+        return _Handle(name, tuple(x.shape), x.stride(), int(x.storage_offset()))
 
     def unpack(saved: Tensor | _Handle) -> Tensor:
         if isinstance(saved, _Handle):

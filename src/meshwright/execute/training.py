@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict_loader import load as load_state
 
 from ..errors import ExecutionError, InputError, Unsupported
 from ..graph.ir import Graph
@@ -31,6 +31,7 @@ from .optimizer import AdamW, Optimizer
 from .params import Values
 from .pool import Died, Pool
 from .runtime import MicroBatch, Runtime
+from .scale import fitted
 from .verification import constants_of, load_values, loss_of
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Samples:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
             return [self.source.random_inputs(self.micro_batch, self.seq, generator) for _ in range(self.count)]
         tokens = self.text.windows(self.micro_batch * self.count, self.seq, step, self.seed)
-        return [self.source.text_inputs(t) for t in tokens.split(self.micro_batch)]
+        return [self.source.text_inputs(t) for t in tokens.split(self.micro_batch)]  # type: ignore[no-untyped-call]
 
 
 class OneProcess:
@@ -146,7 +147,7 @@ class OneProcess:
         moments = {f"optimizer.{m}.{n}": torch.zeros_like(p) for n, p in params.items() for m in AdamW().moments()}
         with torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is what is meant
-            dcp.load({**params, **moments}, checkpoint_id=str(folder), no_dist=True)
+            load_state({**params, **moments}, checkpoint_id=str(folder), no_dist=True)
         for name, p in params.items():
             state = {m: moments[f"optimizer.{m}.{name}"] for m in AdamW().moments()}
             self._optimizer.state[p] = {"step": torch.tensor(float(step)), **state}
@@ -156,7 +157,7 @@ class OneProcess:
         total = 0.0
         for one in batch:
             loss = loss_of(self.module(**one))
-            (loss / len(batch)).backward()
+            (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach()) / len(batch)
         self._optimizer.step()
         return total
@@ -244,7 +245,7 @@ def prepare(
         )
     micro_batch = plan.samples // count
     graph = source.graph(micro_batch, seq, dtype)
-    plan = replace(plan, graph=graph.digest)
+    plan = fitted(plan, graph)
     program = unrolled(lower(graph, plan, Recipe(plan.samples, compute_dtype=dtype)), graph)
     module, _ = source.build(micro_batch, seq, dtype, device="cpu", attention="eager")
     values, rule = Values(seed), optimizer or AdamW()

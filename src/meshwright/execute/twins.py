@@ -191,7 +191,7 @@ def _element_loss(position: int) -> Twin:
         ):
             return site.plain()
         shapes = [site.shape(k) for k in range(len(site.op.inputs))]
-        whole = prod(torch.broadcast_shapes(*shapes))
+        whole = prod(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
         summed = {f"_{position}": 2} if position < len(site.op.args) else {"reduction": 2}
         call = site.plain(**summed)
         return lambda operands, moment: (call(operands, moment)[0] / whole,)

@@ -192,7 +192,7 @@ def _one_process(
     losses = []
     for one in batch:
         loss = loss_of(module(**one))
-        (loss / len(batch)).backward()
+        (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
         losses.append(float(loss.detach()))
     named = dict(module.named_parameters(remove_duplicate=False))
     grads: dict[str, Tensor] = {}
@@ -208,9 +208,9 @@ def compare(task: Task, truth: Reference, answers: Sequence[Answer], promised: P
     mean = sum(truth.losses) / len(truth.losses)
     found = next((a.losses for a in answers if a.losses), [])
     for rank, a in enumerate(answers):
-        for k, (got, want) in enumerate(zip(a.losses, truth.losses, strict=False)):
-            if not abs(got - want) <= LOSS_LIMIT * max(1.0, abs(want)):
-                problems.append(f"rank {rank} has loss {got:.7g} in micro-batch {k}, one process has {want:.7g}")
+        for k, (got, wanted) in enumerate(zip(a.losses, truth.losses, strict=False)):
+            if not abs(got - wanted) <= LOSS_LIMIT * max(1.0, abs(wanted)):
+                problems.append(f"rank {rank} has loss {got:.7g} in micro-batch {k}, one process has {wanted:.7g}")
     if not found:
         problems.append("no rank computed a loss")
     largest = max((float(g.abs().max()) for g in truth.gradients.values() if g.numel()), default=0.0)
@@ -261,7 +261,7 @@ def _updated(
 ) -> list[str]:
     """The weight at rest after w − g; rounding of w adds to the gradient's own error."""
     before = truth.values.whole(task.graph.tensor[name])
-    want = own_part(before - STEP * truth.gradients[name], layout, view)
+    want = own_part(before.sub(truth.gradients[name], alpha=STEP), layout, view)
     size = float(want.abs().max()) if want.numel() else 0.0
     allowed = STEP * LIMIT * scale + 4 * torch.finfo(torch.float32).eps * size
     error = _error(found.updated.get((stage, name)), want, 1.0)

@@ -64,11 +64,12 @@ def serve(link: Connection, context: Context) -> None:
     own = Context(context.rank, context.world, context.hardware, context.groups, lambda value: send("event", value))
     while True:
         try:
-            name, payload = pickle.loads(link.recv_bytes())
+            message = link.recv_bytes()
         except (EOFError, OSError):
             return
-        module, _, function = name.partition(":")
         try:
+            name, payload = pickle.loads(message)
+            module, _, function = name.partition(":")
             send("result", getattr(importlib.import_module(module), function)(own, payload))
         except MeshwrightError as error:
             send("error", error)

@@ -1,0 +1,169 @@
+"""Training under a plan is training on one process; checkpoints go on under any other plan; a dead rank ends the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.checkpoint.state_dict_loader import load as load_state
+
+from execute.layouts import Layout, plan_of
+from meshwright.errors import ExecutionError, InputError
+from meshwright.execute import AdamW, StepReport, train
+from meshwright.execute import training as module
+from meshwright.graph.ir import Graph
+from meshwright.graph.source import ModelSource, resolve
+
+CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 64,
+    "max_position_embeddings": 32,
+    "tie_word_embeddings": True,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+SEQ, SAMPLES, MICRO_BATCHES = 32, 4, 2
+RULE = AdamW(lr=5e-3)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelSource]:
+    file = tmp_path_factory.mktemp("tiny") / "config.json"
+    file.write_text(json.dumps(CONFIG))
+    yield resolve(str(file))
+
+
+@pytest.fixture(scope="module")
+def graph(source: ModelSource) -> Graph:
+    return source.graph(SAMPLES, SEQ, "float32", cache=False)
+
+
+def _losses(graph: Graph, source: ModelSource, layout: Layout, steps: int, **options: object) -> list[StepReport]:
+    plan = plan_of(graph, layout, MICRO_BATCHES)
+    return list(train(plan, source, steps=steps, seq=SEQ, optimizer=RULE, **options).steps)  # type: ignore[arg-type]
+
+
+def test_the_loss_falls_as_it_does_on_one_process(graph: Graph, source: ModelSource) -> None:
+    reports = _losses(graph, source, Layout(tp=2, pp=2), 12, reference=True)
+    for r in reports:
+        assert r.reference is not None
+        assert abs(r.loss - r.reference) <= 1e-4 * r.reference
+    assert reports[-1].loss < reports[0].loss - 0.5
+
+
+def test_a_checkpoint_goes_on_under_other_plans_with_the_same_next_loss(
+    graph: Graph, source: ModelSource, tmp_path: Path
+) -> None:
+    whole = [r.loss for r in _losses(graph, source, Layout(), 6)]
+    _losses(graph, source, Layout(dp=2, zero=1), 2, folder=tmp_path / "a")
+    _losses(graph, source, Layout(tp=2, sequence=True), 2, folder=tmp_path / "b", resume=tmp_path / "a" / "step-2")
+    last = _losses(graph, source, Layout(pp=2), 2, folder=tmp_path / "c", resume=tmp_path / "b" / "step-4")
+    assert [r.step for r in last] == [5, 6]
+    assert [r.loss for r in last] == pytest.approx(whole[4:], rel=2e-6)
+    # the names are those of the user's module, the values whole: torch alone reads it
+    real, _ = source.build(SAMPLES, SEQ, "float32", device="cpu", attention="eager")
+    state = {name: torch.full_like(p, float("nan")) for name, p in real.named_parameters()}
+    load_state(state, checkpoint_id=str(tmp_path / "c" / "step-6"), no_dist=True)
+    assert all(bool(torch.isfinite(x).all()) for x in state.values())
+
+
+def test_a_checkpoint_of_another_model_is_refused_in_one_sentence(
+    graph: Graph, source: ModelSource, tmp_path: Path
+) -> None:
+    _losses(graph, source, Layout(), 1, folder=tmp_path)
+    other = tmp_path / "config.json"
+    other.write_text(json.dumps({**CONFIG, "intermediate_size": 64}))
+    wider = resolve(str(other))
+    plan = plan_of(wider.graph(SAMPLES, SEQ, "float32", cache=False), Layout(), MICRO_BATCHES)
+    held = r"step-1: written for another model: model\.layers\.0\.mlp\.gate_proj\.weight has shape \(48, 32\) there, not \(64, 32\)$"
+    with pytest.raises(InputError, match=held):
+        train(plan, wider, steps=1, seq=SEQ, resume=tmp_path / "step-1")
+    with pytest.raises(
+        InputError, match=r"none: no whole checkpoint: a folder that a run wrote holds meshwright\.json$"
+    ):
+        _losses(graph, source, Layout(), 1, resume=tmp_path / "none")
+
+
+def test_a_rank_that_dies_ends_the_run_within_thirty_seconds_and_says_how_to_go_on(
+    graph: Graph, source: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools: list[module.Pool] = []
+    original = module.Pool
+
+    def made(*args: object, **options: object) -> module.Pool:
+        pools.append(original(*args, **options))  # type: ignore[arg-type]
+        return pools[-1]
+
+    monkeypatch.setattr(module, "Pool", made)
+    died: list[float] = []
+
+    def kill(report: StepReport) -> None:
+        if report.step == 3:
+            os.kill(pools[0].processes()[1], signal.SIGKILL)
+            died.append(time.monotonic())
+
+    with pytest.raises(ExecutionError) as caught:
+        _losses(graph, source, Layout(dp=2), 6, folder=tmp_path, save_every=2, on_step=kill)
+    assert time.monotonic() - died[0] < 30
+    assert str(caught.value) == (
+        f"rank 1 was killed by signal 9 at step 4; the other was stopped; go on with --resume {tmp_path / 'step-2'} "
+        "(loads under any plan)"
+    )
+    for process in pools[0].processes():
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+
+
+SCRIPT = """
+import sys
+from execute.layouts import Layout, plan_of
+from meshwright.execute import AdamW, train
+from meshwright.graph.source import resolve
+source = resolve(sys.argv[1])
+plan = plan_of(source.graph(4, 32, "float32", cache=False), Layout(tp=2), 2)
+train(plan, source, steps=2, seq=32, optimizer=AdamW(lr=5e-3), on_step=lambda r: print("LOSS", r.step, r.loss, flush=True))
+"""
+
+
+def test_the_same_run_works_under_torchrun(graph: Graph, source: ModelSource, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    environment = {
+        **os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1",
+        "MESHWRIGHT_DEVICE": "cpu",
+    }  # fmt: skip
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            str(script),
+            source.spec,
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = [line.split() for line in done.stdout.splitlines() if line.startswith("LOSS")]
+    alone = _losses(graph, source, Layout(), 2)
+    assert [int(words[1]) for words in said] == [1, 2]
+    assert [float(words[2]) for words in said] == pytest.approx([r.loss for r in alone], rel=1e-5)

@@ -88,6 +88,16 @@ class Comparison:
     def tied_with(self) -> list[int]:
         return ties([row.step_s for _, row in self.ranked], error_model().pairs_within)
 
+    def _repr_html_(self) -> str:
+        from .notebook import comparison_html
+
+        return comparison_html(self)
+
+    def __str__(self) -> str:
+        from .notebook import TEXT_WIDTH, text
+
+        return text(compare_lines(self, TEXT_WIDTH))
+
     def to_frame(self) -> list[dict[str, Any]]:
         """One row a planner; units in the keys."""
         best = self.ranked[0][1].step_s if self.ranked else inf

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import nan
-from typing import Literal
+from typing import Any, Literal
 
 from ..cluster.model import Cluster
 from ..graph.ir import Graph
@@ -139,6 +139,24 @@ class Outcome:
     def sentences(self) -> list[str]:
         """Why; for one layout that was given there is nothing to compare with."""
         return list(self.told) or (self.why.sentences() if len(self.candidates) > 1 or self.misses else [])
+
+    def to_frame(self) -> list[dict[str, Any]]:
+        """One record a candidate, those that fit first; units in the keys. `pandas.DataFrame` takes it as it is."""
+        from .payload import candidate_object
+
+        rows = [candidate_object(c, self.tied_with[i]) for i, c in enumerate(self.candidates)]
+        return rows + [candidate_object(c) for c in self.misses]
+
+    def _repr_html_(self) -> str:
+        from .notebook import outcome_html
+
+        return outcome_html(self)
+
+    def __str__(self) -> str:
+        from .notebook import TEXT_WIDTH, text
+        from .table import plan_lines
+
+        return text(plan_lines(self, TEXT_WIDTH, next_steps=False))
 
     def shown(self) -> tuple[Candidate, ...]:
         return self.candidates[: self.top]

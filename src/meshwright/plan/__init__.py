@@ -1,5 +1,6 @@
 """The decision and the question: plans, problems, layout algebra, validation, moves, JSON, schedules."""
 
+from .._callable import make_callable
 from .model import (
     Action,
     Cut,
@@ -46,3 +47,6 @@ __all__ = [
     "to_json",
     "validate",
 ]
+
+# `meshwright.plan("gpt2", cluster="a100x8")` is the first thing that people call.
+make_callable(__name__, "meshwright.api:plan")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cluster.names import nearest
+from ._spelling import nearest
 from .errors import InputError
 
 if TYPE_CHECKING:

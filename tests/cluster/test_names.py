@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from meshwright._spelling import distance, nearest
 from meshwright.cluster import describe, local, presets, resolve
-from meshwright.cluster.names import distance, nearest
 from meshwright.errors import InputError
 
 FIGURES = {"memory", "bandwidth", "peak", "inside", "nic", "latency"}

@@ -39,13 +39,13 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from .._spelling import nearest
 from ..errors import InputError
 from ._build import NodeGroup, Outer, Wire, build
 from ._positions import Path as Keys
 from ._positions import line_of, positions
 from ._units import quantity
 from .model import Cluster, DeviceType, Link
-from .names import nearest
 from .presets import PEAK_SUFFIX, presets
 
 MOST_FAULTS = 10

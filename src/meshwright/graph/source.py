@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from .._spelling import nearest
 from ..errors import InputError
 from . import cache as disk
 from .ir import Graph
@@ -247,18 +248,3 @@ def _unknown(spec: str) -> str:
     if near := nearest(spec, by_name()):
         return f'no model "{spec}": did you mean {near}? ("meshwright models" lists {count})'
     return f'no model "{spec}": "meshwright models" lists {count}; a local config.json or model.py:build will do too'
-
-
-def nearest(word: str, known: Mapping[str, object]) -> str:
-    """The known name with the fewest edits (insert, delete, replace), at most two; "" if there is none."""
-    scored = sorted((distance, name) for name in known if (distance := _edits(word, name)) <= 2)
-    return scored[0][1] if scored else ""
-
-
-def _edits(a: str, b: str) -> int:
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        before, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
-    return row[-1]

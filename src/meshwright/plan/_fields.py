@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from ..cluster.names import nearest
+from .._spelling import nearest
 from ..errors import InputError
 
 T = TypeVar("T")

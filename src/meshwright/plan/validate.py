@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 
+from .._spelling import nearest
 from ..cluster.model import Mesh
-from ..cluster.names import nearest
 from ..errors import InputError
 from ..graph.ir import Graph
 from ._validate_schedule import check_schedule

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from ..cluster.names import nearest
+from .._spelling import nearest
 from ..errors import InputError
 from .base import Planner
 

@@ -139,7 +139,7 @@ def planners(name: Name = None, tag: Tag = None, as_json: o.Json = False, color:
 
 
 def _one(rows: list[dict[str, Any]], name: str, kind: str, command: str) -> dict[str, Any]:
-    from ...cluster.names import nearest
+    from ..._spelling import nearest
 
     for row in rows:
         if row["name"] == name:

@@ -127,3 +127,17 @@ def test_a_bug_of_ours_is_one_sentence_and_a_saved_traceback(meshwright: Command
     saved = Path(last.split(" is in ")[1].split(",")[0])
     assert "ZeroDivisionError: division by zero" in saved.read_text()
     saved.unlink()
+
+
+def test_a_damaged_plan_is_named_with_its_line(meshwright: Command, tmp_path: Path) -> None:
+    assert meshwright("plan", "gpt2", "-c", "a100x2", "--batch", "8", "--seq", "64", "-q").code == 0
+    plan = tmp_path / "gpt2-a100x2" / "plan.json"
+    text = plan.read_text()
+    plan.write_text(text[: text.rindex('"stages"') + 40])
+    done = meshwright("show", "gpt2-a100x2")
+    line = plan.read_text().count("\n") + 1
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[-1] == (
+        f"meshwright: plan.json:{line}: cut off inside stage 0, so nothing was read: write it again with "
+        '"meshwright plan gpt2-a100x2/problem.toml"'
+    )

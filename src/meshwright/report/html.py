@@ -11,12 +11,14 @@ from importlib.resources import files
 from typing import Any
 
 from ..plan.serial import dumps
+from ..simulate.result import CATEGORIES
 from .charts import Chart, memory_chart, mesh_chart, plans_chart, timeline_chart, where_chart
+from .charts.base import table
 from .outcome import Outcome
 from .payload import plan_object
 from .plan_words import assumptions, stage_table
 from .table import recipe_words, searched_words, sure
-from .words import count, gib, number, percent
+from .words import count, gib, number, percent, time_part
 
 CHARTS = (
     ("mesh", "Which device does what"),
@@ -44,6 +46,7 @@ def report_html(outcome: Outcome) -> str:
     body = head(outcome)
     for number_, (name, title) in enumerate(CHARTS, 2):
         body += _section(number_, name, title, made[name])
+    body += side_by_side(outcome)
     body += words(outcome)
     return page(f"{q.model} on {q.cluster.name} · meshwright", body, made, plan_object(outcome))
 
@@ -124,6 +127,33 @@ def _section(n: int, name: str, title: str, chart: Chart) -> str:
         f"<section><h2>{n}. {escape(title)}</h2>{place}{note}{caption}"
         f'<details class="plain" open id="table-{name}"><summary>the figures as a table</summary>{box}{chart.table}</details></section>'
     )
+
+
+def side_by_side(outcome: Outcome) -> str:
+    """Under section 6: step and memory by part of the plan and of the plans it was compared with."""
+    ranks = outcome.simulated or tuple(range(len(outcome.simulations)))
+    pairs = [
+        (outcome.candidates[r], s)
+        for r, s in zip(ranks, outcome.simulations, strict=True)
+        if r < len(outcome.candidates)
+    ]
+    if len(pairs) < 2:
+        return ""
+    unit, unit_name = outcome.unit
+    times = list(dict.fromkeys(key for _, s in pairs for key in s.seconds_by))
+    rows = [["step, s", *(number(s.step_seconds) for _, s in pairs)]]
+    rows += [[time_part(k), *(number(s.seconds_by.get(k, 0.0)) for _, s in pairs)] for k in times]
+    rows.append([f"memory, {unit_name}", *(gib(float(s.peak.max()), unit) for _, s in pairs)])
+    fullest = [s.peak_by[int(s.peak.argmax())] for _, s in pairs]
+    rows += [[k, *(gib(m.get(k, 0.0), unit) for m in fullest)] for k in CATEGORIES]
+    head = [
+        "",
+        *(
+            f"{r + 1}. {c.layout}" + (f", {c.recompute}" if c.recompute != "none" else "")
+            for r, (c, _) in zip(ranks, pairs, strict=False)
+        ),
+    ]
+    return f"<section><h2>The plan beside others</h2>{table(head, rows)}</section>"
 
 
 def words(outcome: Outcome) -> str:

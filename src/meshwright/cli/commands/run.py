@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,7 +41,8 @@ def run(
     from ... import api
     from ._session import working
 
-    screen = Screen(as_json, quiet, verbose, color)
+    speaks = os.environ.get("RANK", "0") == "0"  # under torchrun one rank speaks for all
+    screen = Screen(as_json, quiet or not speaks, verbose, color)
     began = time.monotonic()
 
     def told(report: StepReport) -> None:
@@ -49,8 +51,9 @@ def run(
     with working(screen) as (progress, _):
         progress.line("run", str(plan), "")
         result = api.run(plan, steps=steps, resume=resume, data=data, folder=out, seed=seed or 0, on_step=told)
-    last = result.steps[-1] if result.steps else None
-    if last is not None and result.checkpoint:
+    if not speaks:
+        return 0
+    if result.steps and result.checkpoint:
         screen.lines(
             [Line(f"Wrote {result.checkpoint}   go on with --resume {result.checkpoint} under any plan of this model")]
         )

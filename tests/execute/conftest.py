@@ -23,8 +23,6 @@ from meshwright.lower import Program, lower, unrolled
 from meshwright.plan.model import Plan
 from meshwright.plan.problem import Recipe
 
-SAMPLES, SEQ, VOCABULARY = 4, 8, 32
-
 
 @dataclass(frozen=True)
 class Model:
@@ -56,15 +54,25 @@ def model_of(
     return Model(graph, real, values, constants_of(graph, real), tuple(batch), truth)
 
 
+def _scaled(name: str, shrink: Shrink, samples: int, micro_batches: int) -> Model:
+    source = resolve(name)
+    module, inputs = source.build(samples, shrink.seq, "float32", shrink=shrink)
+    real, _ = source.build(samples, shrink.seq, "float32", device="cpu", shrink=shrink, attention="eager")
+    generator = torch.Generator().manual_seed(0)
+    batch = [source.random_inputs(samples, shrink.seq, generator, shrink=shrink) for _ in range(micro_batches)]
+    return model_of(module, inputs, batch, real)
+
+
 @cache
 def zoo_model(name: str, blocks: int = 2, micro_batches: int = 2) -> Model:
-    source = resolve(name)
-    shrink = Shrink(blocks=blocks, width=32, heads=4, kv_heads=2, ffn=48, vocab=VOCABULARY, seq=SEQ, dropout=0.0)
-    module, inputs = source.build(SAMPLES, SEQ, "float32", shrink=shrink)
-    real, _ = source.build(SAMPLES, SEQ, "float32", device="cpu", shrink=shrink, attention="eager")
-    generator = torch.Generator().manual_seed(0)
-    batch = [source.random_inputs(SAMPLES, SEQ, generator, shrink=shrink) for _ in range(micro_batches)]
-    return model_of(module, inputs, batch, real)
+    shrink = Shrink(blocks=blocks, width=32, heads=4, kv_heads=2, ffn=48, vocab=32, seq=8, dropout=0.0)
+    return _scaled(name, shrink, 4, micro_batches)
+
+
+@cache
+def uneven_model(name: str) -> Model:
+    shrink = Shrink(blocks=1, width=24, heads=3, kv_heads=3, ffn=47, vocab=33, seq=7, dropout=0.0)
+    return _scaled(name, shrink, 3, 2)
 
 
 class Pools:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from execute.conftest import Pools, zoo_model
+from execute.conftest import Pools, uneven_model, zoo_model
 from execute.layouts import Layout, plan_of
 from execute.random_plans import random_plan
 
@@ -59,6 +59,16 @@ def test_deep_pipelines_give_the_loss_and_every_gradient_of_one_process(
     model = zoo_model(name, blocks=4, micro_batches=4)
     result = model.check(plan_of(model.graph, layout, len(model.batch)), pools(layout.ranks))
     assert result.equal, result.problems[:5]
+
+
+@pytest.mark.parametrize("name", MODELS[:2])
+def test_parts_that_do_not_divide_evenly_give_the_loss_and_every_gradient(name: str, pools: Pools) -> None:
+    """3 samples, 7 tokens, 3 heads, 47 and 33 features over 2 × 2, no padding in any op."""
+    model = uneven_model(name)
+    for seed in range(3):
+        plan = random_plan(model.graph, (2, 2), ("x", "y"), len(model.batch), seed, uneven=True)
+        result = model.check(plan, pools(4))
+        assert result.equal, (seed, result.problems[:5])
 
 
 def test_tensor_parallelism_needs_the_collectives_of_megatron(pools: Pools) -> None:

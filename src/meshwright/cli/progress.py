@@ -29,7 +29,9 @@ class Progress:
         self._live: Live | None = None
         self._started = time.monotonic()
         self._last = -SECONDS_BETWEEN_LINES
-        self._phase_started = self._started
+        self._phase, self._phase_started = "", self._started
+        self.planner = ""
+        """What searches, for the line of the search."""
 
     def __enter__(self) -> Progress:
         if not self._screen.quiet and sys.stderr.isatty():
@@ -56,14 +58,20 @@ class Progress:
 
     def search(self, phase: str, done: int, total: int, best: float) -> None:
         """Progress of a search; `total` 0 = not known."""
+        if phase != self._phase:
+            self._phase, self._phase_started = phase, time.monotonic()
         spent = time.monotonic() - self._phase_started
         share = min(1.0, done / total) if total else 0.0
         filled = round(share * BAR_CELLS)
         bar = "━" * filled + ("╸" if filled < BAR_CELLS else "") + " " * (BAR_CELLS - filled - 1)
-        words = [f"{phase:8}{bar if total else ''}", f"{done:,} of {total:,}" if total else f"{done:,} priced"]
+        words = [
+            f"{self.planner or phase:8}{bar if total else ''}",
+            f"{done:,} of {total:,}" if total else f"{done:,} priced",
+        ]
         if best == best and best != float("inf"):
             words.append(f"best {number(best)} s")
-        left = f", about {number(spent * (1 - share) / share, 1)} s left" if share > 0.02 and spent > 1 else ""
+        # A search may end before it has seen all points, so this is the most that it can take.
+        left = f", at most {number(spent * (1 - share) / share, 1)} s left" if share > 0.02 and spent > 1 else ""
         words.append(f"{number(spent, 1)} s{left}")
         self._lines["search"] = "search   " + "   ".join(words)
         if self._live is None:

@@ -28,9 +28,9 @@ def compare_html(c: Comparison) -> str:
         f"<header><h1>{len(c.entries)} planners for {escape(q.model)} on {escape(q.cluster.name)}</h1>"
         f'<p class="soft">{escape(size)} · judged by the simulator and the analytic cost model · seed {c.seed}'
         f"{f' · {number(c.budget)} s each' if c.budget else ''}</p></header>"
-        f"<h2>1. Step time and memory</h2>{place}{chart.table}"
+        f"<h2>Step time and memory</h2>{place}{chart.table}"
         "<p>The gap and the word optimal are for the planner's own objective, not for the step time.</p>"
-        f"{'<h2>2. Remarks</h2>' + why if why else ''}<h2>3. The plans in words</h2>{plans or '<p>None.</p>'}"
+        f"{'<h2>Remarks</h2>' + why if why else ''}<h2>The plans in words</h2>{plans or '<p>None.</p>'}"
     )
     return page(
         f"planners for {q.model} on {q.cluster.name} · meshwright", body, {"steps": chart}, compare_object(c, {})

@@ -42,6 +42,11 @@ def compare(
     )
     names = comparing.planners_named(planners)
     with working(screen) as (progress, interrupt):
+
+        def told(name: str, k: int, n: int) -> None:
+            progress.planner = name
+            progress.line("planner", f"{name} ({k + 1} of {n})", " ")
+
         comparing.check_names(names)
         stated = state(request, progress.line)
         folder = out or Path(f"compare-{stated.folder}")
@@ -49,7 +54,7 @@ def compare(
             stated,
             names,
             progress=progress.search,
-            told=lambda name, k, n: progress.line("planner", f"{name} ({k + 1} of {n})", " "),
+            told=told,
             stopped=lambda: interrupt.count > 0,
         )
         interrupt.writing = True

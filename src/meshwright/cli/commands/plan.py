@@ -44,6 +44,7 @@ def plan(
         stated = state(request, progress.line)
         folder = out or stated.folder
         check_free(folder, stated.request)
+        progress.planner = chosen.info.name
         outcome = answer.search(stated, chosen, top=top, progress=progress.search, stopped=lambda: interrupt.count > 0)
         if outcome.plan is None and outcome.misses and not interrupt.count:
             outcome = answer.with_hints(stated, outcome, progress.search)

@@ -107,13 +107,8 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
     if run is not None and sum(thin) < 2:
         thin[thin.index(max(thin))] = 2
     micro_batch, micro_batches = _batch(plan, mesh, lengths, depth, new_depth)
-    shrink = _shrink(graph, plan, mesh, sum(thin) if run is not None else 0)
-    small = source.graph(micro_batch, SEQUENCE, "float32", shrink=shrink)
-    found = next((r for r in small.runs if run is not None and r.name == run.name), None)
-    if run is not None and (found is None or _kinds(graph, run) != _kinds(small, found)):
-        raise Unsupported(
-            f"{source.name} scaled down has other blocks than at full size: verify this plan at full size"
-        )
+    shrink = _shrink(graph, plan, mesh, sum(thin) if run is not None and len(graph.runs) == 1 else 0)
+    small, shrink, found = _small(source, graph, run, shrink, micro_batch)
     whole = found is not None and run is not None and found.count == run.count and sum(thin) != run.count
     if found is not None and not whole and found.count != sum(thin):
         raise Unsupported(f"{source.name} cannot be built with {sum(thin)} blocks: verify this plan at full size")
@@ -132,6 +127,18 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
 
 CASTS = frozenset({"to", "_to_copy", "float", "type_as"})
 """Gone in float32, where they change nothing."""
+
+
+def _small(
+    source: ModelSource, graph: Graph, run: Run | None, shrink: Shrink, micro_batch: int
+) -> tuple[Graph, Shrink, Run | None]:
+    """The scaled-down graph whose blocks are those of `graph`: with fewer blocks if the model can have fewer, else all."""
+    for tried in dict.fromkeys((shrink, replace(shrink, blocks=0))):
+        small = source.graph(micro_batch, SEQUENCE, "float32", shrink=tried)
+        found = next((r for r in small.runs if run is not None and r.name == run.name), None)
+        if run is None or (found is not None and _kinds(graph, run) == _kinds(small, found)):
+            return small, tried, found
+    raise Unsupported(f"{source.name} scaled down has other blocks than at full size: verify this plan at full size")
 
 
 def _kinds(graph: Graph, run: Run) -> list[str]:

@@ -54,6 +54,8 @@ class RunResult:
     ranks: int
     checkpoint: Path | None
     """The last one written."""
+    dtype: str = "float32"
+    """What the ranks computed in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +225,7 @@ def train(
                     last = Path(pool.run("meshwright.execute.training:save", str(Path(folder) / f"step-{at}"))[0])
         except Died as error:
             raise _death(error, at + 1, last) from error
-    return RunResult(tuple(done), ranks, last if last and last != resume else None)
+    return RunResult(tuple(done), ranks, last if last and last != resume else None, dtype)
 
 
 def prepare(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from meshwright.simulate import _jit
+from meshwright import _jit
 
 
 def doubled(x):

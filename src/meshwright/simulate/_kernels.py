@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ._jit import inline, kernel
+from .._jit import inline, kernel
 
 f8, i4, i8, u1 = np.float64, np.int32, np.int64, np.uint8
 

@@ -1,1 +1,4 @@
-"""See the package docstring of meshwright."""
+"""Files of profiled graphs that papers published, read as a `Problem` and written from one.
+
+`detect.read` recognises a file by its content; each format has a module of its own with `read`, `write` and `recognises`.
+"""

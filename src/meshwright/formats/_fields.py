@@ -1,0 +1,146 @@
+"""Reading JSON fields with errors that name file and field."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Hashable, Iterable, Mapping
+from heapq import heapify, heappop, heappush
+from math import isfinite
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import InputError
+
+V = TypeVar("V", bound=Hashable)
+
+
+def load(path: Path) -> Any:
+    """The JSON document of a file, which may be compressed with xz.
+
+    Raises:
+        InputError: no such file, or no JSON.
+    """
+    try:
+        text = lzma.open(path, "rt", encoding="utf-8").read() if path.suffix == ".xz" else path.read_text("utf-8")
+        return json.loads(text)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}", where=str(path)) from error
+    except lzma.LZMAError as error:
+        raise InputError(f"{path} is no xz file: {error}", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text: {error.reason} at byte {error.start}", where=str(path)) from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: no JSON, {error.msg}", where=str(path)) from error
+
+
+class Fields:
+    """One JSON object at `where` of `file`; every access checks the type."""
+
+    def __init__(self, value: Any, file: str, where: str = "") -> None:
+        if not isinstance(value, Mapping):
+            raise InputError(f"{file}: {where or 'the document'} is {_shown(value)}, wanted an object", where=where)
+        self.value, self.file, self.where = value, file, where
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A finite number, not negative."""
+        found = self._get(name, default)
+        if isinstance(found, bool) or not isinstance(found, int | float) or not isfinite(found) or found < 0:
+            raise self.wrong(name, found, "a finite number of 0 or more")
+        return float(found)
+
+    def whole(self, name: str, least: int = 0) -> int:
+        """A whole number of at least `least`; 8.0 is one."""
+        found = self._get(name, None)
+        if isinstance(found, bool) or not isinstance(found, int | float) or found != found // 1 or found < least:
+            raise self.wrong(name, found, f"a whole number of {least} or more")
+        return int(found)
+
+    def ident(self, name: str) -> int:
+        """A whole number that names something; may be negative."""
+        found = self._get(name, None)
+        if isinstance(found, bool) or not isinstance(found, int):
+            raise self.wrong(name, found, "a whole number")
+        return found
+
+    def flag(self, name: str, default: bool | None = None) -> bool:
+        """true, false, 0 or 1."""
+        found = self._get(name, default)
+        if found not in (0, 1, True, False):
+            raise self.wrong(name, found, "true or false")
+        return bool(found)
+
+    def text(self, name: str, default: str | None = None) -> str:
+        found = self._get(name, default)
+        if not isinstance(found, str):
+            raise self.wrong(name, found, "a text")
+        return found
+
+    def objects(self, name: str) -> list[Fields]:
+        """A list of objects."""
+        found = self._get(name, None)
+        if not isinstance(found, list):
+            raise self.wrong(name, found, "a list")
+        return [Fields(value, self.file, f"{self._at(name)}[{i}]") for i, value in enumerate(found)]
+
+    def object(self, name: str, default: Mapping[str, Any] | None = None) -> Fields:
+        return Fields(self._get(name, default), self.file, self._at(name))
+
+    def wrong(self, name: str, found: object, wanted: str) -> InputError:
+        return InputError(
+            f"{self.file}: {self._at(name)} is {_shown(found)}, wanted {wanted}", where=f"{self.file}: {self._at(name)}"
+        )
+
+    def _get(self, name: str, default: Any) -> Any:
+        if name in self.value:
+            return self.value[name]
+        if default is None:
+            raise InputError(f"{self.file}: {self._at(name)} is missing", where=f"{self.file}: {self._at(name)}")
+        return default
+
+    def _at(self, name: str) -> str:
+        return f"{self.where}.{name}" if self.where else name
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 40 else text[:37] + "…"
+
+
+def in_order(nodes: Iterable[V], edges: Iterable[tuple[V, V]], file: str) -> list[V]:
+    """Topological order, the earliest in the file first among those that are ready.
+
+    Raises:
+        InputError: a cycle; names some of its nodes.
+    """
+    listed = list(nodes)
+    place = {v: i for i, v in enumerate(listed)}
+    after: dict[V, list[V]] = {v: [] for v in listed}
+    waits = dict.fromkeys(listed, 0)
+    for a, b in edges:
+        after[a].append(b)
+        waits[b] += 1
+    ready = [place[v] for v in listed if not waits[v]]
+    heapify(ready)
+    found: list[V] = []
+    while ready:
+        v = listed[heappop(ready)]
+        found.append(v)
+        for b in after[v]:
+            waits[b] -= 1
+            if not waits[b]:
+                heappush(ready, place[b])
+    if len(found) < len(listed):
+        cycle = _cycle(after, next(v for v in listed if waits[v]), {v for v in listed if waits[v]})
+        raise InputError(f"{file}: edges form a cycle, {' → '.join(map(str, cycle))}: a graph of data has none")
+    return found
+
+
+def _cycle(after: Mapping[V, list[V]], start: V, left: set[V]) -> list[V]:
+    """A cycle among nodes each of which waits for another of them."""
+    before: dict[V, V] = {b: a for a in left for b in after[a] if b in left}
+    path = [start]
+    while before[path[-1]] not in path:
+        path.append(before[path[-1]])
+    at = path.index(before[path[-1]])
+    return [path[at], *reversed(path[at:])]

@@ -1,0 +1,194 @@
+"""Profiled graphs of "Efficient Algorithms for Device Placement of DNN Graph Operators" (NeurIPS 2020).
+
+One JSON object: maxFPGAs accelerators of maxSizePerFPGA bytes, maxCPUs CPUs, nodes, edges. Times and costs are in
+milliseconds as the study uses them; its throughput/layer files hold costs a thousand times too small, which is kept.
+Public inputs: github.com/msr-fiddle/dnn-partitioning (MIT).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from ..cluster.model import Cluster, DeviceType, Level
+from ..cost.recorded import OpRecord, Recorded, TransferRecord
+from ..errors import InputError, Unsupported
+from ..graph.ir import Graph, Op, Phase, Rule, Tensor
+from ..graph.serial import digest_of
+from ..plan.problem import Limits, Problem, Recipe
+from ._fields import Fields, in_order, load
+
+HOST_BANDWIDTH = 2.0**31
+"""Bytes/s between an accelerator and host memory: what the files' costs were computed with."""
+MILLI = 1e-3
+ACCELERATOR, CPU = "gpu", "cpu"
+
+
+def recognises(document: object) -> bool:
+    """Is this parsed JSON of this format?"""
+    return isinstance(document, Mapping) and {"maxFPGAs", "maxSizePerFPGA", "nodes", "edges"} <= set(document)
+
+
+def read(
+    path: Path | str,
+    *,
+    devices: int | None = None,
+    memory: float | None = None,
+    bandwidth: float | None = None,
+    micro_batches: int | None = None,
+) -> Problem:
+    """The problem of one file (.json or .json.xz); arguments override what it says.
+
+    Args:
+        devices: accelerators.
+        memory: bytes of one.
+        bandwidth: bytes/s to host memory; the costs become those of the edges' sizes.
+        micro_batches: samples a step.
+
+    Raises:
+        InputError: names file and field.
+    """
+    path = Path(path)
+    return parse(
+        load(path), str(path), devices=devices, memory=memory, bandwidth=bandwidth, micro_batches=micro_batches
+    )
+
+
+def parse(
+    document: Any,
+    file: str,
+    *,
+    devices: int | None = None,
+    memory: float | None = None,
+    bandwidth: float | None = None,
+    micro_batches: int | None = None,
+) -> Problem:
+    """`read`, of a parsed document."""
+    top = Fields(document, file)
+    nodes = {}
+    for node in top.objects("nodes"):
+        if nodes.setdefault(node.ident("id"), node) is not node:
+            raise node.wrong("id", node.value["id"], "an id of its own")
+    if not nodes:
+        raise InputError(f"{file}: nodes is empty: a graph has at least one")
+    edges = _edges(top, nodes, bandwidth)
+    backward = {v: node.flag("isBackwardNode", False) for v, node in nodes.items()}
+    order = in_order(nodes, edges, file)
+    reads: dict[int, list[int]] = {v: [] for v in nodes}
+    for a, b in edges:
+        reads[b].append(a)
+    tensors, ops, records = [], [], {}
+    sizes = {a: size for (a, _), (_, size) in reversed(edges.items())}
+    for v in order:
+        node = nodes[v]
+        phase: Phase = "backward" if backward[v] else "forward"
+        tensors.append(Tensor(_tensor(v), sizes.get(v, 0.0)))
+        runs_on = (ACCELERATOR, CPU) if node.flag("supportedOnFpga") else (CPU,)
+        extra = {k: node.value[k] for k in ("name", "layerId") if k in node.value}
+        kwargs = (*extra.items(), ("sizes", tuple(edges[a, v][1] for a in reads[v])))
+        color = str(node.ident("colorClass")) if "colorClass" in node.value else ""
+        ops.append(
+            Op(
+                str(v), "profiled", tuple(_tensor(a) for a in reads[v]), (_tensor(v),),
+                Rule((), ((),) * len(reads[v]), ((),)), phase=phase, colocate=color, runs_on=runs_on, kwargs=kwargs,
+            )  # fmt: skip
+        )
+        times = {ACCELERATOR: node.number("fpgaLatency"), CPU: node.number("cpuLatency")}
+        on = {kind: {phase: seconds} for kind, seconds in times.items()}
+        records[str(v)] = OpRecord(on[ACCELERATOR], on, static=node.number("size", 0.0))
+    transfers = {
+        (_tensor(a), str(b)): TransferRecord(size if cost else 0.0, cost) for (a, b), (cost, size) in edges.items()
+    }
+    transfers |= {(_tensor(a), ""): transfers[_tensor(a), str(b)] for a, b in reversed(edges)}
+    ends = tuple(_tensor(v) for v in order if v not in {a for a, _ in edges})
+    training = any(backward.values())
+    graph = Graph(tuple(ops), tuple(tensors), 1, "explicit" if training else "none", outputs=ends)
+    return Problem(
+        replace(graph, digest=digest_of(graph)),
+        _cluster(top, devices, memory, bandwidth),
+        Recorded(records, transfers, scale=MILLI),
+        Recipe(micro_batches or 1, "none", 0.0, "float32", "float32"),
+        limits=Limits(keep_free=0.0),
+    )
+
+
+def write(problem: Problem) -> dict[str, Any]:
+    """The document that `read` makes this problem from.
+
+    Raises:
+        Unsupported: a problem whose prices were not recorded this way; `export` makes one from any graph.
+    """
+    graph, cost = problem.graph, problem.cost
+    if not isinstance(cost, Recorded):
+        raise Unsupported(f"prices of {cost.name} are no profile: export the graph first, which prices every op")
+    kinds = [problem.cluster.type_of(d).kind for d in range(problem.cluster.count)]
+    unit = MILLI / cost.scale
+    nodes = []
+    for op in graph.ops:
+        record = cost.ops[op.name]
+        extra = {k: v for k, v in op.kwargs if k in ("name", "layerId")}
+        node: dict[str, Any] = {"id": int(op.name), **extra, "supportedOnFpga": ACCELERATOR in op.runs_on}
+        for field, kind in (("fpgaLatency", ACCELERATOR), ("cpuLatency", CPU)):
+            node[field] = record.on[kind][op.phase] / unit
+        node |= {"size": record.static, "isBackwardNode": op.phase == "backward"}
+        if op.colocate:
+            node["colorClass"] = int(op.colocate)
+        nodes.append(node)
+    edges = []
+    for op in graph.ops:
+        sizes = dict(op.kwargs)["sizes"]
+        assert isinstance(sizes, tuple)
+        for name, size in zip(op.inputs, sizes):
+            source = graph.ops[graph.producer[name]].name
+            seconds = cost.transfers[name, op.name].seconds
+            edges.append({"sourceId": int(source), "destId": int(op.name), "cost": seconds / unit, "size": size})
+    memory = problem.cluster.type_of(kinds.index(ACCELERATOR)).memory if ACCELERATOR in kinds else 0.0
+    return {
+        "maxSizePerFPGA": memory, "maxFPGAs": kinds.count(ACCELERATOR), "maxCPUs": kinds.count(CPU),
+        "nodes": nodes, "edges": edges,
+    }  # fmt: skip
+
+
+def _edges(top: Fields, nodes: Mapping[int, Fields], bandwidth: float | None) -> dict[tuple[int, int], tuple[float, float]]:
+    """(source, reader) -> (cost, size), in the order of the file; costs of one source agree."""
+    found: dict[tuple[int, int], tuple[float, float]] = {}
+    costs: dict[int, float] = {}
+    widest: dict[int, float] = {}
+    for edge in top.objects("edges"):
+        ends = edge.ident("sourceId"), edge.ident("destId")
+        for name, v in zip(("sourceId", "destId"), ends):
+            if v not in nodes:
+                raise edge.wrong(name, v, "the id of a node")
+        if ends in found:
+            raise edge.wrong("destId", ends[1], f"one edge from {ends[0]} to it")
+        cost, size = edge.number("cost"), edge.number("size", 0.0)
+        if abs(costs.setdefault(ends[0], cost) - cost) > 1e-6:
+            raise edge.wrong("cost", cost, f"{costs[ends[0]]}, as on the other edges of source {ends[0]}")
+        widest[ends[0]] = max(size, widest.get(ends[0], 0.0))
+        found[ends] = (cost, size)
+    if bandwidth is not None:
+        return {ends: (widest[ends[0]] / bandwidth / MILLI, size) for ends, (_, size) in found.items()}
+    return {ends: (costs[ends[0]], size) for ends, (_, size) in found.items()}
+
+
+def _cluster(top: Fields, devices: int | None, memory: float | None, bandwidth: float | None) -> Cluster:
+    k = top.whole("maxFPGAs") if devices is None else devices
+    cpus = top.whole("maxCPUs")
+    if k < 1 and cpus < 1:
+        raise top.wrong("maxFPGAs", k, "at least one device of either kind")
+    room = top.number("maxSizePerFPGA") if memory is None else memory
+    rate = bandwidth or HOST_BANDWIDTH
+    types = (
+        DeviceType("accelerator", ACCELERATOR, room, {"float32": 0.0}, 0.0, rate),
+        DeviceType("host", CPU, inf, {"float32": 0.0}, 0.0),
+    )
+    device = (0,) * k + (1,) * cpus
+    host = (*((k if cpus else -1),) * k, *range(k, k + cpus)) if cpus else ()
+    return Cluster("profiled", types, k + cpus, device, (Level("host", k + cpus, rate),), host=host)
+
+
+def _tensor(node: int) -> str:
+    return f"{node}:out"

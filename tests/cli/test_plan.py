@@ -125,3 +125,69 @@ def test_compare_ranks_planners_and_says_what_they_claim(meshwright: Command, tm
     folder = tmp_path / "compare-gpt2-a100x8"
     assert {"report.html", "results.csv", "cite.bib", "problem.toml", "plans"} == {p.name for p in folder.iterdir()}
     assert (folder / "results.csv").read_text().splitlines()[0].startswith("planner,family,status,fits,layout,step_s")
+
+
+MODEL = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(4))
+
+    def forward(self, x, y):
+        for layer in self.layers:
+            x = torch.relu(layer(x)) + x
+        return {"loss": ((x - y) ** 2).mean(), "out": x}
+
+
+def build():
+    return Net(), {"x": torch.zeros(8, 64), "y": torch.zeros(8, 64)}
+"""
+CLUSTER = """
+schema = 1
+name = "mine"
+[device.h100]
+memory = "40 GiB"
+[link.nvlink]
+bandwidth = "450 GB/s"
+[[node]]
+device = "h100"
+devices = 4
+count = 2
+link = "nvlink"
+uplink = "ib"
+[link.ib]
+bandwidth = "400 Gb/s"
+"""
+
+
+def test_an_own_model_on_an_own_cluster(meshwright: Command, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(MODEL)
+    (tmp_path / "cluster.toml").write_text(CLUSTER)
+    done = meshwright(
+        "plan", "model.py:build", "-c", "cluster.toml", "--batch", "64", "--precision", "fp32", "-o", "out"
+    )
+    assert done.code == 0, done.err
+    assert "on mine" in done.out.splitlines()[0] and "sample/s/GPU" in done.out
+    again = meshwright("plan", "out/problem.toml", "-o", "again", "-q")
+    assert again.code == 0, again.err
+    assert (tmp_path / "again" / "plan.json").read_bytes() == (tmp_path / "out" / "plan.json").read_bytes()
+
+
+def test_a_local_hugging_face_config(meshwright: Command, tmp_path: Path) -> None:
+    config = {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "n_embd": 64,
+        "n_layer": 2,
+        "n_head": 2,
+        "vocab_size": 256,
+    }
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.json").write_text(json.dumps(config))
+    done = meshwright("plan", "tiny/config.json", "-c", "a100x2", "--batch", "8", "--seq", "32", "-q")
+    assert done.code == 0, done.err
+    assert (tmp_path / "tiny-a100x2" / "plan.json").exists()

@@ -127,8 +127,13 @@ def _cells(mark: str, c: Candidate, with_recompute: bool) -> list[str]:
 
 
 def _shown_misses(outcome: Outcome) -> Sequence[Candidate]:
-    """One miss beside a plan that fits, the three nearest where nothing does."""
-    return outcome.misses[:1] if outcome.candidates else outcome.misses[:3]
+    """Where nothing fits the three nearest misses; beside a plan the one that it had to be slower than, else the fastest."""
+    if not outcome.candidates:
+        return outcome.misses[:3]
+    best = outcome.candidates[0].step_s
+    faster = [m for m in outcome.misses if m.step_s < best]
+    fastest = sorted(outcome.misses, key=lambda m: m.step_s if m.step_s == m.step_s else best)
+    return (faster or fastest)[:1]
 
 
 def _memory_cells(outcome: Outcome, with_bar: bool) -> list[str]:

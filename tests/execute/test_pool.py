@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -46,6 +48,29 @@ def test_an_error_of_our_own_keeps_its_kind_and_sentence() -> None:
     with pytest.raises(InputError, match="this rank cannot go on"):
         pool.run("execute.jobs:failing", 1)
     assert not any(_alive(p) for p in processes)
+
+
+PARENT = """
+import sys, time
+from meshwright.execute.pool import Pool
+pool = Pool(2)
+print(*pool.processes(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_ranks_end_when_the_process_that_started_them_is_killed() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], env=environment, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    ranks = [int(word) for word in parent.stdout.readline().split()]
+    assert len(ranks) == 2 and all(map(_alive, ranks))
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while any(map(_alive, ranks)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(_alive, ranks))
 
 
 def test_a_closed_pool_leaves_no_process_and_no_folder() -> None:

@@ -102,6 +102,8 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
             f"{prod(lengths) * new_depth} ranks are needed to keep every axis of this plan, {MOST_RANKS} are the most"
         )
     run = max(graph.runs, key=lambda r: r.length * r.count, default=None)
+    if run is not None and not all(_whole_blocks(graph, s, run) for s in plan.stages):
+        run = None  # stages that end inside a block: all blocks stay, op by op
     counts = [_blocks(graph, s, run) for s in plan.stages]
     thin = [_thin(counts[s], counts) for s in kept]
     if run is not None and sum(thin) < 2:
@@ -168,8 +170,14 @@ def _blocks(graph: Graph, stage: Stage, run: Run | None) -> int:
     if run is None:
         return 0
     inside = range(run.first, run.first + run.length * run.count)
-    held = sum(1 for entry in stage.ops for i in entry_range(graph, entry) if i in inside)
-    return held // run.length
+    return sum(1 for entry in stage.ops for i in entry_range(graph, entry) if i in inside) // run.length
+
+
+def _whole_blocks(graph: Graph, stage: Stage, run: Run) -> bool:
+    """Whether a stage holds blocks of the run whole, one behind the other."""
+    inside = range(run.first, run.first + run.length * run.count)
+    held = [i for entry in stage.ops for i in entry_range(graph, entry) if i in inside]
+    return len(held) % run.length == 0 and (not held or held == list(range(held[0], held[0] + len(held))))
 
 
 def _thin(count: int, counts: Sequence[int]) -> int:

@@ -1,0 +1,274 @@
+"""Profiled layer graphs of "Piper: Multidimensional Planner for DNN Parallelization" (NeurIPS 2021).
+
+One JSON object: nodes with, per tensor-parallel degree, a list of configurations (TMPCs); edges with bytes. `syncTimeFw`
+and `syncTimeBw` hold bytes despite their names. Times are taken as seconds; two public files hold milliseconds, which
+makes their communication a thousand times too cheap: kept, as the study did.
+Public inputs: github.com/msr-fiddle/piper (MIT).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..cluster.model import Cluster, DeviceType, Level
+from ..cost.base import OpMemory
+from ..cost.recorded import OpRecord, Recorded, TransferRecord
+from ..errors import InputError, Unsupported
+from ..graph.ir import Factor, Floats, Graph, Ints, Op, Phase, Rule, Tensor
+from ..graph.serial import digest_of
+from ..plan.problem import Limits, Problem, Recipe
+from ._fields import Fields, in_order, load
+
+SAMPLES, PARTS = "sample", "tmp"
+"""Factors of every op: a micro-batch, and the parts of tensor parallelism, which the profile prices as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One way to run one layer on t devices (a TMPC)."""
+
+    name: str
+    seconds: float
+    """Forward and backward of one micro-batch."""
+    weights: float
+    """Bytes on each device; what data parallelism has to synchronise."""
+    stashed: float
+    """Bytes on each device per micro-batch in flight (A)."""
+    fixed: float
+    """Bytes on each device besides (B)."""
+    arriving: Mapping[str, float] = field(default_factory=dict)
+    """Producer -> extra bytes when the edge from it is cut."""
+    leaving: Mapping[str, float] = field(default_factory=dict)
+    """Reader -> extra bytes when the edge to it is cut."""
+
+
+class Profile(Recorded):
+    """Recorded prices that depend on the tensor-parallel degree and on the configuration (`OpSharding.variant`).
+
+    choices: op -> degree -> its configurations, the first being the plain one.
+    """
+
+    name: ClassVar[str] = "recorded"
+
+    def __init__(
+        self,
+        choices: Mapping[str, Mapping[int, tuple[Choice, ...]]],
+        transfers: Mapping[tuple[str, str], TransferRecord],
+    ) -> None:
+        super().__init__({op: OpRecord() for op in choices}, transfers)
+        self.choices = choices
+
+    def compute(self, op: Op, sizes: Ints, device: Any, phase: Phase, variant: str = "") -> Floats:
+        """Seconds of n shards. A profile has one figure for forward and backward; it counts as backward."""
+        if phase != "backward":
+            return np.zeros(len(sizes))
+        return self._share(op, np.asarray(sizes, np.float64), skip=(1,)) * self._of(op, sizes, variant, "seconds")
+
+    def memory(self, op: Op, sizes: Ints, variant: str = "") -> OpMemory:
+        """Bytes of n shards."""
+        share = self._share(op, np.asarray(sizes, np.float64), skip=(1,))
+        return OpMemory(
+            self._of(op, sizes, variant, "fixed"),
+            share * self._of(op, sizes, variant, "stashed"),
+            np.zeros(len(sizes)),
+        )
+
+    def variants(self, op: Op, sizes: Ints) -> tuple[str, ...]:
+        """Names of the configurations at the first shard's degree."""
+        return tuple(c.name for c in self._choices(op, int(np.asarray(sizes)[0][1])))
+
+    def _choices(self, op: Op, part: int) -> tuple[Choice, ...]:
+        degree = max(1, round(op.rule.factors[1].size / max(part, 1)))
+        found = self.choices[op.name].get(degree)
+        if found is None:
+            known = ", ".join(map(str, sorted(self.choices[op.name])))
+            raise InputError(f"{op.name} was not recorded in {degree} parts: recorded are {known}", where=op.name)
+        return found
+
+    def _of(self, op: Op, sizes: Ints, variant: str, what: str) -> Floats:
+        values = []
+        for row in np.asarray(sizes).tolist():
+            choices = self._choices(op, row[1])
+            named = next((c for c in choices if c.name == variant), None) if variant else choices[0]
+            if named is None:
+                raise InputError(f'{op.name} has no configuration "{variant}"', where=op.name)
+            values.append(float(getattr(named, what)))
+        return np.array(values)
+
+
+def recognises(document: object) -> bool:
+    """Is this parsed JSON of this format?"""
+    if not isinstance(document, Mapping) or not {"nodes", "edges", "maxDevices"} <= set(document):
+        return False
+    nodes = document["nodes"]
+    return isinstance(nodes, list) and any(isinstance(node, Mapping) and "TMPCs" in node for node in nodes)
+
+
+def read(
+    path: Path | str,
+    *,
+    devices: int | None = None,
+    memory: float | None = None,
+    bandwidth: float | None = None,
+    micro_batches: int | None = None,
+) -> Problem:
+    """The problem of one file; arguments override what it says (bytes, bytes/s).
+
+    Raises:
+        InputError: names file and field.
+    """
+    path = Path(path)
+    return parse(
+        load(path), str(path), devices=devices, memory=memory, bandwidth=bandwidth, micro_batches=micro_batches
+    )
+
+
+def parse(
+    document: Any,
+    file: str,
+    *,
+    devices: int | None = None,
+    memory: float | None = None,
+    bandwidth: float | None = None,
+    micro_batches: int | None = None,
+) -> Problem:
+    """`read`, of a parsed document."""
+    top = Fields(document, file)
+    nodes: dict[int, Fields] = {}
+    for node in top.objects("nodes"):
+        if nodes.setdefault(node.ident("id"), node) is not node:
+            raise node.wrong("id", node.value["id"], "an id of its own")
+    if not nodes:
+        raise InputError(f"{file}: nodes is empty: a graph has at least one")
+    edges: dict[tuple[int, int], float] = {}
+    for edge in top.objects("edges"):
+        ends = edge.ident("sourceId"), edge.ident("destId")
+        for name, v in zip(("sourceId", "destId"), ends):
+            if v not in nodes:
+                raise edge.wrong(name, v, "the id of a node")
+        if ends in edges:
+            raise edge.wrong("destId", ends[1], f"one edge from {ends[0]} to it")
+        edges[ends] = edge.number("communicationCost")
+    order = in_order(nodes, edges, file)
+    reads: dict[int, list[int]] = {v: [] for v in nodes}
+    for a, b in edges:
+        reads[b].append(a)
+    choices = {str(v): _choices(nodes[v], v, edges) for v in order}
+    most = max(max(by_degree) for by_degree in choices.values())
+    factors = (Factor(SAMPLES, 1, samples=True), Factor(PARTS, most, "opaque"))
+    dims = ((SAMPLES,), (PARTS,))
+    widest: dict[int, float] = {}
+    for (a, _), nbytes in edges.items():
+        widest[a] = max(nbytes, widest.get(a, 0.0))
+    graph = Graph(
+        tuple(
+            Op(
+                str(v), "profiled", tuple(_tensor(a) for a in reads[v]), (_tensor(v),),
+                Rule(factors, (dims,) * len(reads[v]), (dims,)), kwargs=(("name", nodes[v].text("name", "")),),
+            )
+            for v in order
+        ),
+        tuple(Tensor(_tensor(v), widest.get(v, 0.0)) for v in order),
+        1,
+        "derived",
+        outputs=tuple(_tensor(v) for v in order if v not in {a for a, _ in edges}),
+    )  # fmt: skip
+    count = top.whole("maxDevices", 1) if devices is None else devices
+    room = top.number("maxMemoryPerDevice") if memory is None else memory
+    rate = top.number("bandwidth") if bandwidth is None else bandwidth
+    if rate <= 0:
+        raise top.wrong("bandwidth", rate, "bytes/s above 0")
+    kind = DeviceType("profiled", "gpu", room, {"float32": 0.0}, 0.0)
+    cluster = Cluster("profiled", (kind,), count, levels=(Level("outside", count, rate),))
+    batch = top.whole("mbsInBatch", 1) if micro_batches is None else micro_batches
+    transfers = {(_tensor(a), str(b)): TransferRecord(nbytes) for (a, b), nbytes in edges.items()}
+    return Problem(
+        replace(graph, digest=digest_of(graph)),
+        cluster,
+        Profile(choices, transfers),
+        Recipe(batch, "none", 0.0, "float32", "float32"),
+        limits=Limits(keep_free=0.0),
+    )
+
+
+def write(problem: Problem) -> dict[str, Any]:
+    """The document that `read` makes this problem from.
+
+    Raises:
+        Unsupported: the prices are no profile of this kind.
+    """
+    graph, cost = problem.graph, problem.cost
+    if not isinstance(cost, Profile):
+        raise Unsupported(f"prices of {cost.name} have no configurations by degree: only such profiles have this format")
+    nodes = []
+    for op in graph.ops:
+        by_degree = {
+            str(t): [
+                {
+                    "id": c.name, "timePerSample": c.seconds, "parameterSize": c.weights, "memoryUsageA": c.stashed,
+                    "memoryUsageB": c.fixed, "syncTimeFw": dict(c.arriving), "syncTimeBw": dict(c.leaving),
+                }
+                for c in found
+            ]
+            for t, found in cost.choices[op.name].items()
+        }  # fmt: skip
+        nodes.append({"id": int(op.name), "name": dict(op.kwargs)["name"], "TMPCs": by_degree})
+    edges = []
+    for op in graph.ops:
+        for name in op.inputs:
+            source = int(graph.ops[graph.producer[name]].name)
+            nbytes = cost.transfers[name, op.name].nbytes
+            edges.append({"sourceId": source, "destId": int(op.name), "communicationCost": nbytes})
+    return {
+        "maxDevices": problem.cluster.count,
+        "maxMemoryPerDevice": problem.cluster.types[0].memory,
+        "bandwidth": problem.cluster.levels[0].bandwidth,
+        "mbsInBatch": problem.recipe.samples,
+        "nodes": nodes,
+        "edges": edges,
+    }
+
+
+def _choices(node: Fields, v: int, edges: Mapping[tuple[int, int], float]) -> dict[int, tuple[Choice, ...]]:
+    found: dict[int, tuple[Choice, ...]] = {}
+    degrees = node.object("TMPCs")
+    for text in degrees.value:
+        if not text.isdigit() or int(text) < 1:
+            raise node.wrong("TMPCs", text, "degrees of 1 or more as keys")
+        listed = degrees.objects(text)
+        if not listed:
+            raise degrees.wrong(text, [], "at least one configuration")
+        made = tuple(
+            Choice(
+                c.text("id"), c.number("timePerSample"), c.number("parameterSize"), c.number("memoryUsageA"),
+                c.number("memoryUsageB"), _volumes(c.object("syncTimeFw", {}), v, edges, True),
+                _volumes(c.object("syncTimeBw", {}), v, edges, False),
+            )
+            for c in listed
+        )  # fmt: skip
+        if len({c.name for c in made}) < len(made):
+            raise degrees.wrong(text, [c.name for c in made], "an id of its own for each configuration")
+        found[int(text)] = made
+    if not found:
+        raise node.wrong("TMPCs", {}, "at least one degree")
+    return found
+
+
+def _volumes(sync: Fields, v: int, edges: Mapping[tuple[int, int], float], arriving: bool) -> dict[str, float]:
+    found = {}
+    for text in sync.value:
+        other = int(text) if text.lstrip("-").isdigit() else None
+        if other is None or ((other, v) if arriving else (v, other)) not in edges:
+            way = "producer" if arriving else "reader"
+            raise sync.wrong(text, sync.value[text], f"the id of a {way} of node {v} as key")
+        found[text] = sync.number(text)
+    return found
+
+
+def _tensor(node: int) -> str:
+    return f"{node}:out"

@@ -7,7 +7,7 @@ from itertools import combinations, pairwise
 from ..errors import InputError
 from .model import Action, Plan
 from .schedules.check import exchanges
-from .schedules.rows import chunks_of, conditions
+from .schedules.rows import chunks_of, conditions, home, pipes
 
 _STAGE_KINDS = frozenset({"F", "B", "I", "W", "UPDATE", "REDUCE", "GATHER", "FREE"})
 
@@ -34,8 +34,11 @@ def check_schedule(plan: Plan) -> None:
         raise InputError(f'schedule {schedule.name} makes its own rows: rows are for "custom" only')
     if schedule.name == "dataflow":
         return
-    if len({stage.pipe for stage in plan.stages}) > 1:
-        raise InputError(f"schedule {schedule.name} runs one pipe: the plan has several")
+    wanted, found = pipes(schedule), len({stage.pipe for stage in plan.stages})
+    if found != wanted:
+        raise InputError(
+            f"schedule {schedule.name} runs {_several(wanted, 'pipe')}: the plan has {found if wanted > 1 else 'several'}"
+        )
     v = chunks_of(schedule)
     rest = {name: value for name, value in schedule.args.items() if name != "v"}
     if len(plan.stages) % v:
@@ -44,14 +47,24 @@ def check_schedule(plan: Plan) -> None:
     problem = conditions(schedule.name, p, schedule.micro_batches, v, rest)
     if problem:
         raise InputError(problem)
+    if len({stage.pipe for stage in plan.stages}) > 1:
+        for s, stage in enumerate(plan.stages):
+            if stage.pipe != s // p:
+                raise InputError(f"schedule {schedule.name}: stage {s} is of pipe {stage.pipe}, it must be {s // p}")
     _check_ranks(plan, p)
+
+
+def _several(n: int, word: str) -> str:
+    return f"one {word}" if n == 1 else f"{n} {word}s"
 
 
 def _check_ranks(plan: Plan, p: int) -> None:
     for s, stage in enumerate(plan.stages[p:], p):
-        first = plan.stages[s % p].mesh.devices
+        r = home(plan.schedule, p, s)
+        # Of the first p stages each rank holds one, under the number of the rank.
+        first = plan.stages[r].mesh.devices
         if stage.mesh.devices != first and tuple(stage.mesh.devices) != tuple(first):
-            raise InputError(f"stages {s % p} and {s} are chunks of rank {s % p}: they must be on the same devices")
+            raise InputError(f"stages {r} and {s} are chunks of rank {r}: they must be on the same devices")
     spans = sorted((min(st.mesh.devices), max(st.mesh.devices), r) for r, st in enumerate(plan.stages[:p]))
     if all(a[1] < b[0] for a, b in pairwise(spans)):
         return

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, Unsupported
 from ..graph.ir import Floats
 from ..plan.model import Row, Schedule
-from ..plan.schedules.rows import chunks_of, conditions
+from ..plan.schedules.rows import GENERATORS, chunks_of, conditions, rows_of
 
 FORWARD, BACKWARD, INPUT_GRAD, WEIGHT_GRAD = range(4)
 KINDS = ("F", "B", "I", "W")
@@ -66,6 +66,8 @@ def orders(schedule: Schedule, stages: int, rows: tuple[Row, ...] = ()) -> Order
         return _zero_bubble(p, m)
     if name in FAST:
         return _two_pass(p, v, m, warm_up(name, p, v, m), breadth=name in ("gpipe", "bfs"))
+    if name in GENERATORS:
+        return _from_rows(rows_of(schedule, stages), stages, m)
     raise Unsupported(
         f'schedule "{name}" over {stages} stages has no rows: give its rows, or use gpipe, 1f1b, interleaved, bfs or zb-h1'
     )
@@ -82,7 +84,8 @@ def chunks(schedule: Schedule, stages: int) -> int:
         return 1
     if stages % v:
         raise InputError(f"schedule {schedule.name}: {stages} stages do not divide into v = {v} a rank")
-    problem = conditions(schedule.name, stages // v, schedule.micro_batches, v)
+    rest = {name: value for name, value in schedule.args.items() if name != "v"}
+    problem = conditions(schedule.name, stages // v, schedule.micro_batches, v, rest)
     if problem:
         raise InputError(problem)
     return v
@@ -207,14 +210,15 @@ def _from_rows(rows: tuple[Row, ...], stages: int, m: int) -> Orders:
             for a in priced:
                 if not isinstance(a.on, int) or not 0 <= a.on < stages:
                     raise InputError(f"row {rank} runs {a.kind} on {a.on!r}, but the plan has stages 0 to {stages - 1}")
-                if not 0 <= a.micro_batch < m:
+                if not 0 <= a.micro_batch <= m - a.span:
                     raise InputError(
                         f"row {rank} runs {a.on}{a.kind}{a.micro_batch}, but the schedule has micro-batches 0 to {m - 1}"
                     )
-                kind.append(KINDS.index(a.kind))
-                stage.append(a.on)
-                micro.append(a.micro_batch)
-                task.append(len(task_rank))
+                for j in range(a.micro_batch, a.micro_batch + a.span):
+                    kind.append(KINDS.index(a.kind))
+                    stage.append(a.on)
+                    micro.append(j)
+                    task.append(len(task_rank))
             if priced:
                 task_rank.append(rank)
         lengths.append(len(kind) - before)

@@ -1,10 +1,11 @@
 """Pipeline schedules as rows of actions: who runs which stage on which micro-batch, in which order.
 
-Rank r of p holds chunks c = 0 … v − 1, chunk c being stage c·p + r. Sources of the tables are named in each file.
+Rank r of p holds v stages, which ones says `home`: c·p + r for c = 0 … v − 1 unless the schedule runs there and back or in
+several pipes. Sources of the tables are named in each file.
 """
 
 from .check import Exchange, Message, deadlock_free, exchanges, stuck
-from .rows import GENERATORS, chunks_of, conditions, generate, rows
+from .rows import GENERATORS, chunks_of, conditions, generate, home, links, pipes, rows, rows_of
 from .text import action_text, from_csv, parse_action, to_csv
 
 __all__ = [
@@ -18,8 +19,12 @@ __all__ = [
     "exchanges",
     "from_csv",
     "generate",
+    "home",
+    "links",
     "parse_action",
+    "pipes",
     "rows",
+    "rows_of",
     "stuck",
     "to_csv",
 ]

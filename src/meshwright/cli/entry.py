@@ -5,13 +5,9 @@ Exit codes: 0 done, 1 the answer is no, 2 bad input, 3 infeasible, 70 our bug, 1
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
-import tempfile
-import time
-import traceback
 
 from ..errors import MeshwrightError
 from ..report.lines import encodable
@@ -73,6 +69,10 @@ def _usage(error: Exception, args: list[str]) -> int:
 
 
 def _bug(error: Exception, args: list[str]) -> int:
+    import tempfile
+    import time
+    import traceback
+
     where = traceback.extract_tb(error.__traceback__)
     last = f"{os.path.basename(where[-1].filename)}:{where[-1].lineno}" if where else "unknown place"
     text = f"meshwright {' '.join(args)}\n\n{traceback.format_exc()}"
@@ -94,6 +94,8 @@ def _bug(error: Exception, args: list[str]) -> int:
 
 def _as_json(code: str, message: str, where: str, hint: str, args: list[str]) -> None:
     if "--json" in args:
+        import json
+
         error = {"code": code, "message": message, "where": where, "hint": hint}
         status = "infeasible" if code == "infeasible" else "error"
         sys.stdout.write(json.dumps({"schema": "meshwright.error/1", "status": status, "error": error}) + "\n")

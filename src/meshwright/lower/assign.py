@@ -129,8 +129,9 @@ def op_cuts(
             elif batch:
                 a = batch[0]
             else:
-                left = [_left(node.size[b], cuts[b], mesh) for b in free]
-                a = free[_best(left, mesh[x])]
+                easy = [b for b in free if b not in node.awkward] or free
+                left = [_left(node.size[b], cuts[b], mesh) for b in easy]
+                a = easy[_best(left, mesh[x])]
             cuts[a] = (*cuts[a], x)
     return tuple(cuts)
 

@@ -42,6 +42,8 @@ class Node:
     results: list[tuple[int, ...]]
     summed: frozenset[int]
     """Atoms of factors in no result (not stat): cut = partial sums."""
+    awkward: frozenset[int] = frozenset()
+    """Atoms of results that some reader cannot see cut (the 3 of a fused QKV, the width of a head): cut others first."""
 
 
 @dataclass(slots=True)
@@ -172,6 +174,7 @@ def refine(folded: Folded) -> Atoms:
     for n, op in enumerate(ops):
         atoms.nodes.append(_node(atoms, n, folded.ops[n], names[n], factor[n]))
         _derive(atoms, n, op.outputs)
+    _mark_awkward(atoms)
     kinds = [kind_of(op.kind) for op in ops]
     atoms.light = frozenset(n for n, kind in enumerate(kinds) if kind is not None and kind.light)
     atoms.alias = frozenset(n for n, op in enumerate(ops) if op.inputs and is_alias(op, graph))
@@ -227,6 +230,26 @@ def _node(atoms: Atoms, n: int, index: int, inputs: tuple[str, ...], factor: dic
         index, inputs, op.outputs, size, kind, of, samples, operands, results,
         frozenset(a for a, k in enumerate(of) if k in summed),
     )  # fmt: skip
+
+
+PRODUCTS = frozenset({"linear", "mm", "matmul", "bmm", "addmm"})
+
+
+def _mark_awkward(atoms: Atoms) -> None:
+    """Backwards from the ops that see an atom as fixed, through all ops but products, which make new features."""
+    bad: dict[str, set[int]] = {}
+    for node in reversed(atoms.nodes):
+        mine: set[int] = set()
+        for t, mapping in zip(node.outputs, node.results):
+            mine.update(a for k, a in enumerate(mapping) if k in bad.get(t, ()) and a != FIXED)
+        node.awkward = frozenset(mine)
+        if atoms.folded.graph.ops[node.index].kind in PRODUCTS:
+            continue
+        fixed = {a for a, kind in enumerate(node.kind) if kind in ("fixed", "halo", "opaque")}
+        for t, mapping in zip(node.inputs, node.operands):
+            bad.setdefault(t, set()).update(
+                k for k, a in enumerate(mapping) if (a == FIXED and atoms.size[t][k] > 1) or a in fixed or a in mine
+            )
 
 
 def _derive(atoms: Atoms, n: int, outputs: tuple[str, ...]) -> None:

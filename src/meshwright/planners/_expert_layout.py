@@ -1,30 +1,34 @@
-"""Data, tensor and sequence parallelism without names: the expert layout of any captured graph.
+"""Data, tensor, sequence, context and expert parallelism without names: the expert layout of any captured graph.
 
-samples            cut over "dp" everywhere
-product x·W        row parallel if x arrives cut on what is summed, else column parallel
-embedding table    cut on the vocabulary when data indexes it
-everything else    follows its largest operand that is cut
-sequence parallel  results that are partial sums over "tp" rest cut along their longest dim that is neither samples
-                   nor features, so the sum becomes a reduce-scatter (Korthikanti et al., arXiv 2205.05198, §4.2.2)
-ZeRO 1, 2, 3       state; also gradients; also parameters rest cut over "dp" (Rajbhandari et al., arXiv 1910.02054, §5)
+samples             cut over "dp" (and "ep") everywhere
+product x·W         row parallel over "tp" if x arrives cut on what is summed, else column parallel
+embedding table     cut over "tp" on the vocabulary when data indexes it
+everything else     follows its largest operand that is cut
+sequence parallel   results that are partial sums over "tp" rest cut along their longest dim that is neither samples
+                    nor features, so the sum becomes a reduce-scatter (Korthikanti et al., arXiv 2205.05198, §4.2.2)
+context, Ulysses    positions cut over "cp" wherever an op allows it; an op that must see all positions (attention) is
+                    cut on its heads instead, with all-to-alls around it (Jacobs et al., arXiv 2309.14509, §3)
+experts             products batched over experts, and what lies between them, are cut over "ep" on the expert; tokens
+                    are gathered before and summed after (GShard, arXiv 2006.16668, §3, with room for every token)
+ZeRO 1, 2, 3        state; also gradients; also parameters rest cut over "dp" (Rajbhandari et al., arXiv 1910.02054, §5)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 from ..graph.ir import Graph
 from ..graph.kinds import kind_of
 from ..lower.assign import Choices, on, plan_layout
-from ..lower.atoms import FIXED, Atoms, Node, refine
+from ..lower.atoms import FIXED, PRODUCTS, Atoms, Node, refine
 from ..lower.convert import Axes
 from ..lower.fold import fold
 from ..lower.stages import unfoldable
 from ..plan.model import Cut, Layout, OpSharding, Storage
 
-DP, TP = "dp", "tp"
-PRODUCTS = frozenset({"linear", "mm", "matmul", "bmm", "addmm"})
+DP, CP, EP, TP = "dp", "cp", "ep", "tp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,12 @@ class Style:
     zero: int
     recompute: str
     """none, light (element-wise ops run again), full (whole blocks run again)."""
+    cp: int = 1
+    ep: int = 1
+
+    @property
+    def compute(self) -> tuple[int, bool, int, int]:
+        return self.tp, self.sequence, self.cp, self.ep
 
 
 class Expert:
@@ -44,19 +54,18 @@ class Expert:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.atoms: Atoms = refine(fold(graph, unfoldable(graph)))
-        self._computed: dict[tuple[int, bool], tuple[dict[str, OpSharding], dict[str, Layout], dict[str, Axes]]] = {}
-        self._stored: dict[tuple[int, bool, int], dict[str, Storage]] = {}
+        self._computed: dict[object, tuple[dict[str, OpSharding], dict[str, Layout], dict[str, Axes]]] = {}
+        self._stored: dict[object, dict[str, Storage]] = {}
         self._again: dict[str, frozenset[str]] = {}
 
     def choices(self, style: Style) -> Choices:
-        key = (style.tp, style.sequence)
+        key = style.compute
         if key not in self._computed:
-            self._computed[key] = self._compute(*key)
+            self._computed[key] = _Computing(self, style).result()
         shardings, layouts, use = self._computed[key]
-        if (*key, style.zero) not in self._stored:
-            self._stored[*key, style.zero] = {t: self._storage(t, axes, style.zero) for t, axes in use.items()}
-        storage = self._stored[*key, style.zero]
-        return Choices(shardings, layouts, storage, self.recomputed(style.recompute))
+        if (key, style.zero) not in self._stored:
+            self._stored[key, style.zero] = {t: self._storage(t, axes, style.zero) for t, axes in use.items()}
+        return Choices(shardings, layouts, self._stored[key, style.zero], self.recomputed(style.recompute))
 
     def recomputed(self, how: str) -> frozenset[str]:
         """Ops of repeated blocks that run again: none, the light ones, or all."""
@@ -71,6 +80,8 @@ class Expert:
             self._again[how] = frozenset(names)
         return self._again[how]
 
+    # ---- degrees
+
     def tensor_degrees(self, most: int) -> list[int]:
         """Degrees up to `most` that cut a product evenly and every attention's heads, where these are most of the work."""
         found = [1]
@@ -78,118 +89,239 @@ class Expert:
         cuttable = sum(op.flops for op in ops if op.kind in PRODUCTS or "attention" in op.kind)
         if 2 * cuttable < sum(op.flops for op in ops):
             return found
+        products = [n for n in self.atoms.nodes if self.graph.ops[n.index].kind in PRODUCTS]
         for tp in range(2, most + 1):
-            heads = [node for node in self.atoms.nodes if "attention" in self.graph.ops[node.index].kind]
-            products = [n for n in self.atoms.nodes if self.graph.ops[n.index].kind in PRODUCTS]
-            fits = all(_divides(node, self.graph, ("heads", "group"), tp) for node in heads)
-            if fits and any(self._column(n, tp) is not None for n in products):
+            if self._cuts_heads(tp) and any(self.column(n, tp) is not None for n in products):
                 found.append(tp)
         return found
 
-    # ---- compute
+    def context_degrees(self, most: int) -> list[int]:
+        """Degrees of Ulysses: every attention's heads are cut evenly, and there are positions to cut."""
+        if not any(any(flags) for flags in self.positions) or not self._attentions:
+            return [1]
+        return [cp for cp in range(1, most + 1) if cp == 1 or self._cuts_heads(cp)]
 
-    def _compute(self, tp: int, sequence: bool) -> tuple[dict[str, OpSharding], dict[str, Layout], dict[str, Axes]]:
-        atoms, graph = self.atoms, self.graph
-        rest: dict[str, Axes] = {}
-        use: dict[str, Axes] = {}
-        shardings: dict[str, OpSharding] = {}
-        layouts: dict[str, Layout] = {}
-        for t, samples in atoms.samples.items():
-            if t not in atoms.producer:
-                rest[t] = tuple((DP,) if s else () for s in samples)
+    def expert_degrees(self, most: int) -> list[int]:
+        """Degrees that cut the experts evenly; 1 where there are none."""
+        sizes = {self.atoms.nodes[n].size[a] for n, a in self.experts.items()}
+        return [ep for ep in range(1, most + 1) if ep == 1 or (sizes and all(s % ep == 0 for s in sizes))]
+
+    @cached_property
+    def _attentions(self) -> list[Node]:
+        return [node for node in self.atoms.nodes if "attention" in self.graph.ops[node.index].kind]
+
+    def _cuts_heads(self, n: int) -> bool:
+        """Whether `n` cuts key-value heads, or else the groups that share one, of every attention."""
+        for node in self._attentions:
+            sizes = [node.size[a] for a in self.heads(node)]
+            if sizes and not any(s % n == 0 for s in sizes):
+                return False
+        return True
+
+    def heads(self, node: Node) -> list[int]:
+        rule = self.graph.ops[node.index].rule
+        return [a for a, f in enumerate(node.factor) if rule.factors[f].name in ("heads", "group")]
+
+    # ---- what there is to cut
+
+    @cached_property
+    def positions(self) -> list[tuple[bool, ...]]:
+        """Per node, per atom: a position in the sequence (dim 1 of what the data brings)."""
+        atoms = self.atoms
+        of: dict[str, tuple[bool, ...]] = {}
+        for t, sizes in atoms.size.items():
+            if atoms.role[t] == "input" and len(atoms.dims[t]) >= 2 and "int" in self.graph.tensor[t].dtype:
+                first, second = atoms.dims[t][:2]
+                of[t] = tuple(first <= k < first + second for k in range(len(sizes)))
+        found = []
         for node in atoms.nodes:
-            op = graph.ops[node.index]
-            cuts: list[tuple[str, ...]] = [(DP,) if s else () for s in node.samples]
-            constant = all(u in atoms.const for u in node.inputs)
-            if constant:
-                cuts = [()] * len(node.size)
-            elif tp > 1:
-                for a in self._pick(node, tp, rest):
-                    cuts[a] = (*cuts[a], TP)
-            axes = tuple(cuts)
-            if not constant:
-                by_factor: dict[str, tuple[Cut, ...]] = {}
-                for a, f in enumerate(node.factor):
-                    name = op.rule.factors[f].name
-                    if axes[a]:
-                        by_factor[name] = by_factor.get(name, ()) + tuple(Cut(x) for x in axes[a])
-                if by_factor:
-                    shardings[op.name] = OpSharding(by_factor)
+            mine = [False] * len(node.size)
             for t, m in zip(node.inputs, node.operands, strict=True):
-                if atoms.role[t] == "param" and t not in use:  # rests as its first op computes with it
-                    use[t] = rest[t] = on(m, axes)
-            partial = {x for a in node.summed for x in axes[a]}
+                for a, flag in zip(m, of.get(t, ()), strict=False):
+                    if flag and a != FIXED:
+                        mine[a] = True
             for t, m in zip(node.outputs, node.results, strict=True):
-                here = on(m, axes)
-                rest[t] = here
-                if TP in partial and sequence:
-                    k = self._longest(node, t, m, tp)
-                    if k is not None:
-                        rest[t] = tuple((*x, TP) if j == k else x for j, x in enumerate(here))
-                        layouts[t] = plan_layout(atoms, t, rest[t])
-        for read, b in atoms.folded.carries:
-            entry = atoms.folded.name(read)
-            if b in layouts and entry not in layouts and atoms.role.get(entry) == "activation":
-                layouts[entry] = plan_layout(atoms, entry, rest[b])
-        return shardings, layouts, use
+                of[t] = tuple(a != FIXED and mine[a] for a in m)
+            found.append(tuple(mine))
+        return found
 
-    def _pick(self, node: Node, tp: int, rest: dict[str, Axes]) -> list[int]:
-        """The atom of an op that "tp" cuts, if any."""
-        atoms, op = self.atoms, self.graph.ops[node.index]
+    @cached_property
+    def experts(self) -> dict[int, int]:
+        """Node -> atom: products of activations with a parameter that has one matrix per expert."""
+        found = {}
+        for n, node in enumerate(self.atoms.nodes):
+            if self.graph.ops[node.index].kind in PRODUCTS and self.weighted(node):
+                both = set(node.operands[0]) & set(node.operands[-1]) & set(node.results[0]) - {FIXED}
+                batch = [a for a in both if not node.samples[a] and node.kind[a] == "free"]
+                if batch:
+                    found[n] = min(batch)
+        return found
 
-        def legal(a: int) -> bool:
-            return a != FIXED and node.kind[a] in ("free", "stat") and node.size[a] >= tp
+    def weighted(self, node: Node) -> bool:
+        """The last operand is a parameter, perhaps transposed."""
+        t = node.inputs[-1]
+        return t in self.atoms.from_params and t in self.atoms.grad
 
-        if op.kind in PRODUCTS and atoms.role[node.inputs[-1]] == "param":
-            held = {a for a, x in zip(node.operands[0], rest[node.inputs[0]], strict=True) if TP in x}
-            row = [a for a in held if a in node.summed]
-            if row:
-                return row[:1]
-            column = self._column(node, tp)
-            return [] if column is None else [column]
-        if op.kind == "embedding":
-            rows = [a for a in node.summed if node.size[a] >= tp]
-            return rows[:1] if node.inputs[1] not in atoms.const else []
-        order = sorted(
-            range(len(node.inputs)), key=lambda k: -prod(node.size[a] for a in node.operands[k] if a != FIXED)
-        )
-        for k in order:
-            for a, x in zip(node.operands[k], rest[node.inputs[k]], strict=True):
-                if TP in x and legal(a):
-                    return [a]
-        return []
-
-    def _column(self, node: Node, tp: int) -> int | None:
+    def column(self, node: Node, tp: int) -> int | None:
         """The output-feature atom of a product with a parameter that `tp` divides."""
+        if not self.weighted(node):
+            return None
         other = {a for a in node.operands[0] if a != FIXED}
         mine = [a for a in node.results[0] if a != FIXED and a not in other]
         fit = [a for a in mine if node.kind[a] == "free" and node.size[a] % tp == 0]
-        return fit[0] if fit else None
-
-    def _longest(self, node: Node, t: str, mapping: tuple[int, ...], tp: int) -> int | None:
-        """Position, among the atoms of a result, of the longest that is neither samples nor features."""
-        features = set(node.results[0][-self.atoms.dims[t][-1] :]) if self.atoms.dims[t] else set()
-        free = [
-            k
-            for k, a in enumerate(mapping)
-            if a != FIXED and not node.samples[a] and a not in features and node.size[a] % tp == 0
-        ]
-        return max(free, key=lambda k: node.size[mapping[k]]) if free else None
+        return next((a for a in fit if a not in node.awkward), fit[0] if fit else None)
 
     # ---- storage
 
     def _storage(self, t: str, use: Axes, zero: int) -> Storage:
-        if zero == 0:
-            return Storage()
         sizes = self.atoms.size[t]
-        if not sizes:
+        if zero == 0 or not sizes:
             return Storage()
         k = max(range(len(sizes)), key=lambda j: sizes[j] / (2.0 if use[j] else 1.0))
         cut = plan_layout(self.atoms, t, tuple((*x, DP) if j == k else x for j, x in enumerate(use)))
         return Storage(cut if zero >= 3 else None, cut if zero >= 2 else None, cut)
 
 
-def _divides(node: Node, graph: Graph, names: tuple[str, ...], tp: int) -> bool:
-    """Whether `tp` cuts the heads of an attention evenly, key-value heads first, then the groups that share one."""
-    sizes = [node.size[a] for a, f in enumerate(node.factor) if graph.ops[node.index].rule.factors[f].name in names]
-    return any(s % tp == 0 for s in sizes) if sizes else True
+class _Computing:
+    """How every op of one graph computes under one style."""
+
+    def __init__(self, expert: Expert, style: Style) -> None:
+        self.expert, self.atoms, self.graph = expert, expert.atoms, expert.graph
+        self.style = style
+        self.size = {CP: style.cp, EP: style.ep, TP: style.tp}
+        self.data = (DP, EP) if style.ep > 1 else (DP,)
+        self.rest: dict[str, Axes] = {}
+        self.use: dict[str, Axes] = {}
+        self.shardings: dict[str, OpSharding] = {}
+        self.layouts: dict[str, Layout] = {}
+
+    def result(self) -> tuple[dict[str, OpSharding], dict[str, Layout], dict[str, Axes]]:
+        atoms = self.atoms
+        for t, samples in atoms.samples.items():
+            if t not in atoms.producer:
+                self.rest[t] = tuple(self.data if s else () for s in samples)
+        for n, node in enumerate(atoms.nodes):
+            constant = all(u in atoms.const for u in node.inputs)
+            cuts: Axes = ((),) * len(node.size) if constant else self._cuts(n, node)
+            if not constant:
+                self._say(node, cuts)
+            for t, m in zip(node.inputs, node.operands, strict=True):
+                if atoms.role[t] == "param" and t not in self.use:  # rests as its first op computes with it
+                    self.use[t] = self.rest[t] = on(m, cuts)
+            for t, m in zip(node.outputs, node.results, strict=True):
+                self._leave(node, t, m, cuts)
+        for read, b in atoms.folded.carries:
+            entry = atoms.folded.name(read)
+            if b in self.layouts and entry not in self.layouts and atoms.role.get(entry) == "activation":
+                self.layouts[entry] = plan_layout(atoms, entry, self.rest[b])
+        return self.shardings, self.layouts, self.use
+
+    def _cuts(self, n: int, node: Node) -> Axes:
+        cuts: list[tuple[str, ...]] = [()] * len(node.size)
+        expert = self._expert(n, node)
+        data = self.data if expert is None else (DP,)
+        for a, samples in enumerate(node.samples):
+            if samples:
+                cuts[a] = data
+        picks = []
+        if expert is not None:
+            picks.append((EP, expert))
+        if self.style.cp > 1 and (position := self._position(n, node, cuts)) is not None:
+            picks.append((CP, position))
+        for axis, a in picks:
+            cuts[a] = (*cuts[a], axis)
+        if self.style.tp > 1 and (tensor := self._tensor(node, cuts)) is not None:
+            cuts[tensor] = (*cuts[tensor], TP)
+        return tuple(cuts)
+
+    def _say(self, node: Node, cuts: Axes) -> None:
+        op = self.graph.ops[node.index]
+        by_factor: dict[str, tuple[Cut, ...]] = {}
+        for a, f in enumerate(node.factor):
+            if cuts[a]:
+                name = op.rule.factors[f].name
+                by_factor[name] = by_factor.get(name, ()) + tuple(Cut(x) for x in cuts[a])
+        if by_factor:
+            self.shardings[op.name] = OpSharding(by_factor)
+
+    def _leave(self, node: Node, t: str, mapping: tuple[int, ...], cuts: Axes) -> None:
+        """How a result rests: as produced, but sums over experts go back to the samples, sums over "tp" to positions."""
+        here = [*on(mapping, cuts)]
+        partial = {x for a in node.summed for x in cuts[a]}
+        if EP in partial:
+            for k, a in enumerate(mapping):
+                if a != FIXED and node.samples[a]:
+                    here[k] = (*here[k], EP)
+                    break
+        if TP in partial and self.style.sequence:
+            longest = self._longest(node, t, mapping, here)
+            if longest is not None:
+                here[longest] = (*here[longest], TP)
+        self.rest[t] = tuple(here)
+        if self.rest[t] != on(mapping, cuts):
+            self.layouts[t] = plan_layout(self.atoms, t, self.rest[t])
+
+    # ---- which atom an axis cuts
+
+    def _held(self, node: Node, axis: str) -> list[int]:
+        """Atoms on which `axis` cuts an operand already, the largest operand first; samples do not count."""
+        order = sorted(
+            range(len(node.inputs)), key=lambda k: -prod(node.size[a] for a in node.operands[k] if a != FIXED)
+        )
+        return [
+            a
+            for k in order
+            for a, x in zip(node.operands[k], self.rest[node.inputs[k]], strict=True)
+            if axis in x and a != FIXED and not node.samples[a] and node.kind[a] in ("free", "stat")
+        ]
+
+    def _expert(self, n: int, node: Node) -> int | None:
+        """The atom of the experts of a product with one matrix each, and of what follows until they are summed."""
+        if self.style.ep == 1:
+            return None
+        if n in self.expert.experts:
+            return self.expert.experts[n]
+        return next(iter(self._held(node, EP)), None)
+
+    def _position(self, n: int, node: Node, cuts: list[tuple[str, ...]]) -> int | None:
+        """The positions if the op allows it; the heads of an attention, which must see all of them."""
+        cp = self.style.cp
+        mine = [a for a, flag in enumerate(self.expert.positions[n]) if flag]
+        free = [a for a in mine if node.kind[a] in ("free", "stat") and node.size[a] % cp == 0]
+        if free:
+            return free[0]
+        if mine and "attention" in self.graph.ops[node.index].kind:
+            heads = [a for a in self.expert.heads(node) if self._left(node, a, cuts) % cp == 0]
+            return heads[-1] if heads else None
+        return None
+
+    def _tensor(self, node: Node, cuts: list[tuple[str, ...]]) -> int | None:
+        tp, op = self.style.tp, self.graph.ops[node.index]
+        if op.kind in PRODUCTS and self.expert.weighted(node):
+            held = {a for a, x in zip(node.operands[0], self.rest[node.inputs[0]], strict=True) if TP in x}
+            row = [a for a in held if a in node.summed]
+            return row[0] if row else self.expert.column(node, tp)
+        if op.kind == "embedding":
+            rows = [a for a in node.summed if node.size[a] >= tp]
+            return rows[0] if rows and node.inputs[1] not in self.atoms.const else None
+        return next((a for a in self._held(node, TP) if self._left(node, a, cuts) >= tp), None)
+
+    def _left(self, node: Node, a: int, cuts: list[tuple[str, ...]]) -> int:
+        size = node.size[a]
+        for x in cuts[a]:
+            size = -(-size // self.size.get(x, 1))
+        return size
+
+    def _longest(self, node: Node, t: str, mapping: tuple[int, ...], here: list[tuple[str, ...]]) -> int | None:
+        """Position, among the atoms of a result, of the longest that is neither samples nor features."""
+        features = set(node.results[0][-self.atoms.dims[t][-1] :]) if self.atoms.dims[t] else set()
+
+        def left(k: int) -> int:
+            return node.size[mapping[k]] // prod(self.size.get(x, 1) for x in here[k])
+
+        free = [
+            k
+            for k, a in enumerate(mapping)
+            if a != FIXED and not node.samples[a] and a not in features and left(k) % self.style.tp == 0
+        ]
+        return max(free, key=left) if free else None

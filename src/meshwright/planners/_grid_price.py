@@ -41,7 +41,7 @@ class Priced:
 
     def considered(self, space: Space) -> Considered:
         p = self.point
-        m = space.problem.recipe.samples // (p.dp * p.micro_batch)
+        m = space.problem.recipe.samples // (p.replicas * p.micro_batch)
         schedule = p.schedule if p.pp > 1 else ""
         return Considered(
             p.words(), p.micro_batch, m, p.recompute, schedule, self.seconds, self.memory, self.over,
@@ -79,15 +79,15 @@ class Evaluator:
 
     # ---- pieces
 
-    def sizes(self, dp: int) -> list[int]:
+    def sizes(self, replicas: int) -> list[int]:
         """Micro-batch sizes on one replica that are priced together."""
-        if dp not in self._sizes:
-            n = self.problem.recipe.samples // dp
+        if replicas not in self._sizes:
+            n = self.problem.recipe.samples // replicas
             found = [b for b in range(1, n + 1) if n % b == 0 and b & (b - 1) == 0]
             if (wish := self.space.fix.get("micro_batch")) and wish not in found:
                 found.append(int(wish))
-            self._sizes[dp] = found
-        return self._sizes[dp]
+            self._sizes[replicas] = found
+        return self._sizes[replicas]
 
     def pieces(self, style: Style, dp: int, pp: int) -> Pieces:
         """Prices of single units, from a plan with one stage a piece; pp tells on how many devices a stage lies."""
@@ -99,10 +99,12 @@ class Evaluator:
     def _price_pieces(self, style: Style, dp: int) -> Pieces:
         units = self.space.units
         counts = tuple(p.count if p.run else 1 for p in units.folded.pieces)
-        point = Point(dp, style.tp, len(counts), style.sequence, 1, 1, style.zero, style.recompute, "1f1b")
+        point = Point(
+            dp, style.tp, len(counts), style.sequence, 1, 1, style.zero, style.recompute, "1f1b", style.cp, style.ep
+        )
         plan = self.space.on_first_devices(self.space.plan(point, counts))
         program = lower(self.graph, plan, self.problem.recipe)
-        micro = [dp * b for b in self.sizes(dp)]
+        micro = [point.replicas * b for b in self.sizes(point.replicas)]
         prices = [self.pricer.stage(code, micro) for code in program.stages]
         n = np.array(counts, np.float64)
         rest = np.array([p.weights + p.gradients + p.state for p in prices])
@@ -129,9 +131,9 @@ class Evaluator:
         combination of these p statements is total / (1 − (1 − 1/m)^p). With chunks only the busiest device counts.
         """
         pieces = self.pieces(point.style, point.dp, point.pp)
-        b = self.sizes(point.dp).index(point.micro_batch)
+        b = self.sizes(point.replicas).index(point.micro_batch)
         total = float(np.dot(pieces.seconds[:, b], pieces.counts))
-        m = self.problem.recipe.samples // (point.dp * point.micro_batch)
+        m = self.problem.recipe.samples // (point.replicas * point.micro_batch)
         least = m * total / point.pp if point.chunks > 1 else total if m == 1 else total / (1 - (1 - 1 / m) ** point.pp)
         return least * self.overhead[0] + self.overhead[1]
 
@@ -149,8 +151,8 @@ class Evaluator:
         does; the fullest holds at least the mean, and at least the smallest work space.
         """
         pieces = self.pieces(point.style, point.dp, point.pp)
-        b = self.sizes(point.dp).index(point.micro_batch)
-        m = self.problem.recipe.samples // (point.dp * point.micro_batch)
+        b = self.sizes(point.replicas).index(point.micro_batch)
+        m = self.problem.recipe.samples // (point.replicas * point.micro_batch)
         flight = min(self._flights(point, m))
         held = float(np.dot(pieces.rest + flight * pieces.held[:, b], pieces.counts)) - pieces.twice
         held /= point.pp
@@ -159,11 +161,11 @@ class Evaluator:
     def parts(self, point: Point) -> tuple[int, ...]:
         """Units per stage: least bottleneck under the memory caps; without caps if they cannot be kept."""
         pieces = self.pieces(point.style, point.dp, point.pp)
-        b = self.sizes(point.dp).index(point.micro_batch)
+        b = self.sizes(point.replicas).index(point.micro_batch)
         p, v = point.pp, point.chunks
         if p * v == 1:
             return (sum(pieces.counts),)
-        m = self.problem.recipe.samples // (point.dp * point.micro_batch)
+        m = self.problem.recipe.samples // (point.replicas * point.micro_batch)
         runs = [
             Run(n, float(pieces.seconds[k, b]), float(pieces.rest[k]), float(pieces.held[k, b]))
             for k, n in enumerate(pieces.counts)
@@ -180,8 +182,8 @@ class Evaluator:
     def _flights(self, point: Point, m: int) -> list[float]:
         """Micro-batches in flight of each stage s = chunk · pp + rank."""
         p, v = point.pp, point.chunks
-        if point.schedule == "gpipe":
-            return [float(m)] * p
+        if point.schedule in ("gpipe", "bfs"):
+            return [float(m)] * (p * v)
         if v == 1:
             return [float(min(p - s, m)) for s in range(p)]
         ranks = [min(2 * (p - r - 1) + (v - 1) * p + 1, m * v) / v for r in range(p)]
@@ -189,23 +191,28 @@ class Evaluator:
 
     def _estimate(self, point: Point, plan: Plan, program: Program) -> tuple[float, float]:
         """(seconds, bytes on the fullest device); equal to `simulate`."""
-        if any(t.dst != t.src + 1 for t in program.transfers) or point.schedule not in ("1f1b", "interleaved", "gpipe"):
+        if any(t.dst != t.src + 1 for t in program.transfers) or point.schedule not in (
+            "1f1b",
+            "interleaved",
+            "gpipe",
+            "bfs",
+        ):
             simulation = simulate(self.problem, plan, detail=False, program=program, pricer=self.pricer)
             return simulation.step_seconds, float(simulation.peak.max())
-        prices = [self._stage(code, point.dp) for code in program.stages]
-        column = self.sizes(point.dp).index(point.micro_batch)
+        prices = [self._stage(code, point.replicas) for code in program.stages]
+        column = self.sizes(point.replicas).index(point.micro_batch)
         cluster = self.problem.cluster
         sends = sends_of(program, cluster, self.pricer)
         work = collect(prices, column, [c.mesh for c in program.stages], sends, cluster, self.problem.cost)
         seconds, peaks = estimate(work, plan.schedule, sends, point.chunks, self.share, self.overhead)
         return seconds, float(peaks.max())
 
-    def _stage(self, code: StageCode, dp: int) -> StagePrice:
+    def _stage(self, code: StageCode, replicas: int) -> StagePrice:
         """Stages with the same code in the same kind of place cost the same; all micro-batch sizes at once."""
         number = code.stage if any(p.shared for p in code.params) else -1  # tied sums name their stages
         key = (id(code.params), number, tuple(s.count for s in code.segments), self.pricer.place(code.mesh))
         if key not in self._stages:
-            self._stages[key] = code, self.pricer.stage(code, [dp * b for b in self.sizes(dp)])
+            self._stages[key] = code, self.pricer.stage(code, [replicas * b for b in self.sizes(replicas)])
         return self._stages[key][1]
 
     def misfit(self, priced: Priced) -> str:

@@ -1,4 +1,4 @@
-"""The points of the grid: every legal dp × tp × pp × chunks × micro-batch × ZeRO × recompute, and how each becomes a plan."""
+"""The points of the grid: every legal dp × ep × cp × tp × pp × chunks × micro-batch × ZeRO × recompute, as plans."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from ..lower.fold import Folded
 from ..plan.lookup import span_entry
 from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Problem
-from ._expert_layout import DP, TP, Expert, Style
+from ._expert_layout import CP, DP, EP, TP, Expert, Style
 
 RECOMPUTE = ("none", "light", "full")
-SCHEDULES = ("1f1b", "interleaved", "gpipe")
 CHUNKS = (2, 3, 4, 5, 6, 8)
+LONG = 16384
+"""Positions from which context parallelism is tried unasked: below, cutting samples or features costs less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +35,33 @@ class Point:
     zero: int
     recompute: str
     schedule: str
+    cp: int = 1
+    ep: int = 1
 
     @property
     def style(self) -> Style:
-        return Style(self.tp, self.sequence, self.zero, self.recompute)
+        return Style(self.tp, self.sequence, self.zero, self.recompute, self.cp, self.ep)
+
+    @property
+    def replicas(self) -> int:
+        """Parts into which a micro-batch is cut."""
+        return self.dp * self.ep
+
+    @property
+    def size(self) -> int:
+        """Devices of one stage."""
+        return self.dp * self.ep * self.cp * self.tp
+
+    def mesh(self, rank: int) -> Mesh:
+        """Devices of a pipeline rank; axes of length 1 other than dp and tp are left out."""
+        axes = [(DP, self.dp), *((a, n) for a, n in ((EP, self.ep), (CP, self.cp)) if n > 1), (TP, self.tp)]
+        devices = range(rank * self.size, (rank + 1) * self.size)
+        return Mesh(devices, tuple(a for a, _ in axes), tuple(n for _, n in axes))
 
     def words(self) -> str:
-        parts = [f"dp{self.dp}"] if self.dp > 1 or self.tp * self.pp == 1 else []
+        parts = [f"dp{self.dp}"] if self.dp > 1 or self.size * self.pp == 1 else []
+        parts += [f"ep{self.ep}"] if self.ep > 1 else []
+        parts += [f"cp{self.cp}"] if self.cp > 1 else []
         parts += [f"tp{self.tp}" + ("+sp" if self.sequence else "")] if self.tp > 1 else []
         parts += [f"pp{self.pp}" + (f"×{self.chunks}" if self.chunks > 1 else "")] if self.pp > 1 else []
         parts += [f"z{self.zero}"] if self.zero else []
@@ -48,7 +69,7 @@ class Point:
 
 
 KEYS: Mapping[str, str] = {
-    "dp": "dp", "tp": "tp", "pp": "pp", "sp": "sequence", "vpp": "chunks", "chunks": "chunks", "zero": "zero",
+    "dp": "dp", "ep": "ep", "cp": "cp", "tp": "tp", "pp": "pp", "sp": "sequence", "vpp": "chunks", "chunks": "chunks", "zero": "zero",
     "micro-batch": "micro_batch", "micro_batch": "micro_batch", "recompute": "recompute", "schedule": "schedule",
 }  # fmt: skip
 """What `--fix` and `--allow` call the fields."""
@@ -110,13 +131,27 @@ class Space:
         """All legal points, cheapest kind first so that of equals the simpler one is kept."""
         cluster, batch = self.problem.cluster, self.problem.recipe.samples
         devices = min(cluster.count, self.problem.limits.devices or cluster.count)
-        for tp in self._some("tp", [t for t in self.expert.tensor_degrees(cluster.node_size) if devices % t == 0]):
-            for pp in self._some("pp", [n for n in _divisors(devices // tp) if n <= self.units.blocks]):
-                dp = devices // tp // pp
-                if self._some("dp", [dp]) and batch % dp == 0:
-                    yield from self._of(dp, tp, pp, batch // dp)
+        node = cluster.node_size
+        for cp in self._some("cp", self.expert.context_degrees(node) if self._long else [1]):
+            for ep in self._some("ep", self.expert.expert_degrees(node)):
+                for tp in self._some("tp", self.expert.tensor_degrees(node)):
+                    rest, odd = divmod(devices, cp * ep * tp)
+                    if odd:
+                        continue
+                    for pp in self._some("pp", [n for n in _divisors(rest) if n <= self.units.blocks]):
+                        dp = rest // pp
+                        if self._some("dp", [dp]) and batch % (dp * ep) == 0:
+                            yield from self._of(dp, tp, pp, cp, ep, batch // (dp * ep))
 
-    def _of(self, dp: int, tp: int, pp: int, samples: int) -> Iterator[Point]:
+    @cached_property
+    def _long(self) -> bool:
+        """Whether context parallelism is worth a try, or was asked for."""
+        if "cp" in self.fix or "cp" in self.allow:
+            return True
+        shapes = (self.graph.tensor[t].shape for t in self.graph.inputs)
+        return max((shape[1] for shape in shapes if len(shape) == 2), default=1) >= LONG
+
+    def _of(self, dp: int, tp: int, pp: int, cp: int, ep: int, samples: int) -> Iterator[Point]:
         sizes = [b for b in _divisors(samples) if b & (b - 1) == 0]
         if "micro_batch" in self.fix:
             sizes = _divisors(samples)
@@ -125,7 +160,7 @@ class Space:
                 for sequence in self._some("sequence", [False, True] if tp > 1 else [False]):
                     for zero in self._some("zero", [0, 1, 2, 3] if dp > 1 else [0]):
                         for recompute in self._some("recompute", list(RECOMPUTE)):
-                            yield Point(dp, tp, pp, sequence, chunks, b, zero, recompute, schedule)
+                            yield Point(dp, tp, pp, sequence, chunks, b, zero, recompute, schedule, cp, ep)
 
     def _schedules(self, pp: int, m: int) -> list[tuple[str, int]]:
         if pp == 1:
@@ -133,6 +168,7 @@ class Space:
         found = [("1f1b", 1), ("gpipe", 1)]
         if m % pp == 0:
             found += [("interleaved", v) for v in CHUNKS if v * pp <= self.units.blocks]
+        found += [("bfs", v) for v in CHUNKS[:1] if v * pp <= self.units.blocks]
         return [(s, v) for s, v in found if self._some("schedule", [s]) and self._some("chunks", [v])]
 
     def _some(self, field: str, values: list) -> list:  # type: ignore[type-arg]
@@ -146,11 +182,10 @@ class Space:
     def plan(self, point: Point, parts: Sequence[int]) -> Plan:
         """The plan of a point; `parts[s]` = units of stage s = chunk · pp + rank."""
         choices = self.expert.choices(point.style)
-        size = point.dp * point.tp
         stages, at = [], 0
         for s, n in enumerate(parts):
             rank = s % point.pp
-            mesh = Mesh(range(rank * size, (rank + 1) * size), (DP, TP), (point.dp, point.tp))
+            mesh = point.mesh(rank)
             stages.append(
                 Stage(
                     self.units.ops(at, at + n), mesh, choices.shardings, choices.layouts, choices.storage, choices.recompute
@@ -158,8 +193,8 @@ class Space:
             )  # fmt: skip
             at += n
         recipe = self.problem.recipe
-        args = {"v": point.chunks} if point.schedule == "interleaved" else {}
-        m = recipe.samples // (point.dp * point.micro_batch)
+        args = {"v": point.chunks} if point.chunks > 1 else {}
+        m = recipe.samples // (point.replicas * point.micro_batch)
         return Plan(self.graph.digest, recipe.samples, tuple(stages), Schedule(point.schedule, m, args))
 
     def on_first_devices(self, plan: Plan) -> Plan:

@@ -1,0 +1,286 @@
+"""PipeDream (Narayanan et al., SOSP 2019, DOI 10.1145/3341301.3359646): stages replicated unevenly, trained without a flush.
+
+The optimizer minimises the time of the slowest stage in the steady state, level by level of a hierarchical cluster, over
+the downsets of the layer graph (`solvers.antichains`, `solvers.replicated_stages`). Two forms of its cost:
+
+    code     the public optimizer: compute + 4 (m − 1) / m · parameters / bandwidth, over m; transfers over m · ratio
+    paper    section 3.1: max of compute and 2 (m − 1) · parameters / bandwidth, over m; transfers whole
+
+A plan is asynchronous 1F1B: whole mini-batches are dealt to the replicas of a stage in turn, weights change after every
+backward and are stashed from a mini-batch's forward to its backward; `vertical_sync` reads the version of the first stage.
+
+On an imported profile nodes are its layers; on a captured model they are the layers between places where one value goes
+on. In memory mode the in-flight copies are bounded as the public code bounds them.
+"""
+
+from __future__ import annotations
+
+from math import inf, isfinite
+from typing import Literal
+
+import numpy as np
+
+from ..cluster.model import Mesh
+from ..errors import Infeasible, InputError, Unsupported
+from ..plan.model import Plan, Schedule, Stage, Weights
+from ..plan.problem import Problem
+from ..plan.schedules.asynchronous import warm_up
+from ..solvers.antichains import Reach, bits, states_of
+from ..solvers.replicated_stages import Rules, Solution, Tier, replicated_stages
+from ._profile import Profile, profile_of
+from ._tiers import components, tiers_of
+from .base import Planner
+from .registry import register
+from .types import Info, Json, Run
+
+GIB = 2.0**30
+
+
+@register
+class PipeDream(Planner):
+    """Stages of least slowest time, with replicas.
+
+    Args:
+        cost: "code" or "paper".
+        compression_ratio: of activations sent; None = transfers are free (code only), as the public optimizer has it.
+        straight: no replicas.
+        use_fewer_machines: leave components idle where that is no slower.
+        memory_constraint: None = if the problem limits memory.
+        vertical_sync: all stages use the version that the first one had.
+        micro_batch: samples of a mini-batch; None = the profile's, or a worker's share of the batch.
+    """
+
+    info = Info(
+        name="pipedream",
+        title="PipeDream: Generalized Pipeline Parallelism for DNN Training",
+        year=2019,
+        reference="DOI 10.1145/3341301.3359646",
+        decides=frozenset({"stages", "replicas", "schedule"}),
+        handles=frozenset({"dag", "memory"}),
+        goals=frozenset({"time"}),
+        family="pipeline",
+    )
+    unit = "s"
+
+    def __init__(
+        self,
+        *,
+        cost: Literal["code", "paper"] = "code",
+        compression_ratio: float | None = None,
+        straight: bool = False,
+        use_fewer_machines: bool = False,
+        memory_constraint: bool | None = None,
+        vertical_sync: bool = False,
+        micro_batch: int | None = None,
+    ) -> None:
+        if cost not in ("code", "paper"):
+            raise InputError(f'pipedream has no cost "{cost}": there are code and paper')
+        if compression_ratio is not None and not (compression_ratio > 0 and isfinite(compression_ratio)):
+            raise InputError(f"pipedream: compression_ratio is {compression_ratio}, it must be above 0")
+        if micro_batch is not None and micro_batch < 1:
+            raise InputError(f"pipedream: micro_batch is {micro_batch}, it must be at least 1 sample")
+        self.cost = cost
+        self.compression_ratio = compression_ratio
+        self.straight = straight
+        self.use_fewer_machines = use_fewer_machines
+        self.memory_constraint = memory_constraint
+        self.vertical_sync = vertical_sync
+        self.micro_batch = micro_batch
+
+    def search(self, problem: Problem, run: Run) -> Json:
+        """Exact over the states; the bound is proven where these are all downsets."""
+        tiers = tiers_of(problem.cluster, "pipedream")
+        profile = profile_of(problem, self._mini_batch(problem))
+        kept = _kept(profile)
+        at = {v: i for i, v in enumerate(kept)}
+        edges = [(at[a], at[b]) for a, b in profile.edges if a in at and b in at]
+        run.tick(0, "states", 0, 2)
+        states = states_of(len(kept), edges)
+        rules = self._rules(problem)
+        columns = (profile.seconds[kept], profile.activation[kept], profile.params[kept])
+        run.tick(0, "stages", 1, 2)
+        solution = replicated_stages(states, *columns, tiers, rules)
+        if solution is None:
+            raise Infeasible(
+                f"no stages fit in {rules.memory / GIB:.3g} GiB a worker: every cut has a stage whose weights and activations, "
+                "times the mini-batches in flight, are over it"
+            )
+        inside = [
+            np.flatnonzero(states.below[j] & ~(states.below[i - 1] if i else False)) for i, j, _ in solution.parts
+        ]
+        self._check_room(rules, [float((columns[1] + columns[2])[own].sum()) for own in inside])
+        nodes = [[kept[i] for i in own] for own in inside]
+        plan = self._plan(problem, profile, nodes, solution)
+        objective = self.objective(problem, plan)
+        if states.complete:
+            run.bound(min(objective, solution.value))
+        run.offer(objective, lambda: plan)
+        run.tick(1, "stages", 2, 2)
+        return self._said(columns[0], columns[2], tiers, solution, objective)
+
+    def objective(self, problem: Problem, plan: Plan) -> float:
+        """Seconds a mini-batch in the steady state, of any stages whose replicas fill equal components level by level.
+
+        Raises:
+            Unsupported: stages that are not consecutive, or replicas spread unevenly over components.
+        """
+        tiers = tiers_of(problem.cluster, "pipedream")
+        profile = profile_of(problem, self._mini_batch(problem))
+        kept = set(_kept(profile))
+        parts = [
+            (sorted(nodes & kept), frozenset(stage.mesh.devices))
+            for nodes, stage in zip(profile.parts(plan), plan.stages)
+        ]
+        parts = [part for part in parts if part[0]]
+        return _Price(profile, kept, tiers, self._rules(problem)).of(parts)
+
+    def _check_room(self, rules: Rules, needs: list[float]) -> None:
+        """The public bound counts copies beyond the first m; a stage that does not fit even once is no stage."""
+        worst = max(needs)
+        if worst > rules.memory:
+            raise Infeasible(
+                f"stage {needs.index(worst)} of {len(needs)} takes {worst / GIB:.3g} GiB of weights and activations for one "
+                f"mini-batch, over the {rules.memory / GIB:.3g} GiB of a worker"
+            )
+
+    def _rules(self, problem: Problem) -> Rules:
+        device = problem.cluster.type_of(0)
+        limited = problem.limits.memory < inf
+        constrained = limited if self.memory_constraint is None else self.memory_constraint
+        return Rules(
+            paper=self.cost == "paper",
+            ratio=self.compression_ratio or 0.0,
+            straight=self.straight,
+            fewer=self.use_fewer_machines,
+            memory=problem.limits.usable(device.memory) if constrained else inf,
+        )
+
+    def _mini_batch(self, problem: Problem) -> int:
+        if self.micro_batch is not None:
+            return self.micro_batch
+        if all(not op.call for op in problem.graph.ops):
+            return problem.graph.samples
+        return max(1, problem.recipe.samples // problem.cluster.count)
+
+    def _plan(self, problem: Problem, profile: Profile, nodes: list[list[int]], solution: Solution) -> Plan:
+        home = {v: s for s, own in enumerate(nodes) for v in own}
+        # Inputs go to their first reader, unused parts of tuples to their maker: neither counts in the search.
+        for v in reversed(range(len(profile))):
+            readers = [home[b] for a, b in profile.edges if a == v and b in home]
+            if v not in home and readers:
+                home[v] = min(readers)
+        for v in range(len(profile)):
+            if v not in home:
+                home[v] = max((home[a] for a, b in profile.edges if b == v and a in home), default=0)
+        stages = []
+        for s, (_, _, devices) in enumerate(solution.parts):
+            own = profile.entries([v for v in range(len(profile)) if home[v] == s])
+            mesh = Mesh(devices, ("data",), (len(devices),))
+            stages.append(Stage(own, mesh, deal="data" if len(devices) > 1 else ""))
+        samples = problem.recipe.samples
+        replicas = ",".join(str(len(stage.mesh.devices)) for stage in stages)
+        reads: Literal["entry", "newest"] = "entry" if self.vertical_sync else "newest"
+        count = max(1, samples // profile.samples)
+        weights = Weights(flush=False, update_every=1, reads=reads, stash=True)
+        return Plan(
+            problem.graph.digest,
+            samples,
+            tuple(stages),
+            Schedule("pipedream", count, {"replicas": replicas}, (), weights),
+        )
+
+    def _said(
+        self, seconds: np.ndarray, params: np.ndarray, tiers: tuple[Tier, ...], solution: Solution, objective: float
+    ) -> Json:
+        replicas = [len(devices) for _, _, devices in solution.parts]
+        data_parallel, inner = float(seconds.sum()), 1
+        for tier in tiers:
+            n = tier.count
+            data_parallel = (data_parallel + 4.0 * (n - 1) * float(params.sum()) / (tier.bandwidth * n) / inner) / n
+            inner = n
+        total = float(seconds.sum())
+        return {
+            "replicas": list(replicas),
+            "in_flight": -(-sum(replicas) // replicas[0]),
+            "versions": [warm_up(replicas, s) + 1 for s in range(len(replicas))],
+            "speedup": total / objective if objective else inf,
+            "data_parallel_speedup": total / data_parallel if data_parallel else inf,
+        }
+
+
+def _kept(profile: Profile) -> list[int]:
+    """Nodes that count: no inputs (their time is data loading), no unused parts of tuples."""
+    read = {a for a, _ in profile.edges}
+    found = []
+    for v, ops in enumerate(profile.ops):
+        first = profile.graph.ops[ops[0]]
+        unused = v not in read and str(dict(first.kwargs).get("description", "")).startswith("__getitem__")
+        if first.kind != "input" and not unused:
+            found.append(v)
+    return found
+
+
+class _Price:
+    """The recurrence, read along one plan."""
+
+    def __init__(self, profile: Profile, kept: set[int], tiers: tuple[Tier, ...], rules: Rules) -> None:
+        self.profile, self.tiers, self.rules = profile, tiers, rules
+        edges = [(a, b) for a, b in profile.edges if a in kept and b in kept]
+        self.reach = Reach(len(profile), edges)
+        self.all = sum(1 << v for v in kept)
+
+    def of(self, parts: list[tuple[list[int], frozenset[int]]]) -> float:
+        done = 0
+        ends = []
+        for nodes, _ in parts:
+            done |= sum(1 << v for v in nodes)
+            ends.append(done)
+            if any(self.reach.before[v] & self.all & ~done for v in nodes):
+                raise Unsupported("pipedream prices stages that depend on earlier ones only")
+        return self._level(len(self.tiers) - 1, parts, ends)
+
+    def _level(self, level: int, parts: list[tuple[list[int], frozenset[int]]], ends: list[int]) -> float:
+        if level < 0:
+            if len(parts) > 1:
+                raise Unsupported("pipedream prices stages with devices of their own")
+            return float(self.profile.seconds[parts[0][0]].sum())
+        unit = 1
+        for tier in self.tiers[:level]:
+            unit *= tier.count
+        tier = self.tiers[level]
+        groups: list[tuple[frozenset[int], list[int]]] = []
+        for i, (_, devices) in enumerate(parts):
+            own = components(sorted(devices), unit)
+            if groups and groups[-1][0] == own:
+                groups[-1][1].append(i)
+            else:
+                groups.append((own, [i]))
+        worst = 0.0
+        for number, (own, inside) in enumerate(groups):
+            roots = {c // tier.count for c in own}
+            copies = len(own) / len(roots)
+            same = all(components(sorted(parts[i][1]), unit) == own for i in inside)
+            if copies != int(copies) or not same or any(own & other for other, _ in groups[:number]):
+                raise Unsupported("pipedream prices stages whose replicas fill equal components of every level")
+            m = int(copies)
+            work = self._level(level - 1, [parts[i] for i in inside], [ends[i] for i in inside])
+            params = float(sum(self.profile.params[v] for i in inside for v in parts[i][0]))
+            before = ends[inside[0]] & ~sum(1 << v for v in parts[inside[0]][0])
+            worst = max(worst, self._stage(level, number == 0, work, params, m, before, ends[inside[-1]]))
+        return worst
+
+    def _stage(self, level: int, first: bool, work: float, params: float, m: int, before: int, end: int) -> float:
+        rate, ratio = self.tiers[level].bandwidth, self.rules.ratio
+        inner = self.tiers[level - 1].count if level and first else 1
+        if self.rules.paper:
+            t = max(work, 2.0 * (m - 1) * params / rate) / m
+            return t if first else max(t, 2.0 * self._sent(before) / rate)
+        t = (work + 4.0 * (m - 1) * params / (rate * m) / inner) / m
+        if not first and ratio > 0:
+            t = max(t, 2.0 * self._sent(before) / (rate * m * ratio))
+            if end != self.all:
+                t = max(t, 2.0 * self._sent(end) / (rate * m * ratio))
+        return t
+
+    def _sent(self, nodes: int) -> float:
+        return float(sum(self.profile.activation[v] for v in bits(self.reach.front(nodes))))

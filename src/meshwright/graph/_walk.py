@@ -9,6 +9,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from ..errors import CaptureError
+from ._bags import length_of_bags, look_up
 from ._builder import Builder, Form, cast_to, dense, reshape_to, source_of
 from ._values import PLACES, is_view, plain, spec_of
 from ._versions import Versions
@@ -174,6 +175,10 @@ class Walker:
             return
         if self._is_nothing(form, operands, specs):
             self.env[node] = operands[0]
+            return
+        if form.kind == "embedding_bag" and (length := length_of_bags(node, self.builder, form, operands)):
+            unread = [None] * (len(results) - 1)
+            self.env[node] = [*look_up(node, self.builder, operands, length), *unread]
             return
         made = self._pure(node, form, operands, specs, strides)
         self.env[node] = made if isinstance(value, (list, tuple)) else (made[0] if made else None)

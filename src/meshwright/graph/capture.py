@@ -3,7 +3,8 @@
     module, kwargs ─ export (fake CPU tensors) ─▶ aten calls ─ emit ─▶ ops in normal form ─ flag samples ─▶ Graph
 
 Normal form: a product and its bias are two ops; in-place ops are written out of place; tied parameters are one tensor;
-dropout at rate 0, casts to the own dtype and reshapes to the own shape are gone. The shapes of a reshape and an expand
+bags of equal length are look-ups and
+a sum; dropout at rate 0, casts to the own dtype and reshapes to the own shape are gone. The shapes of a reshape and an expand
 are written out, and a reshape that copies nothing is called "view".
 """
 

@@ -9,13 +9,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .._spelling import nearest
 from ..errors import InputError
 from . import cache as disk
 from .ir import Graph
-from .zoo import Config, Inputs, Shrink, by_name
+from .zoo import Config, Inputs, Own, Shrink, by_name, own
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -120,7 +120,7 @@ class ModelSource(abc.ABC):
 
 @dataclass(frozen=True)
 class ConfigSource(ModelSource):
-    """A class of transformers, or `user-net`, from a configuration: of the zoo, or the user's file."""
+    """A class of transformers, or a module of the zoo, from a configuration: of the zoo, or the user's file."""
 
     spec: str
     name: str
@@ -143,6 +143,10 @@ class ConfigSource(ModelSource):
         classes = named if isinstance(named, list) else []
         return self.seq > 1 and not any(str(name).endswith("ForSequenceClassification") for name in classes)
 
+    @property
+    def _own(self) -> Own | None:
+        return own().get(str(self.config["model_type"]))
+
     def identity(self) -> Mapping[str, object]:
         return {"config": self.config}
 
@@ -157,10 +161,8 @@ class ConfigSource(ModelSource):
         attention: str = "meshwright",
     ) -> tuple[nn.Module, Inputs]:
         batch, seq = batch or self.batch, seq or self.seq
-        if self.config["model_type"] == "user-net":
-            from .zoo.user import build as build_own
-
-            return build_own(self.config, batch, seq, dtype, device, shrink)
+        if self._own:
+            return self._own.build(self.config, batch, seq, dtype, device, shrink)
         from .zoo._transformers import build
 
         return build(self.config, batch, seq, dtype, device=device, shrink=shrink, attention=attention)
@@ -180,16 +182,21 @@ class ConfigSource(ModelSource):
 
     def _values(self, module: nn.Module, name: str) -> int:
         """How many values an integer input may take."""
-        settings = getattr(module, "config", None)
-        if settings is None:
-            return int(module.embed.num_embeddings)  # type: ignore[union-attr, arg-type]
+        if self._own:
+            return self._own.values(module, name)
+        settings: Any = module.config
         if name == "labels" and not type(module).__name__.endswith(("LM", "LMHeadModel", "ConditionalGeneration")):
             return int(settings.num_labels)
         return int(settings.get_text_config().vocab_size)
 
     def text_inputs(self, tokens: Tensor) -> Inputs:
-        if self.config["model_type"] == "user-net":
-            return {"tokens": tokens[:, :-1], "labels": tokens[:, 1:]}
+        if self._own and self._own.text:
+            return self._own.text(tokens)
+        from .zoo._transformers import configure, targets
+
+        settings, seq = configure(self.config, tokens.shape[1] - 1, None)
+        if settings.is_encoder_decoder:
+            return {"input_ids": tokens[:, :-1], "labels": tokens[:, -targets(settings.to_dict(), seq) :]}
         # transformers shifts the labels itself.
         return {"input_ids": tokens[:, :-1], "labels": tokens[:, :-1]}
 

@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from functools import cache
 
 from ._entry import Config, Entry, Inputs
+from ._own import Own, own
 from ._shrink import Shrink, smaller
 
-__all__ = ["Config", "Entry", "Inputs", "Shrink", "by_name", "entries", "smaller"]
+__all__ = ["Config", "Entry", "Inputs", "Own", "Shrink", "by_name", "entries", "own", "smaller"]
 
 
 @cache
 def by_name() -> Mapping[str, Entry]:
     """Every entry by its name, in the order in which they are listed."""
-    from . import bert, gpt, llama, mixtral, user, vision
+    from . import bert, deepseek, dlrm, gnmt, gpt, llama, mixtral, qwen, t5, unet, user, vision, wide_resnet
 
-    found = (*gpt.ENTRIES, *llama.ENTRIES, *mixtral.ENTRIES, *bert.ENTRIES, *vision.ENTRIES, *user.ENTRIES)
+    families = (gpt, llama, mixtral, qwen, deepseek, bert, t5, gnmt, vision, wide_resnet, unet, dlrm, user)
+    found = (entry for family in families for entry in family.ENTRIES)
     return {entry.name: entry for entry in found}
 
 

@@ -30,7 +30,7 @@ class Entry:
     source: str
     """Where the sizes come from."""
     config: Config = field(default_factory=dict)
-    """`model_type` says who builds it: a class of transformers, or "user-net"."""
+    """`model_type` says who builds it: a class of transformers, or a module of ours."""
 
     @property
     def text(self) -> bool:
@@ -48,10 +48,10 @@ class Entry:
         attention: str = "meshwright",
     ) -> tuple[nn.Module, Inputs]:
         """The module in training mode with its loss inside, and inputs of zeros; seq 0 = the entry's own."""
-        if self.family == "user-net":
-            from .user import build as build_user
+        from ._own import own
 
-            return build_user(self.config, batch, seq or self.seq, dtype, device, shrink)
+        if made := own().get(str(self.config["model_type"])):
+            return made.build(self.config, batch, seq or self.seq, dtype, device, shrink)
         from ._transformers import build
 
         return build(self.config, batch, seq or self.seq, dtype, device=device, shrink=shrink, attention=attention)

@@ -15,6 +15,7 @@ class Shrink:
     """Sizes to use instead of the model's own; 0 (or below, for dropout) keeps them."""
 
     blocks: int = 0
+    """Of the longest run of equal blocks; blocks in front of it that differ (dense ones, a first with a bias) stay."""
     width: int = 0
     heads: int = 0
     kv_heads: int = 0
@@ -37,11 +38,14 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "ffn": ("intermediate_size", "n_inner", "ffn_dim", "hidden_dim", "ffn_hidden_size", "d_ff"),
     "vocab": ("vocab_size",),
     "seq": ("max_position_embeddings", "n_positions"),
+    "expert_ffn": ("moe_intermediate_size",),
     "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
     "image": ("image_size",),
 }
 # Their position table begins behind the padding token: its rows are the longest sequence and pad_token_id + 1 more.
 PADDED_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "xmod"})
+# The first block of each side makes the bias of positions that all others of the side add.
+FIRST_HAS_BIAS = frozenset({"t5", "mt5"})
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "unk_token_id")
 _DROPOUT = re.compile(r"drop(out|_path)|pdrop|layerdrop")
 
@@ -64,6 +68,13 @@ def learned_positions(config: Config) -> bool:
     return not turned and not config.get("alibi") and size_of(config, "seq") > 0
 
 
+def leading_blocks(full: Config) -> int:
+    """Blocks in front of the run of equal ones."""
+    if full.get("model_type") in FIRST_HAS_BIAS:
+        return 1
+    return _number(full, "first_k_dense_replace")
+
+
 def smaller(full: Config, given: Config, shrink: Shrink, seq: int) -> dict[str, object]:
     """`given` at the sizes of `shrink`.
 
@@ -75,29 +86,32 @@ def smaller(full: Config, given: Config, shrink: Shrink, seq: int) -> dict[str, 
     found = dict(given)
 
     def put(names: Iterable[str], value: int) -> None:
-        found.update({name: value for name in names if name in full})
+        found.update({name: value for name in names if name in full or name in given})
 
     width, heads = size_of(full, "width"), size_of(full, "heads")
     kv, ffn = size_of(full, "kv_heads"), size_of(full, "ffn")
     new_width = shrink.width or width
     new_heads = shrink.heads or _divisor(new_width, heads)
     if shrink.blocks:
-        old = size_of(full, "blocks")
-        put(NAMES["blocks"], shrink.blocks)
-        found.update(_cut_lists(found, old, shrink.blocks))
+        blocks = shrink.blocks + leading_blocks(full)
+        put(NAMES["blocks"], blocks)
+        found.update(_cut_lists(found, size_of(full, "blocks"), blocks))
     if (new_width, new_heads) != (width, heads) and width:
         put(NAMES["width"], new_width)
         put(NAMES["heads"], new_heads)
         found.update(_head_dims(found, width, heads, new_width, new_heads))
         if full.get("word_embed_proj_dim") == width:
             found["word_embed_proj_dim"] = new_width
-    if kv:
+    if _number(full, "kv_lora_rank"):  # latent attention: every head has keys of its own
+        put(NAMES["kv_heads"], new_heads)
+    elif kv:
         put(NAMES["kv_heads"], shrink.kv_heads or gcd(new_heads, max(1, kv * new_heads // max(heads, 1))))
     if shrink.ffn or (ffn and new_width != width):
         put(NAMES["ffn"], shrink.ffn or max(8, ffn * new_width // width))
+        put(NAMES["expert_ffn"], shrink.ffn or max(8, size_of(full, "expert_ffn") * new_width // width))
     if shrink.experts:
         put(NAMES["experts"], shrink.experts)
-        put(("num_experts_per_tok",), min(shrink.experts, _number(full, "num_experts_per_tok")))
+        found.update(_routing(full, shrink.experts))
     if shrink.vocab:
         put(NAMES["vocab"], shrink.vocab)
         if "vocab_size" not in full:
@@ -135,9 +149,24 @@ def _cut_lists(given: Config, old: int, new: int) -> dict[str, object]:
 def _head_dims(given: Config, width: int, heads: int, new_width: int, new_heads: int) -> dict[str, object]:
     """A head size that the file states keeps its ratio to width / heads, and stays even for rotary halves."""
     found: dict[str, object] = {}
-    for name in ("head_dim", "d_kv"):
+    for name in ("head_dim", "d_kv", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
         if old := _number(given, name):
             found[name] = max(2, old * heads * new_width // (width * new_heads) // 2 * 2)
+    for name in ("q_lora_rank", "kv_lora_rank"):
+        if old := _number(given, name):
+            found[name] = max(2, old * new_width // width)
+    return found
+
+
+def _routing(full: Config, experts: int) -> dict[str, object]:
+    """Chosen experts and groups of `experts`: a group holds two or more, and no more are chosen than the groups hold."""
+    room, found = experts, dict[str, object]()
+    if groups := _number(full, "n_group"):
+        found["n_group"] = few = gcd(groups, max(1, experts // 2))
+        found["topk_group"] = chosen = max(1, _number(full, "topk_group") * few // groups)
+        room = experts // few * chosen
+    if chosen := _number(full, "num_experts_per_tok"):
+        found["num_experts_per_tok"] = min(room, chosen)
     return found
 
 

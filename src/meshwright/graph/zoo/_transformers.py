@@ -130,6 +130,14 @@ def task(name: str) -> str:
     return next((kind for end, kind in _TASKS.items() if name.endswith(end)), "")
 
 
+def targets(full: Config, seq: int) -> int:
+    """Tokens that are predicted for a sample of `seq`: all, but of an encoder-decoder a quarter.
+
+    Raffel et al. 2020 (section 3.1.4) predict 114 tokens for inputs of 512.
+    """
+    return max(1, seq // 4) if full.get("is_encoder_decoder") else seq
+
+
 def vocabulary(settings: Any) -> int:
     return int(settings.get_text_config().vocab_size)
 
@@ -177,7 +185,7 @@ def _inputs(settings: Any, kind: str, batch: int, seq: int, dtype: str) -> Input
         side, channels = getattr(settings, "image_size", 224), settings.num_channels
         pixels = torch.zeros(batch, channels, side, side, dtype=getattr(torch, dtype))
         return {"pixel_values": pixels, "labels": torch.zeros(batch, dtype=torch.int64)}
-    labels = (batch,) if kind == "class" else (batch, seq)
+    labels = (batch,) if kind == "class" else (batch, targets(settings.to_dict(), seq))
     return {
         "input_ids": torch.zeros(batch, seq, dtype=torch.int64),
         "labels": torch.zeros(labels, dtype=torch.int64),

@@ -8,7 +8,7 @@ from ._entry import Config, Entry, Inputs
 from ._shrink import Shrink
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 BLOCKS, WIDTH, FFN, VOCAB, SEQ = 12, 1024, 4096, 32000, 512
 
@@ -41,6 +41,14 @@ def build(
         module = UserNet(**sizes, seq=seq).to(getattr(torch, dtype)).train()
         inputs = {name: torch.zeros(batch, seq, dtype=torch.int64) for name in ("tokens", "labels")}
     return module, inputs
+
+
+def values(module: nn.Module, name: str) -> int:
+    return int(module.embed.num_embeddings)  # type: ignore[union-attr, arg-type]
+
+
+def text(tokens: Tensor) -> Inputs:
+    return {"tokens": tokens[:, :-1], "labels": tokens[:, 1:]}
 
 
 ENTRIES = (Entry("user-net", "user-net", parameters(), 256, SEQ, "an example of ours, no paper", config()),)

@@ -12,7 +12,7 @@ from execute.layouts import Layout, plan_of
 from meshwright.errors import ExecutionError
 
 FAULTS = 100
-QUICK = 15
+QUICK = 10
 """Of these, in the short run."""
 PLANS: tuple[tuple[str, Layout], ...] = (
     ("llama-3.1-8b", Layout(dp=2, tp=2, sequence=True, zero=3, recompute="light")),

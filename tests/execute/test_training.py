@@ -139,6 +139,7 @@ train(plan, source, steps=2, seq=32, optimizer=AdamW(lr=5e-3), on_step=lambda r:
 """
 
 
+@pytest.mark.slow
 def test_the_same_run_works_under_torchrun(graph: Graph, source: ModelSource, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

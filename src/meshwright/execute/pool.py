@@ -64,7 +64,12 @@ class Pool:
                 arguments = [sys.executable, "-m", "meshwright.execute.worker", address, str(self._folder / "meet")]
                 log = (self._folder / f"rank-{rank}.log").open("wb")
                 process = subprocess.Popen(
-                    [*arguments, str(self.timeout)], env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log
+                    [*arguments, str(self.timeout)],
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C is for the parent, which then ends its ranks
                 )
                 log.close()
                 self._processes.append(process)

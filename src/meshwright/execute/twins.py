@@ -202,11 +202,12 @@ def _element_loss(position: int) -> Twin:
 def _convolution(site: Site) -> Local:
     """Groups are cut with their channels; a bias of a convolution whose channels are summed apart is added once."""
     name = "groups"
-    position = 8 if "transpose" not in site.op.kind and len(site.op.args) > 8 else 6
+    transposed = "transpose" in site.op.kind
+    position = 6
     groups = int(site.arg(position, name, 1) or 1)  # type: ignore[arg-type]
     if groups > 1:
-        channels, whole = site.local_operand(0)[1], site.shape(0)[1]
-        local = groups * channels // whole
+        channels = site.local_result()[1] if transposed else site.local_operand(0)[1]
+        local = channels // max(1, site.local_operand(1)[1])
         call = site.plain(**({f"_{position}": local} if position < len(site.op.args) else {name: local}))
     else:
         call = site.plain()

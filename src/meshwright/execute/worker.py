@@ -44,7 +44,7 @@ def _end_with(parent: int) -> None:
 
 def join(meeting: str, rank: int, world: int, timeout: float, place: Hardware) -> None:
     """Makes the world's process group; the ranks meet through a file."""
-    if place.backend == "gloo" and world > 1:
+    if place.backend == "gloo" and sys.platform == "linux":  # one machine: no name to look up
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group(
         place.backend,

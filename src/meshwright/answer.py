@@ -255,6 +255,7 @@ def reopened(opened: Opened) -> Reopened:
             result_status=result.get("status", outcome.result_status),
             evaluated=result.get("evaluations", 1),
             refused=result.get("refused", 0),
+            points=result.get("points", 0),
             seconds=result.get("search_s", 0.0),
             candidates=tuple(fitting),
             misses=tuple(misses),

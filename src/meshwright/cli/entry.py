@@ -37,9 +37,11 @@ def run(argv: list[str] | None = None) -> int:
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             return _usage(error, args)
-        if type(error).__name__ == "Abort":  # what the parser makes of KeyboardInterrupt
+        if type(error).__name__ == "Abort":  # older versions of the parser
             return _stopped()
         return _bug(error, args)
+    if result == STOPPED:  # what the parser makes of KeyboardInterrupt
+        return _stopped()
     return result if isinstance(result, int) else 0
 
 

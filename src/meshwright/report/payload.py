@@ -40,6 +40,7 @@ def plan_object(outcome: Outcome) -> dict[str, Any]:
             "reason": outcome.reason,
             "evaluations": outcome.evaluated,
             "refused": outcome.refused,
+            "points": outcome.points,
             "bound_s": outcome.bound,
             "seed": outcome.seed,
             "search_s": outcome.seconds,

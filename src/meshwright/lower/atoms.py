@@ -236,15 +236,13 @@ PRODUCTS = frozenset({"linear", "mm", "matmul", "bmm", "addmm"})
 
 
 def _mark_awkward(atoms: Atoms) -> None:
-    """Backwards from the ops that see an atom as fixed, through all ops but products, which make new features."""
+    """Backwards from the ops that see an atom as fixed: what they read there, and what that is made of."""
     bad: dict[str, set[int]] = {}
     for node in reversed(atoms.nodes):
         mine: set[int] = set()
         for t, mapping in zip(node.outputs, node.results):
             mine.update(a for k, a in enumerate(mapping) if k in bad.get(t, ()) and a != FIXED)
         node.awkward = frozenset(mine)
-        if atoms.folded.graph.ops[node.index].kind in PRODUCTS:
-            continue
         fixed = {a for a, kind in enumerate(node.kind) if kind in ("fixed", "halo", "opaque")}
         for t, mapping in zip(node.inputs, node.operands):
             bad.setdefault(t, set()).update(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
+from ..errors import Unsupported
 from ..plan.model import Storage
 from .assign import layout_axes
 from .atoms import item_bytes
@@ -30,6 +31,12 @@ class ParameterPlan:
         self.grad = layout_axes(emit.atoms, name, stored.grad, emit.mesh) if stored and stored.grad else self.rest
         self.state = layout_axes(emit.atoms, name, stored.state, emit.mesh) if stored and stored.state else self.grad
         self.deferred = emit.sums.deferred[name]
+        for what, inner, outer in (("gradient", self.rest, self.grad), ("state", self.grad, self.state)):
+            if any(wide[: len(held)] != held for held, wide in zip(inner, outer)):
+                raise Unsupported(
+                    f'the {what} of "{name}" rests cut otherwise than what it follows from: give it the same cuts, and '
+                    "further ones behind them"
+                )
         self._mesh = emit.mesh
         self._params: dict[tuple[tuple[str, int], ...], Param] = {}
 

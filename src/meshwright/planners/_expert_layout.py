@@ -194,6 +194,7 @@ class _Computing:
         self.use: dict[str, Axes] = {}
         self.shardings: dict[str, OpSharding] = {}
         self.layouts: dict[str, Layout] = {}
+        self.waiting: dict[str, Node] = {}
 
     def result(self) -> tuple[dict[str, OpSharding], dict[str, Layout], dict[str, Axes]]:
         atoms = self.atoms
@@ -202,12 +203,14 @@ class _Computing:
                 self.rest[t] = tuple(self.data if s else () for s in samples)
         for n, node in enumerate(atoms.nodes):
             constant = all(u in atoms.const for u in node.inputs)
+            if self._reshapes_parameters(n):  # waits for its reader
+                self.rest.update((t, ((),) * len(atoms.size[t])) for t in node.outputs)
+                self.waiting.update((t, node) for t in node.outputs)
+                continue
             cuts: Axes = ((),) * len(node.size) if constant else self._cuts(n, node)
             if not constant:
                 self._say(node, cuts)
-            for t, m in zip(node.inputs, node.operands, strict=True):
-                if atoms.role[t] == "param" and t not in self.use:  # rests as its first op computes with it
-                    self.use[t] = self.rest[t] = on(m, cuts)
+            self._read(node, cuts)
             for t, m in zip(node.outputs, node.results, strict=True):
                 self._leave(node, t, m, cuts)
         for read, b in atoms.folded.carries:
@@ -215,6 +218,32 @@ class _Computing:
             if b in self.layouts and entry not in self.layouts and atoms.role.get(entry) == "activation":
                 self.layouts[entry] = plan_layout(atoms, entry, self.rest[b])
         return self.shardings, self.layouts, self.use
+
+    def _reshapes_parameters(self, n: int) -> bool:
+        """A light op on parameters alone: a transpose, a cast."""
+        node = self.atoms.nodes[n]
+        return (
+            n in self.atoms.light
+            and any(t in self.atoms.grad for t in node.inputs)
+            and all(t in self.atoms.from_params for t in node.inputs)
+        )
+
+    def _read(self, node: Node, cuts: Axes) -> None:
+        """What a node reads first rests as it reads it, if it is a parameter or made of parameters."""
+        for t, m in zip(node.inputs, node.operands, strict=True):
+            need = on(m, cuts)
+            if self.atoms.role[t] == "param" and t not in self.use:
+                self.use[t] = self.rest[t] = need
+            elif t in self.waiting:
+                maker = self.waiting.pop(t)
+                own: list[tuple[str, ...]] = [()] * len(maker.size)
+                for a, x in zip(maker.results[maker.outputs.index(t)], need, strict=True):
+                    if a != FIXED and maker.kind[a] in ("free", "stat"):
+                        own[a] = x
+                self._say(maker, tuple(own))
+                self._read(maker, tuple(own))
+                for u, r in zip(maker.outputs, maker.results, strict=True):
+                    self.rest[u] = on(r, tuple(own))
 
     def _cuts(self, n: int, node: Node) -> Axes:
         cuts: list[tuple[str, ...]] = [()] * len(node.size)

@@ -212,7 +212,7 @@ def by_hand(stated: Stated, layout: LayoutByHand, top: int = 5) -> Outcome:
 
     full = layout.completed(stated.problem.cluster)
     fix: dict[str, object] = {
-        "dp": full.dp, "tp": full.tp, "pp": full.pp, "chunks": full.vpp, "zero": full.zero,
+        "dp": full.dp, "tp": full.tp, "pp": full.pp, "cp": full.cp, "ep": full.ep, "chunks": full.vpp, "zero": full.zero,
         "micro_batch": full.micro_batch, "recompute": full.recompute,
     }  # fmt: skip
     if (full.pp or 1) > 1:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from .cluster.model import Cluster
-from .errors import InputError, Unsupported
+from .errors import InputError
 from .report.words import count
 
 
@@ -26,22 +26,17 @@ class LayoutByHand:
     schedule: str = ""
 
     def completed(self, cluster: Cluster) -> LayoutByHand:
-        """All three degrees: one that is missing is worked out, two that are missing: the later is 1.
+        """All degrees: one of dp, tp, pp that is missing is worked out, two that are missing: the later is 1.
 
         Raises:
-            InputError: the degrees do not multiply to the devices. Unsupported: a degree that nothing here lowers.
+            InputError: the degrees do not multiply to the devices.
         """
-        for name in ("cp", "ep"):
-            if (getattr(self, name) or 1) > 1:
-                raise Unsupported(
-                    f"--{name} {getattr(self, name)}: nothing here lowers this axis yet, leave it out",
-                    where=f"--{name}",
-                )
         degrees = {"dp": self.dp, "tp": self.tp, "pp": self.pp}
-        given = {k: v for k, v in degrees.items() if v is not None}
+        others = {k: n for k, n in (("cp", self.cp or 1), ("ep", self.ep or 1)) if n > 1}
+        given = {**{k: v for k, v in degrees.items() if v is not None}, **others}
         product, n = prod(given.values()), cluster.count
         spelled = " × ".join(f"{k} {v}" for k, v in given.items())
-        if len(given) == 3 and product != n:
+        if all(v is not None for v in degrees.values()) and product != n:
             raise InputError(
                 f"{spelled} = {count(product)} devices but {cluster.name} has {count(n)}: "
                 "leave one out and it is worked out for you",
@@ -58,7 +53,7 @@ class LayoutByHand:
         if filled["pp"] == 1 and self.vpp > 1:
             raise InputError(f"--vpp {self.vpp} cuts pipeline stages in chunks, but pp is 1: give --pp", where="--vpp")
         return LayoutByHand(
-            filled["dp"], filled["tp"], filled["pp"], 1, 1, self.vpp, self.zero, self.micro_batch, self.recompute,
+            filled["dp"], filled["tp"], filled["pp"], self.cp or 1, self.ep or 1, self.vpp, self.zero, self.micro_batch, self.recompute,
             self.schedule or ("interleaved" if self.vpp > 1 else "1f1b"),
         )  # fmt: skip
 

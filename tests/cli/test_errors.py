@@ -33,8 +33,8 @@ SENTENCES = [
         "dp 3 = 3 devices, which does not divide the 64 of h100x64: nearest are 2 and 4",
     ),
     (
-        ["simulate", "gpt2", "-c", "h100x8", "--cp", "2"],
-        "--cp 2: nothing here lowers this axis yet, leave it out",
+        ["simulate", "gpt2", "-c", "h100x8", "--dp", "2", "--tp", "2", "--pp", "1", "--cp", "4"],
+        "dp 2 × tp 2 × pp 1 × cp 4 = 16 devices but h100x8 has 8: leave one out and it is worked out for you",
     ),
     (
         ["simulate", "gpt2", "-c", "h100x8", "--vpp", "2"],

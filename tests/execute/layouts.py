@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from meshwright.cluster.model import Mesh
 from meshwright.graph.ir import Graph
 from meshwright.plan.model import Plan, Schedule, Stage
-from meshwright.planners._expert_layout import DP, TP, Expert, Style
-from meshwright.planners._grid_space import Units
+from meshwright.planners._expert_layout import Expert
+from meshwright.planners._grid_space import Point, Units
 
 
 @dataclass(frozen=True)
@@ -23,13 +22,22 @@ class Layout:
     recompute: str = "none"
     schedule: str = "1f1b"
     chunks: int = 1
+    cp: int = 1
+    ep: int = 1
+
+    @property
+    def point(self) -> Point:
+        return Point(
+            self.dp, self.tp, self.pp, self.sequence, self.chunks, 1, self.zero, self.recompute, self.schedule, self.cp, self.ep
+        )  # fmt: skip
 
     @property
     def ranks(self) -> int:
-        return self.dp * self.tp * self.pp
+        return self.point.size * self.pp
 
     def __str__(self) -> str:
-        words = [f"{k}{v}" for k, v in (("dp", self.dp), ("tp", self.tp), ("pp", self.pp)) if v > 1]
+        degrees = (("dp", self.dp), ("ep", self.ep), ("cp", self.cp), ("tp", self.tp), ("pp", self.pp))
+        words = [f"{k}{v}" for k, v in degrees if v > 1]
         words += ["sequence"] if self.sequence else []
         words += [f"zero{self.zero}"] if self.zero else []
         words += [self.recompute] if self.recompute != "none" else []
@@ -40,13 +48,12 @@ class Layout:
 def plan_of(graph: Graph, layout: Layout, micro_batches: int) -> Plan:
     expert = Expert(graph)
     units = Units(expert.atoms.folded)
-    choices = expert.choices(Style(layout.tp, layout.sequence, layout.zero, layout.recompute))
-    count, size = layout.pp * layout.chunks, layout.dp * layout.tp
+    choices = expert.choices(layout.point.style)
+    count = layout.pp * layout.chunks
     parts = [len(units) // count + (s < len(units) % count) for s in range(count)]
     stages, at = [], 0
     for s, n in enumerate(parts):
-        first = s % layout.pp * size
-        mesh = Mesh(range(first, first + size), (DP, TP), (layout.dp, layout.tp))
+        mesh = layout.point.mesh(s % layout.pp)
         stages.append(
             Stage(
                 units.ops(at, at + n), mesh, choices.shardings, choices.layouts, choices.storage, choices.recompute

@@ -52,6 +52,35 @@ def test_a_layout_gives_the_loss_and_every_gradient_of_one_process(name: str, la
     assert result.gradients == len(list(model.graph.params()))
 
 
+LONG = (
+    Layout(cp=2),
+    Layout(cp=2, tp=2, sequence=True, zero=1),
+    Layout(dp=2, cp=2, zero=3, recompute="full"),
+    Layout(cp=2, pp=2, recompute="light"),
+)
+EXPERTS = (
+    Layout(ep=2),
+    Layout(ep=2, tp=2, sequence=True, zero=1, recompute="full"),
+    Layout(dp=2, ep=2, zero=2, recompute="light"),
+    Layout(cp=2, ep=2, zero=3),
+    Layout(ep=2, pp=2, zero=1),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        pytest.param(name, layout, id=f"{name} {layout}", marks=() if k % 2 == 0 else slow)
+        for name, layouts in (("llama-3.1-8b", LONG), ("mixtral-8x7b", EXPERTS))
+        for k, layout in enumerate(layouts)
+    ],
+)
+def test_contexts_and_experts_give_the_loss_and_every_gradient(name: str, layout: Layout, pools: Pools) -> None:
+    model = zoo_model(name)
+    result = model.check(plan_of(model.graph, layout, len(model.batch)), pools(layout.ranks))
+    assert result.equal, result.problems[:5]
+
+
 @pytest.mark.parametrize(("name", "layout"), _cases(DEEP))
 def test_deep_pipelines_give_the_loss_and_every_gradient_of_one_process(
     name: str, layout: Layout, pools: Pools

@@ -29,8 +29,8 @@ def simulate(
     dp: Annotated[Degree, typer.Option("--dp", min=1, help="Data-parallel replicas.")] = None,
     tp: Annotated[Degree, typer.Option("--tp", min=1, help="Tensor-parallel degree.")] = None,
     pp: Annotated[Degree, typer.Option("--pp", min=1, help="Pipeline stages.")] = None,
-    cp: Annotated[Degree, typer.Option("--cp", min=1, help="Context-parallel degree (1 only, for now).")] = None,
-    ep: Annotated[Degree, typer.Option("--ep", min=1, help="Expert-parallel degree (1 only, for now).")] = None,
+    cp: Annotated[Degree, typer.Option("--cp", min=1, help="Context-parallel degree (Ulysses).")] = None,
+    ep: Annotated[Degree, typer.Option("--ep", min=1, help="Expert-parallel degree.")] = None,
     vpp: Annotated[int, typer.Option("--vpp", min=1, help="Chunks a device, interleaved.")] = 1,
     zero: Annotated[
         int, typer.Option("--zero", min=0, max=3, help="What rests cut over dp: 1 state, 2 gradients, 3 weights.")

@@ -22,8 +22,8 @@ def load(path: Path) -> Any:
         InputError: no such file, or no JSON.
     """
     try:
-        text = lzma.open(path, "rt", encoding="utf-8").read() if path.suffix == ".xz" else path.read_text("utf-8")
-        return json.loads(text)
+        content = path.read_bytes()
+        return json.loads((lzma.decompress(content) if path.suffix == ".xz" else content).decode("utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}", where=str(path)) from error
     except lzma.LZMAError as error:
@@ -76,14 +76,14 @@ class Fields:
             raise self.wrong(name, found, "a text")
         return found
 
-    def objects(self, name: str) -> list[Fields]:
+    def rows(self, name: str) -> list[Fields]:
         """A list of objects."""
         found = self._get(name, None)
         if not isinstance(found, list):
             raise self.wrong(name, found, "a list")
         return [Fields(value, self.file, f"{self._at(name)}[{i}]") for i, value in enumerate(found)]
 
-    def object(self, name: str, default: Mapping[str, Any] | None = None) -> Fields:
+    def nested(self, name: str, default: Mapping[str, Any] | None = None) -> Fields:
         return Fields(self._get(name, default), self.file, self._at(name))
 
     def wrong(self, name: str, found: object, wanted: str) -> InputError:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..cluster.model import Cluster, DeviceType, Level
 from ..cost.recorded import OpRecord, Recorded, TransferRecord
@@ -24,7 +24,8 @@ from ._fields import Fields, in_order, load
 HOST_BANDWIDTH = 2.0**31
 """Bytes/s between an accelerator and host memory: what the files' costs were computed with."""
 MILLI = 1e-3
-ACCELERATOR, CPU = "gpu", "cpu"
+ACCELERATOR: Literal["gpu"] = "gpu"
+CPU: Literal["cpu"] = "cpu"
 
 
 def recognises(document: object) -> bool:
@@ -68,8 +69,8 @@ def parse(
 ) -> Problem:
     """`read`, of a parsed document."""
     top = Fields(document, file)
-    nodes = {}
-    for node in top.objects("nodes"):
+    nodes: dict[int, Fields] = {}
+    for node in top.rows("nodes"):
         if nodes.setdefault(node.ident("id"), node) is not node:
             raise node.wrong("id", node.value["id"], "an id of its own")
     if not nodes:
@@ -92,9 +93,16 @@ def parse(
         color = str(node.ident("colorClass")) if "colorClass" in node.value else ""
         ops.append(
             Op(
-                str(v), "profiled", tuple(_tensor(a) for a in reads[v]), (_tensor(v),),
-                Rule((), ((),) * len(reads[v]), ((),)), phase=phase, colocate=color, runs_on=runs_on, kwargs=kwargs,
-            )  # fmt: skip
+                str(v),
+                "profiled",
+                tuple(_tensor(a) for a in reads[v]),
+                (_tensor(v),),
+                Rule((), ((),) * len(reads[v]), ((),)),
+                phase=phase,
+                colocate=color,
+                runs_on=runs_on,
+                kwargs=kwargs,
+            )
         )
         times = {ACCELERATOR: node.number("fpgaLatency"), CPU: node.number("cpuLatency")}
         on = {kind: {phase: seconds} for kind, seconds in times.items()}
@@ -152,12 +160,14 @@ def write(problem: Problem) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _edges(top: Fields, nodes: Mapping[int, Fields], bandwidth: float | None) -> dict[tuple[int, int], tuple[float, float]]:
+def _edges(
+    top: Fields, nodes: Mapping[int, Fields], bandwidth: float | None
+) -> dict[tuple[int, int], tuple[float, float]]:
     """(source, reader) -> (cost, size), in the order of the file; costs of one source agree."""
     found: dict[tuple[int, int], tuple[float, float]] = {}
     costs: dict[int, float] = {}
     widest: dict[int, float] = {}
-    for edge in top.objects("edges"):
+    for edge in top.rows("edges"):
         ends = edge.ident("sourceId"), edge.ident("destId")
         for name, v in zip(("sourceId", "destId"), ends):
             if v not in nodes:

@@ -9,96 +9,21 @@ Public inputs: github.com/msr-fiddle/piper (MIT).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
-
-import numpy as np
+from typing import Any
 
 from ..cluster.model import Cluster, DeviceType, Level
-from ..cost.base import OpMemory
-from ..cost.recorded import OpRecord, Recorded, TransferRecord
+from ..cost.choices import Choice, Profile
+from ..cost.recorded import TransferRecord
 from ..errors import InputError, Unsupported
-from ..graph.ir import Factor, Floats, Graph, Ints, Op, Phase, Rule, Tensor
+from ..graph.ir import Factor, Graph, Op, Rule, Tensor
 from ..graph.serial import digest_of
 from ..plan.problem import Limits, Problem, Recipe
 from ._fields import Fields, in_order, load
 
 SAMPLES, PARTS = "sample", "tmp"
 """Factors of every op: a micro-batch, and the parts of tensor parallelism, which the profile prices as a whole."""
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One way to run one layer on t devices (a TMPC)."""
-
-    name: str
-    seconds: float
-    """Forward and backward of one micro-batch."""
-    weights: float
-    """Bytes on each device; what data parallelism has to synchronise."""
-    stashed: float
-    """Bytes on each device per micro-batch in flight (A)."""
-    fixed: float
-    """Bytes on each device besides (B)."""
-    arriving: Mapping[str, float] = field(default_factory=dict)
-    """Producer -> extra bytes when the edge from it is cut."""
-    leaving: Mapping[str, float] = field(default_factory=dict)
-    """Reader -> extra bytes when the edge to it is cut."""
-
-
-class Profile(Recorded):
-    """Recorded prices that depend on the tensor-parallel degree and on the configuration (`OpSharding.variant`).
-
-    choices: op -> degree -> its configurations, the first being the plain one.
-    """
-
-    name: ClassVar[str] = "recorded"
-
-    def __init__(
-        self,
-        choices: Mapping[str, Mapping[int, tuple[Choice, ...]]],
-        transfers: Mapping[tuple[str, str], TransferRecord],
-    ) -> None:
-        super().__init__({op: OpRecord() for op in choices}, transfers)
-        self.choices = choices
-
-    def compute(self, op: Op, sizes: Ints, device: Any, phase: Phase, variant: str = "") -> Floats:
-        """Seconds of n shards. A profile has one figure for forward and backward; it counts as backward."""
-        if phase != "backward":
-            return np.zeros(len(sizes))
-        return self._share(op, np.asarray(sizes, np.float64), skip=(1,)) * self._of(op, sizes, variant, "seconds")
-
-    def memory(self, op: Op, sizes: Ints, variant: str = "") -> OpMemory:
-        """Bytes of n shards."""
-        share = self._share(op, np.asarray(sizes, np.float64), skip=(1,))
-        return OpMemory(
-            self._of(op, sizes, variant, "fixed"),
-            share * self._of(op, sizes, variant, "stashed"),
-            np.zeros(len(sizes)),
-        )
-
-    def variants(self, op: Op, sizes: Ints) -> tuple[str, ...]:
-        """Names of the configurations at the first shard's degree."""
-        return tuple(c.name for c in self._choices(op, int(np.asarray(sizes)[0][1])))
-
-    def _choices(self, op: Op, part: int) -> tuple[Choice, ...]:
-        degree = max(1, round(op.rule.factors[1].size / max(part, 1)))
-        found = self.choices[op.name].get(degree)
-        if found is None:
-            known = ", ".join(map(str, sorted(self.choices[op.name])))
-            raise InputError(f"{op.name} was not recorded in {degree} parts: recorded are {known}", where=op.name)
-        return found
-
-    def _of(self, op: Op, sizes: Ints, variant: str, what: str) -> Floats:
-        values = []
-        for row in np.asarray(sizes).tolist():
-            choices = self._choices(op, row[1])
-            named = next((c for c in choices if c.name == variant), None) if variant else choices[0]
-            if named is None:
-                raise InputError(f'{op.name} has no configuration "{variant}"', where=op.name)
-            values.append(float(getattr(named, what)))
-        return np.array(values)
 
 
 def recognises(document: object) -> bool:
@@ -140,13 +65,13 @@ def parse(
     """`read`, of a parsed document."""
     top = Fields(document, file)
     nodes: dict[int, Fields] = {}
-    for node in top.objects("nodes"):
+    for node in top.rows("nodes"):
         if nodes.setdefault(node.ident("id"), node) is not node:
             raise node.wrong("id", node.value["id"], "an id of its own")
     if not nodes:
         raise InputError(f"{file}: nodes is empty: a graph has at least one")
     edges: dict[tuple[int, int], float] = {}
-    for edge in top.objects("edges"):
+    for edge in top.rows("edges"):
         ends = edge.ident("sourceId"), edge.ident("destId")
         for name, v in zip(("sourceId", "destId"), ends):
             if v not in nodes:
@@ -204,7 +129,9 @@ def write(problem: Problem) -> dict[str, Any]:
     """
     graph, cost = problem.graph, problem.cost
     if not isinstance(cost, Profile):
-        raise Unsupported(f"prices of {cost.name} have no configurations by degree: only such profiles have this format")
+        raise Unsupported(
+            f"prices of {cost.name} have no configurations by degree: only such profiles have this format"
+        )
     nodes = []
     for op in graph.ops:
         by_degree = {
@@ -234,20 +161,74 @@ def write(problem: Problem) -> dict[str, Any]:
     }
 
 
+def deeper(document: Mapping[str, Any], layers: int, kind: str = "ParallelTransformerLayer") -> dict[str, Any]:
+    """The document with copies of a transformer layer inserted, until it has `layers` of them.
+
+    The copy follows a layer that stands between two transformers: edge v → s becomes v → copy → s with the same bytes,
+    extra bytes move along, and the copy has no other edges (so no attention mask, as in the study's own models).
+
+    Raises:
+        InputError: no such layer, or more layers already.
+    """
+    nodes = [dict(node) for node in document["nodes"]]
+    edges = [dict(edge) for edge in document["edges"]]
+    marked = {node["id"] for node in nodes if node.get("name") == kind}
+    if len(marked) > layers:
+        raise InputError(f"the profile has {len(marked)} layers of kind {kind}: it can only become deeper")
+    for new in range(
+        max(node["id"] for node in nodes) + 1, max(node["id"] for node in nodes) + 1 + layers - len(marked)
+    ):
+        v, s = _between(edges, marked, kind)
+        by_id = {node["id"]: node for node in nodes}
+        cut = next(edge for edge in edges if (edge["sourceId"], edge["destId"]) == (v, s))
+        before = next(edge["sourceId"] for edge in edges if edge["destId"] == v and edge["sourceId"] in marked)
+        cut["destId"] = new
+        edges.append({**cut, "sourceId": new, "destId": s})
+        copy = {t: [_moved(c, {before: v}, {s: s}, alone=True) for c in cs] for t, cs in by_id[v]["TMPCs"].items()}
+        by_id[v]["TMPCs"] = {t: [_moved(c, None, {s: new}) for c in cs] for t, cs in by_id[v]["TMPCs"].items()}
+        by_id[s]["TMPCs"] = {t: [_moved(c, {v: new}, None) for c in cs] for t, cs in by_id[s]["TMPCs"].items()}
+        nodes.append({**by_id[v], "id": new, "TMPCs": copy})
+        marked.add(new)
+    return {**document, "nodes": nodes, "edges": edges}
+
+
+def _between(edges: list[dict[str, Any]], marked: set[int], kind: str) -> tuple[int, int]:
+    """The first layer that follows and feeds a layer of its kind, and the one it feeds."""
+    follows = {edge["destId"] for edge in edges if edge["sourceId"] in marked and edge["destId"] in marked}
+    for edge in edges:
+        if edge["sourceId"] in follows and edge["destId"] in marked:
+            return edge["sourceId"], edge["destId"]
+    raise InputError(f"no layer of kind {kind} stands between two others: nothing to copy")
+
+
+def _moved(
+    choice: dict[str, Any], arriving: dict[int, int] | None, leaving: dict[int, int] | None, alone: bool = False
+) -> dict[str, Any]:
+    """A configuration whose extra bytes belong to renamed neighbours ({old: new}), and with `alone` to no others."""
+    found = dict(choice)
+    for field_name, renamed in (("syncTimeFw", arriving), ("syncTimeBw", leaving)):
+        volumes = choice.get(field_name, {})
+        if renamed is not None:
+            moved = {str(new): volumes[str(old)] for old, new in renamed.items() if str(old) in volumes}
+            others = {k: x for k, x in volumes.items() if not alone and k not in {str(old) for old in renamed}}
+            found[field_name] = moved | others
+    return found
+
+
 def _choices(node: Fields, v: int, edges: Mapping[tuple[int, int], float]) -> dict[int, tuple[Choice, ...]]:
     found: dict[int, tuple[Choice, ...]] = {}
-    degrees = node.object("TMPCs")
+    degrees = node.nested("TMPCs")
     for text in degrees.value:
         if not text.isdigit() or int(text) < 1:
             raise node.wrong("TMPCs", text, "degrees of 1 or more as keys")
-        listed = degrees.objects(text)
+        listed = degrees.rows(text)
         if not listed:
             raise degrees.wrong(text, [], "at least one configuration")
         made = tuple(
             Choice(
                 c.text("id"), c.number("timePerSample"), c.number("parameterSize"), c.number("memoryUsageA"),
-                c.number("memoryUsageB"), _volumes(c.object("syncTimeFw", {}), v, edges, True),
-                _volumes(c.object("syncTimeBw", {}), v, edges, False),
+                c.number("memoryUsageB"), _volumes(c.nested("syncTimeFw", {}), v, edges, True),
+                _volumes(c.nested("syncTimeBw", {}), v, edges, False),
             )
             for c in listed
         )  # fmt: skip

@@ -54,8 +54,8 @@ def enumerate_downsets(need: Any, n: int, words: int, limit: int) -> Any:
             for w in range(words):
                 key[w] = bits[i * words + w]
             key[v >> 6] |= np.uint64(1) << np.uint64(v & 63)
-            h = np.int64(_hash(key, 0, words) & np.uint64(slots - 1))
-            found = -1
+            h: Any = np.int64(_hash(key, 0, words) & np.uint64(slots - 1))
+            found: Any = -1
             while table[h] >= 0:
                 c = np.int64(table[h])
                 same = True
@@ -86,7 +86,7 @@ def enumerate_downsets(need: Any, n: int, words: int, limit: int) -> Any:
                 if count * 2 > slots:
                     slots *= 2
                     table = np.full(slots, -1, np.int32)
-                    for c in range(count):
+                    for c in range(count):  # type: ignore[assignment]
                         h = np.int64(_hash(bits, c * words, words) & np.uint64(slots - 1))
                         while table[h] >= 0:
                             h = (h + 1) & (slots - 1)
@@ -135,15 +135,15 @@ def count_pairs(ptr: Any, node: Any, target: Any) -> Any:
 )  # fmt: skip
 def chain_max_load(
     ptr: Any, node: Any, target: Any, p: Any, q: Any, size: Any, work: Any,
-    eptr: Any, edge: Any, pins: Any, weight: Any, k: int, l: int, memory: float, upper: float, ratio: float,
+    eptr: Any, edge: Any, pins: Any, weight: Any, k: int, cpus: int, memory: float, upper: float, ratio: float,
 ) -> Any:  # fmt: skip
-    """Least maximal load below `upper` of a chain of at most k accelerators and l CPUs; see `downsets.chain_partition`.
+    """Least maximal load below `upper` of a chain of at most k accelerators and so many CPUs; see `downsets.chain_partition`.
 
     From each downset one walk up, an item at a time, with the sums of the stage so far. Returns (value or `upper`, parent
     downset and 0 accelerator / 1 CPU per state, best state of the full set or −1, pairs seen).
     """
     sets, n = ptr.shape[0] - 1, p.shape[0]
-    width = (k + 1) * (l + 1)
+    width = (k + 1) * (cpus + 1)
     value = np.full(sets * width, np.inf)
     parent = np.full(sets * width, -1, np.int32)
     by_cpu = np.zeros(sets * width, np.int8)
@@ -169,7 +169,7 @@ def chain_max_load(
     for i in range(sets - 1):
         alive_count, acc_free, cpu_free = 0, False, False
         base = i * width
-        for a in range(l + 1):
+        for a in range(cpus + 1):
             for b in range(k + 1):
                 s = a * (k + 1) + b
                 before = np.inf
@@ -179,16 +179,16 @@ def chain_max_load(
                     before = min(before, least[s - 1])
                 own = value[base + s]
                 least[s] = min(own, before)
-                if own >= before or own >= upper or (a == l and b == k):
+                if own >= before or own >= upper or (a == cpus and b == k):
                     continue
-                if rest[i] >= ((k - b) * upper + (l - a) * (upper * ratio if l > a else 0.0)) * slack:
+                if rest[i] >= ((k - b) * upper + (cpus - a) * (upper * ratio if cpus > a else 0.0)) * slack:
                     continue
-                if a == l and heavy[i] > (k - b) * memory * slack:
+                if a == cpus and heavy[i] > (k - b) * memory * slack:
                     continue
                 alive[alive_count] = s
                 alive_count += 1
                 acc_free |= b < k
-                cpu_free |= a < l
+                cpu_free |= a < cpus
         if alive_count == 0:
             continue
         depth = 0
@@ -235,7 +235,7 @@ def chain_max_load(
                         by_cpu[j * width + s + 1] = 0
                         if j == sets - 1:
                             upper, best = new, s + 1
-                if on_cpu and s // (k + 1) < l:
+                if on_cpu and s // (k + 1) < cpus:
                     new = max(own, slow)
                     if new < upper and new < value[j * width + s + k + 1]:
                         value[j * width + s + k + 1] = new

@@ -34,7 +34,7 @@ def _choose(
     bandwidth: float, batch: int, mode: int, bound: float,
     choices: Any, seconds: Any, weights: Any, stashed: Any, fixed: Any, eptr: Any, neighbour: Any, volume: Any, extra: Any,
     gain: Any, need: Any, picked: Any, counts: Any,
-) -> float:  # fmt: skip
+) -> Any:  # fmt: skip
     """Seconds of the stage of items listed[: total], inf if no choice fits the memory; `picked` gets the choice of each. gain, need: scratch."""
     time, held, least = 0.0, 0.0, 0.0
     for r in range(total):
@@ -47,9 +47,7 @@ def _choose(
             for e in range(eptr[v], eptr[v + 1]):
                 if inside[neighbour[e]] == 0:
                     moved += 2.0 * (volume[e] + extra[(e * degrees + degree) * width + j])
-            gain[r, j] = (
-                seconds[base + j] / d + (moved / d + 4.0 * (d - 1) / d * weights[base + j] / batch) / bandwidth
-            )
+            gain[r, j] = seconds[base + j] / d + (moved / d + 4.0 * (d - 1) / d * weights[base + j] / batch) / bandwidth
             need[r, j] = stashed[base + j] * y + fixed[base + j]
         best = _fastest(gain[r], count)
         low = need[r, 0]
@@ -84,7 +82,7 @@ def _choose(
 @inline
 def _swap_once(
     total: int, counts: Any, gain: Any, need: Any, picked: Any, time: float, held: float, memory: float
-) -> float:
+) -> Any:
     """Swaps by seconds per byte saved, each applied whole, until it fits."""
     ratio = np.empty(total)
     item = np.empty(total, np.int32)
@@ -109,7 +107,7 @@ def _swap_once(
 @inline
 def _swap_repeatedly(
     total: int, counts: Any, gain: Any, need: Any, picked: Any, time: float, held: float, memory: float
-) -> float:
+) -> Any:
     """The best swap again and again, what it saves counting only as far as it is still needed; any number of choices."""
     while held > memory:
         best, which, choice = np.inf, -1, -1
@@ -129,7 +127,7 @@ def _swap_repeatedly(
 @inline
 def _exactly(
     total: int, counts: Any, gain: Any, need: Any, picked: Any, time: float, held: float, memory: float, bound: float
-) -> float:
+) -> Any:
     """Least seconds that fit, if at most `bound`: undominated (seconds, bytes) of growing sets of items.
 
     Items come in the order of the fewest seconds per byte that any swap of theirs costs, so that what is still needed has

@@ -101,6 +101,24 @@ def path_lattice(order: Sequence[int]) -> Lattice:
     return Lattice(n, bits, ptr, np.array(order, np.int32), np.arange(1, n + 1, dtype=np.int32))
 
 
+def last_in_first_out(n: int, edges: Sequence[tuple[int, int]]) -> list[int]:
+    """A topological order that goes on from the item that became ready last, much as a depth-first walk does."""
+    after: list[list[int]] = [[] for _ in range(n)]
+    waits = [0] * n
+    for a, b in edges:
+        after[a].append(b)
+        waits[b] += 1
+    ready = [v for v in range(n) if not waits[v]]
+    order = []
+    while ready:
+        order.append(ready.pop())
+        for b in after[order[-1]]:
+            waits[b] -= 1
+            if not waits[b]:
+                ready.append(b)
+    return order
+
+
 def chain_partition(
     lattice: Lattice, loads: Loads, accelerators: int, cpus: int, memory: float = inf, upper: float = inf
 ) -> Chain | None:
@@ -132,9 +150,7 @@ def chain_partition(
     return Chain(float(value), tuple(reversed(stages)), int(pairs))
 
 
-def _incidence(
-    n: int, pins: Sequence[Sequence[int]]
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+def _incidence(n: int, pins: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
     """Hyperedges by item, as CSR, and the number of pins of each."""
     own: list[list[int]] = [[] for _ in range(n)]
     for h, members in enumerate(pins):

@@ -67,6 +67,15 @@ class Layers:
         )
 
     @cached_property
+    def ends(self) -> tuple[tuple[tuple[int, float, bool], ...], ...]:
+        """Per item: (other end, bytes, whether the edge arrives here) of its edges."""
+        found: list[list[tuple[int, float, bool]]] = [[] for _ in self.ways]
+        for (a, b), nbytes in self.edges.items():
+            found[a].append((b, nbytes, False))
+            found[b].append((a, nbytes, True))
+        return tuple(tuple(own) for own in found)
+
+    @cached_property
     def work(self) -> NDArray[np.float64]:
         """Device-seconds of each item, at least."""
         return np.array([min(t * w.seconds for t, ws in by.items() for w in ws) for by in self.ways])
@@ -84,18 +93,14 @@ class Layers:
                 choices[v, x] = len(ws)
                 for j, w in enumerate(ws):
                     prices[:, v, x, j] = w.seconds, w.weights, w.stashed, w.fixed
-        ends: list[list[tuple[int, float, bool]]] = [[] for _ in range(n)]
-        for (a, b), nbytes in self.edges.items():
-            ends[a].append((b, nbytes, False))
-            ends[b].append((a, nbytes, True))
-        flat = [(v, *end) for v, own in enumerate(ends) for end in own]
+        flat = [(v, *end) for v, own in enumerate(self.ends) for end in own]
         extra = np.zeros((len(flat), len(degrees), width))
         for e, (v, other, _, arriving) in enumerate(flat):
             for t, ws in self.ways[v].items():
                 for j, w in enumerate(ws):
                     extra[e, degrees.index(t), j] = (w.arriving if arriving else w.leaving).get(other, 0.0)
         return (
-            width, choices.reshape(-1), *(p.reshape(-1) for p in prices), np.cumsum([0, *(len(own) for own in ends)]),
+            width, choices.reshape(-1), *(p.reshape(-1) for p in prices), np.cumsum([0, *(len(own) for own in self.ends)]),
             np.array([end[1] for end in flat], np.int32), np.array([end[2] for end in flat]), extra.reshape(-1),
         )  # fmt: skip
 
@@ -125,8 +130,8 @@ class Staged:
 @dataclass(frozen=True, slots=True)
 class Options:
     rule: Rule = "greedy"
-    replicate: bool = True
-    """Off: one replica a stage."""
+    only: int = 0
+    """Replicas of every stage; 0 = free."""
 
 
 Watch = Callable[[float, "tuple[Staged, ...] | None", float], None]
@@ -134,9 +139,11 @@ Watch = Callable[[float, "tuple[Staged, ...] | None", float], None]
 
 
 def staged_partition(
-    layers: Layers, machine: Machine, options: Options = Options(), watch: Watch | None = None
+    layers: Layers, machine: Machine, options: Options = Options(), watch: Watch | None = None, below: float = inf
 ) -> tuple[float, tuple[Staged, ...]] | None:
-    """Seconds of the slowest stage and the stages in order of the data, with the fewest devices; None if no plan fits.
+    """Seconds of the slowest stage and the stages in order of the data, with the fewest devices.
+
+    None if no plan fits, or none is below `below`.
 
     Optimal up to the rule by which configurations are chosen (with "exact": optimal).
 
@@ -150,11 +157,11 @@ def staged_partition(
     # Above this bound no stage is too slow, so what fails there fails for want of memory or devices.
     ample = _ample(layers, machine)
     while best is None:
-        bound = max(tried, 1e-300) if tried < ample else inf
+        bound = min(max(tried, 1e-300), below) if tried < ample else below
         best = _find(layers, machine, options, bound)
         told(bound, best, _slowest(best))
         if best is None:
-            if bound == inf:
+            if bound == below:
                 return None
             lower, factor = bound, factor * 2
             tried *= 1 + 0.01 * factor
@@ -175,6 +182,11 @@ def staged_partition(
                 break
     least = _find(layers, machine, options, value, fewest=True)
     return value, least if least is not None and _slowest(least) <= value * (1 + 1e-12) else best
+
+
+def provable(layers: Layers, machine: Machine, options: Options, value: float) -> bool:
+    """Is there no plan below `value` by more than the rounding of sums?"""
+    return _find(layers, machine, options, value * (1 - PROOF)) is None
 
 
 def price(layers: Layers, machine: Machine, stages: Sequence[Staged], rule: Rule = "greedy") -> tuple[Staged, ...]:
@@ -198,11 +210,9 @@ def evaluate(layers: Layers, machine: Machine, stages: Sequence[Staged]) -> floa
         for v, j in zip(stage.items, stage.choices):
             w = layers.ways[v][stage.t][j]
             moved = 0.0
-            for (a, b), nbytes in layers.edges.items():
-                if b == v and a not in inside:
-                    moved += 2 * (nbytes + w.arriving.get(a, 0.0))
-                if a == v and b not in inside:
-                    moved += 2 * (nbytes + w.leaving.get(b, 0.0))
+            for other, nbytes, arriving in layers.ends[v]:
+                if other not in inside:
+                    moved += 2 * (nbytes + (w.arriving if arriving else w.leaving).get(other, 0.0))
             seconds += w.seconds / d + (moved / d + 4 * (d - 1) / d * w.weights / machine.batch) / machine.bandwidth
             held += w.stashed * y + w.fixed
         if held > machine.memory * (1 + 1e-12):
@@ -239,7 +249,9 @@ def _find(
         raise InputError('the rule "greedy" knows two configurations of a layer: use "repeated" or "exact" for more')
     width, *arrays = layers.arrays
     replicas = min(machine.batch, machine.devices)
-    divisors = [d for d in range(1, replicas + 1) if machine.batch % d == 0] if options.replicate else [1]
+    divisors = [d for d in range(1, replicas + 1) if machine.batch % d == 0]
+    if options.only:
+        divisors = [options.only]
     least, parent, part, split, _ = feasible(
         lattice.ptr, lattice.node, lattice.target, np.array(divisors), np.array(layers.degrees), width,
         machine.devices, replicas, machine.batch, bound, machine.memory, machine.bandwidth, MODES[options.rule],

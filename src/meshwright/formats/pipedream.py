@@ -207,7 +207,7 @@ def _problem(
     graph = Graph(tuple(ops), tuple(tensors), 1, outputs=ends, loss=ends[-1] if ends else "")
     count = prod(workers)
     levels = tuple(Level(f"level{k + 1}", prod(workers[: k + 1]), rate) for k, rate in enumerate(bandwidth))
-    worker = DeviceType("worker", "gpu", inf if memory is None else memory, {"float32": 0.0}, 0.0)
+    worker = DeviceType("worker", "gpu", inf if memory is None else memory, {}, 0.0)
     return Problem(
         replace(graph, digest=digest_of(graph)),
         Cluster("profiled", (worker,), count, (), levels),

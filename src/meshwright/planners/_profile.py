@@ -82,13 +82,13 @@ class Profile:
         return tuple(frozenset(nodes) for nodes in found)
 
 
-def profile_of(problem: Problem, samples: int) -> Profile:
-    """The profile of `samples` samples."""
+def profile_of(problem: Problem, samples: int, *, borders: bool = True) -> Profile:
+    """The profile of `samples` samples; without `borders` layers of captured graphs end wherever the module changes."""
     graph = problem.graph
     if all(not op.call for op in graph.ops):
         groups: list[tuple[int, ...]] = [(i,) for i in range(len(graph.ops))]
     else:
-        ends = layers_of(graph).ends
+        ends = layers_of(graph).ends if borders else _modules(graph)
         groups = [tuple(range(a, b)) for a, b in zip((0, *ends), ends)]
     node = {op: v for v, ops in enumerate(groups) for op in ops}
     seconds = np.array([[_seconds(problem, op, samples, phase) for op in range(len(graph.ops))] for phase in _PHASES])
@@ -111,8 +111,12 @@ def profile_of(problem: Problem, samples: int) -> Profile:
     return Profile(graph, tuple(groups), per_node[0], per_node[1], activation, params, tuple(edges), samples)
 
 
+def _modules(graph: Graph) -> tuple[int, ...]:
+    n = len(graph.ops)
+    return (*(i for i in range(1, n) if graph.ops[i].module != graph.ops[i - 1].module), n)
+
+
 _PHASES: tuple[Phase, Phase] = ("forward", "backward")
-_Key = tuple[int, Phase]
 
 
 def _seconds(problem: Problem, index: int, samples: int, phase: Phase) -> float:
@@ -124,6 +128,31 @@ def _seconds(problem: Problem, index: int, samples: int, phase: Phase) -> float:
     found = float(problem.cost.compute(op, np.array([sizes], np.int64), device, phase)[0])
     # Of profiles whose ops have no factor of samples the price is proportional to them.
     return found * scale if not any(f.samples for f in op.rule.factors) and not op.call else found
+
+
+def kept_nodes(profile: Profile) -> list[int]:
+    """Nodes that count: no inputs (their time is data loading), no unused parts of tuples."""
+    read = {a for a, _ in profile.edges}
+    found = []
+    for v, ops in enumerate(profile.ops):
+        first = profile.graph.ops[ops[0]]
+        unused = v not in read and str(dict(first.kwargs).get("description", "")).startswith("__getitem__")
+        if first.kind != "input" and not unused:
+            found.append(v)
+    return found
+
+
+def with_the_rest(profile: Profile, parts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Stages of kept nodes completed: inputs go to their first reader, unused parts of tuples to their maker."""
+    home = {v: s for s, own in enumerate(parts) for v in own}
+    for v in reversed(range(len(profile))):
+        readers = [home[b] for a, b in profile.edges if a == v and b in home]
+        if v not in home and readers:
+            home[v] = min(readers)
+    for v in range(len(profile)):
+        if v not in home:
+            home[v] = max((home[a] for a, b in profile.edges if b == v and a in home), default=0)
+    return [[v for v in range(len(profile)) if home[v] == s] for s in range(len(parts))]
 
 
 def by_samples(graph: Graph, axis: str) -> dict[str, OpSharding]:

@@ -27,7 +27,7 @@ from ..plan.problem import Problem
 from ..plan.schedules.asynchronous import warm_up
 from ..solvers.antichains import Reach, bits, states_of
 from ..solvers.replicated_stages import Rules, Solution, Tier, replicated_stages
-from ._profile import Profile, profile_of
+from ._profile import Profile, kept_nodes, profile_of, with_the_rest
 from ._tiers import components, tiers_of
 from .base import Planner
 from .registry import register
@@ -91,7 +91,7 @@ class PipeDream(Planner):
         """Exact over the states; the bound is proven where these are all downsets."""
         tiers = tiers_of(problem.cluster, "pipedream")
         profile = profile_of(problem, self._mini_batch(problem))
-        kept = _kept(profile)
+        kept = kept_nodes(profile)
         at = {v: i for i, v in enumerate(kept)}
         edges = [(at[a], at[b]) for a, b in profile.edges if a in at and b in at]
         run.tick(0, "states", 0, 2)
@@ -126,7 +126,7 @@ class PipeDream(Planner):
         """
         tiers = tiers_of(problem.cluster, "pipedream")
         profile = profile_of(problem, self._mini_batch(problem))
-        kept = set(_kept(profile))
+        kept = set(kept_nodes(profile))
         parts = [
             (sorted(nodes & kept), frozenset(stage.mesh.devices))
             for nodes, stage in zip(profile.parts(plan), plan.stages)
@@ -162,19 +162,10 @@ class PipeDream(Planner):
             return problem.graph.samples
         return max(1, problem.recipe.samples // problem.cluster.count)
 
-    def _plan(self, problem: Problem, profile: Profile, nodes: list[list[int]], solution: Solution) -> Plan:
-        home = {v: s for s, own in enumerate(nodes) for v in own}
-        # Inputs go to their first reader, unused parts of tuples to their maker: neither counts in the search.
-        for v in reversed(range(len(profile))):
-            readers = [home[b] for a, b in profile.edges if a == v and b in home]
-            if v not in home and readers:
-                home[v] = min(readers)
-        for v in range(len(profile)):
-            if v not in home:
-                home[v] = max((home[a] for a, b in profile.edges if b == v and a in home), default=0)
+    def _plan(self, problem: Problem, profile: Profile, parts: list[list[int]], solution: Solution) -> Plan:
         stages = []
-        for s, (_, _, devices) in enumerate(solution.parts):
-            own = profile.entries([v for v in range(len(profile)) if home[v] == s])
+        for nodes, (_, _, devices) in zip(with_the_rest(profile, parts), solution.parts):
+            own = profile.entries(nodes)
             mesh = Mesh(devices, ("data",), (len(devices),))
             stages.append(Stage(own, mesh, deal="data" if len(devices) > 1 else ""))
         samples = problem.recipe.samples
@@ -206,18 +197,6 @@ class PipeDream(Planner):
             "speedup": total / objective if objective else inf,
             "data_parallel_speedup": total / data_parallel if data_parallel else inf,
         }
-
-
-def _kept(profile: Profile) -> list[int]:
-    """Nodes that count: no inputs (their time is data loading), no unused parts of tuples."""
-    read = {a for a, _ in profile.edges}
-    found = []
-    for v, ops in enumerate(profile.ops):
-        first = profile.graph.ops[ops[0]]
-        unused = v not in read and str(dict(first.kwargs).get("description", "")).startswith("__getitem__")
-        if first.kind != "input" and not unused:
-            found.append(v)
-    return found
 
 
 class _Price:

@@ -183,6 +183,33 @@ class Recurrent(nn.Module):
         return F.cross_entropy(self.out(x).flatten(0, 1), labels.flatten())
 
 
+# One small model of each family that the zoo adds to those above, as the zoo itself scales it down.
+FROM_ZOO = {
+    "qwen3": ("qwen3-235b", {"kv_heads": 2, "ffn": 48, "experts": 8, "seq": LENGTH}),
+    "deepseek": ("deepseek-v3", {"ffn": 48, "experts": 8, "seq": LENGTH}),
+    "wide": ("wrn-50-2", {"width": 128, "image": 32}),
+    "dlrm": ("dlrm", {"width": 16, "ffn": 32}),
+    "gnmt": ("gnmt-8", {"width": 32, "seq": 7}),
+    "levels": ("unet", {"width": 64, "image": 32}),
+}
+
+
+def from_zoo(name: str) -> tuple[Callable[[str, str], nn.Module], Callable[[int, str], dict[str, Any]]]:
+    """build and inputs of a model of the zoo at two blocks."""
+    entry_name, given = FROM_ZOO[name]
+    sizes: dict[str, Any] = {"blocks": 2, "width": 64, "heads": 4, "vocab": 53, **given}
+
+    def made(samples: int, device: str, attention: str) -> tuple[nn.Module, dict[str, Any]]:
+        from meshwright.graph.zoo import Shrink, by_name
+
+        return by_name()[entry_name].build(samples, device=device, shrink=Shrink(**sizes), attention=attention)
+
+    return (
+        lambda device, attention: made(1, device, attention)[0],
+        lambda samples, device: made(samples, device, "eager")[1],
+    )
+
+
 def own(cls: Callable[[], nn.Module]) -> Callable[[str, str], nn.Module]:
     def build(device: str, attention: str) -> nn.Module:
         with torch.device(device):
@@ -221,11 +248,12 @@ MODELS: dict[str, tuple[Callable[[str, str], nn.Module], Callable[[int, str], di
     "unet": (own(UNet), unet_batch),
     "recommender": (own(Recommender), recommender_batch),
     "recurrent": (own(Recurrent), recurrent_batch),
+    **{name: from_zoo(name) for name in FROM_ZOO},
 }
 
 
 def randomised(value: Any, generator: torch.Generator) -> Any:
-    """The same nest with random content: class numbers below 10, floats in [0, 1)."""
+    """The same nest with random content: whole numbers below 10, floats in [0, 1)."""
     if isinstance(value, dict):
         return {key: randomised(v, generator) for key, v in value.items()}
     if not isinstance(value, torch.Tensor):

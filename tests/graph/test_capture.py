@@ -265,6 +265,35 @@ def test_constants_keep_their_values() -> None:
     assert values[graph.loss].item() == pytest.approx(module(x).item(), rel=1e-6)
 
 
+class Bags(nn.Module):
+    """Bags of three ids each, and bags that offsets divide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.even, self.uneven = nn.EmbeddingBag(9, 4, mode="sum"), nn.EmbeddingBag(9, 4, mode="sum")
+
+    def forward(self, ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        return (self.even(ids) * self.uneven(ids.flatten(), offsets)).square().mean()
+
+
+def test_bags_of_equal_length_are_look_ups_that_samples_can_cut() -> None:
+    torch.manual_seed(0)
+    module = Bags()
+    batch = {"ids": torch.randint(0, 9, (4, 3)), "offsets": torch.tensor([0, 1, 7, 9])}
+    loss = module(**batch)
+    expected = torch.autograd.grad(loss, list(module.parameters()))
+    graph = capture(module, batch, 4)
+    validate_graph(graph)
+    values = execute_graph(graph, {**module_values(graph, module), **batch})
+    found = torch.autograd.grad(values[graph.loss], list(module.parameters()))
+    assert values[graph.loss].item() == pytest.approx(loss.item(), rel=1e-6)
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a, b)
+    kinds = {op.inputs[0]: op for op in graph.ops if op.kind in ("embedding", "embedding_bag")}
+    assert kinds["even.weight"].kind == "embedding" and kinds["uneven.weight"].kind == "embedding_bag"
+    assert any(f.samples and f.kind == "free" for f in kinds["even.weight"].rule.factors)
+
+
 class NoLoss(nn.Module):
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"logits": x * 2.0}

@@ -11,7 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from meshwright.graph.ir import Graph
 from meshwright.graph.kinds import Call, Spec, kind_of
+from meshwright.graph.source import resolve
 from meshwright.graph.transformers_hooks import register_attention
+from meshwright.graph.zoo import by_name
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -20,6 +22,18 @@ def test_forward_flops_equal_the_counter(name: str, captured: Callable[[str], Gr
     with FlopCounterMode(display=False) as counter:
         build("meta", register_attention())(**inputs(2, "meta"))
     assert sum(op.flops for op in captured(name).ops) == counter.get_total_flops()
+
+
+FULL = ("t5-large", "gnmt-8", "wrn-50-2", "wrn-101-8", "unet", "dlrm")
+SLOW = ("t5-11b", "qwen3-235b", "deepseek-v3")
+
+
+@pytest.mark.parametrize("name", [*FULL, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_forward_flops_at_full_size_equal_the_counter(name: str) -> None:
+    module, inputs = by_name()[name].build(2, dtype="bfloat16")
+    with FlopCounterMode(display=False) as counter:
+        module(**inputs)
+    assert sum(op.flops for op in resolve(name).graph(2, cache=False).ops) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize(

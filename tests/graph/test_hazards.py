@@ -132,3 +132,23 @@ def test_failure_inside_a_module_names_it(tmp_path: Path) -> None:
     spec = write(tmp_path, PART.format(body="self.inner(x.view(3, 3))"))
     line = line_of(spec, "x.view(3, 3)")
     assert refusal(spec).startswith(f"cannot capture layers.0 (moe.py:{line}): ")
+
+
+def test_a_loop_that_is_written_out_step_by_step_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from meshwright.graph import hazards
+
+    loop = "self.scan(x)\n    def scan(self, x):\n        for _ in range({steps}):\n            x = x + self.inner(x)\n        return x"
+    monkeypatch.setattr(hazards, "_MOST_CALLS", 500)
+    graph = resolve(write(tmp_path, PART.replace("{body}", loop.replace("{steps}", "10")))).graph(4, cache=False)
+    assert sum(op.kind == "linear" for op in graph.ops) == 40
+    with pytest.raises(CaptureError) as found:
+        resolve(write(tmp_path, PART.replace("{body}", loop.replace("{steps}", "200")))).graph(4, cache=False)
+    line = next(n for n, t in enumerate((tmp_path / "moe.py").read_text().splitlines(), 1) if "x + self.inner(x)" in t)
+    place = str(found.value).removeprefix("cannot capture ")
+    assert (
+        place.startswith(("layers.0 ", "layers.0.inner ", "layers.1 ", "layers.1.inner "))
+        and f"(moe.py:{line})" in place
+    )
+    assert str(found.value).endswith(
+        ": more than 500 ops, so a loop is written out step by step; use an op that scans, or a shorter --seq"
+    )

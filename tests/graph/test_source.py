@@ -197,6 +197,30 @@ def test_a_damaged_config_says_so(tmp_path: Path) -> None:
     assert refusal(str(file)) == f'{file}: no "model_type": a configuration of transformers has one'
     file.write_text('{"model_type": "elephant"}')
     assert "elephant" in refusal(str(file))
+    file.write_text(json.dumps({"model_type": "gpt2", "n_embd": 100, "n_head": 12}))
+    assert refusal(str(file)).startswith(
+        "config.json: GPT2LMHeadModel refuses these values: `embed_dim` must be divisible"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        (
+            "whisper",
+            "config.json: WhisperForConditionalGeneration reads input_features: models of token ids or of images",
+        ),
+        ("clip", 'config.json: model_type "clip" describes its images in a part of its own; language models,'),
+    ],
+)
+def test_a_config_of_other_inputs_is_refused_before_it_is_traced(tmp_path: Path, kind: str, sentence: str) -> None:
+    from meshwright.errors import Unsupported
+
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(Unsupported) as found:
+        resolve(str(file)).build(2)
+    assert found.value.message.startswith(sentence)
 
 
 def test_a_sequence_beyond_the_position_table_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,9 @@ def export_module(module: torch.nn.Module, kwargs: Mapping[str, object]) -> Expo
     Strict tracing takes 3 to 4 times as long and is tried only where the other kind stops at a read of a value.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with fake_state(module, mode), training(module):
+    with fake_state(module, mode), training(module), warnings.catch_warnings():
+        # Recurrent layers keep a list of their parameters beside the table, which export takes for an assignment.
+        warnings.filterwarnings("ignore", message=r"The tensor attributes self\..*_flat_weights")
         example = pytree.tree_map(lambda value: fake(value, mode), dict(kwargs))
         try:
             return torch.export.export(module, (), example, strict=False)

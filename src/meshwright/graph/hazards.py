@@ -3,6 +3,7 @@
 | in the module                | without notice it would            | here                              |
 | custom autograd.Function     | lose its backward silently         | refused                           |
 | `if x.max() > t`             | fail deep inside of the tracer     | refused, the expression quoted    |
+| a loop over every token      | be traced for hours                | refused when 100,000 ops are made |
 | `.item()`, `.tolist()`       | become a number nobody can cut     | refused                           |
 | `checkpoint()`               | be inlined, its recompute lost     | a note: the plan decides recompute |
 """
@@ -28,6 +29,8 @@ from .ir import Graph
 # Reads of a value by Python; the first line of the sentence depends on which.
 _BRANCHES = ("__bool__",)
 _READS = ("item", "tolist", "numpy", "__int__", "__float__", "__index__")
+# The largest models of the zoo have 11,000 ops; what is ten times longer is a loop over the tokens.
+_MOST_CALLS = 100_000
 _OWN = str(Path(__file__).resolve().parent)
 _TORCH = str(Path(torch.__file__).resolve().parent)
 
@@ -102,6 +105,7 @@ def watched(module: nn.Module) -> Iterator[Seen]:
         _watch_functions(seen, stack)
         _watch_checkpoints(seen, stack)
         _watch_values(seen, stack)
+        _watch_length(seen, stack)
         try:
             yield seen
         except MeshwrightError as error:
@@ -158,6 +162,26 @@ def _watch_checkpoints(seen: Seen, stack: contextlib.ExitStack) -> None:
         return original(*args, **kwargs)
 
     _patch(stack, checkpoint, "_checkpoint_without_reentrant_generator", generator)
+
+
+def _watch_length(seen: Seen, stack: contextlib.ExitStack) -> None:
+    """A scan written as a loop in Python becomes one op a step and layer; calls outside of modules are copies."""
+    original = torch.fx.Graph.create_node
+    made = 0
+
+    def create_node(self: torch.fx.Graph, *args: Any, **kwargs: Any) -> torch.fx.Node:
+        nonlocal made
+        made += bool(seen.stack)
+        if made > _MOST_CALLS:
+            refusal = (
+                f"cannot capture {seen.place() or 'the model'}: more than {_MOST_CALLS:,} ops, so a loop is written out step "
+                "by step; use an op that scans, or a shorter --seq"
+            )
+            seen.refuse(refusal)
+            raise CaptureError(refusal)
+        return original(self, *args, **kwargs)
+
+    _patch(stack, torch.fx.Graph, "create_node", create_node)
 
 
 def _note_checkpoint(seen: Seen) -> None:

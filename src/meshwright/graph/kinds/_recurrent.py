@@ -47,12 +47,18 @@ def _flops(call: Call) -> float:
 
 
 def _saved(call: Call) -> Saved:
-    """Input and result, and per step of every layer the gates (four of an LSTM, three of a GRU) and the cell."""
-    _, weights, _ = _layers(call)
+    """What torch's fused cells keep: per step of every layer the gates (four of an LSTM, three of a GRU), and the cell, or
+    the candidate's share of the last state; besides the input of every layer and the result.
+    """
+    states, weights, _ = _layers(call)
     steps = call.shape(0)[0] * call.shape(0)[1]
-    gates = sum(call.shape(i)[0] for i in weights if len(call.shape(i)) == 2) / 2
+    matrices = [call.shape(i) for i in weights if len(call.shape(i)) == 2]
+    gates = sum(shape[0] for shape in matrices) / 2
     share = 5 / 4 if call.kind == "lstm" else 4 / 3
-    return Saved(operands=(0,), results=(0,), extra=float(steps * gates * share * call.operands[0].item))
+    between = call.out[2] * (call.shape(states[0])[0] // (call.out[2] // call.shape(states[0])[2]) - 1)
+    return Saved(
+        operands=(0, *states), results=(0,), extra=float(steps * (gates * share + between) * call.operands[0].item)
+    )
 
 
 KINDS = (

@@ -58,13 +58,20 @@ def build(
     settings, seq = configure(config, seq, shrink)
     name = architecture(config)
     cls = _class(name)
+    if cls.main_input_name not in ("input_ids", "pixel_values"):
+        raise Unsupported(
+            f"config.json: {name} reads {cls.main_input_name}: models of token ids or of images are planned"
+        )
     settings._attn_implementation = _attention(cls, settings.to_dict(), seq, attention)
     if attention == "meshwright" and cls._can_set_experts_implementation() and size_of(settings.to_dict(), "experts"):
         from ..transformers_hooks import register_experts
 
         settings._experts_implementation = register_experts()
     with torch.device(device):
-        module = cls(settings).to(getattr(torch, dtype)).train()
+        try:
+            module = cls(settings).to(getattr(torch, dtype)).train()
+        except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, RuntimeError) as error:
+            raise InputError(f"config.json: {name} refuses these values: {_first_line(error)}") from error
         if name.endswith("LMHeadModel"):  # transformers tells the loss by the class's name, and not by this one
             module.loss_type = "ForCausalLM"
         return module, _inputs(settings, task(name), batch, seq, dtype)
@@ -182,6 +189,11 @@ def _inputs(settings: Any, kind: str, batch: int, seq: int, dtype: str) -> Input
     import torch
 
     if kind == "image":
+        if not hasattr(settings, "num_channels"):
+            raise Unsupported(
+                f'config.json: model_type "{settings.model_type}" describes its images in a part of its own; '
+                "language models, encoders with a classifier, and classifiers of images alone are planned"
+            )
         side, channels = getattr(settings, "image_size", 224), settings.num_channels
         pixels = torch.zeros(batch, channels, side, side, dtype=getattr(torch, dtype))
         return {"pixel_values": pixels, "labels": torch.zeros(batch, dtype=torch.int64)}

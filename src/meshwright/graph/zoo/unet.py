@@ -51,7 +51,8 @@ def build(
     channels, groups = numbers(config, "channels"), number(config, "groups")
     classes, image = number(config, "classes"), number(config, "image_size")
     if shrink is not None:
-        channels = scaled(channels, shrink.width, groups)
+        # A norm over one channel would make the bias in front of it a parameter without a gradient.
+        channels = scaled(channels, shrink.width, 2 * groups)
         classes, image = shrink.vocab or classes, shrink.image or image
     with torch.device(device):
         module = UNet(channels=channels, colours=number(config, "colours"), classes=classes, groups=groups)

@@ -204,20 +204,23 @@ def test_a_damaged_config_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "sentence"),
+    ("name", "sentence"),
     [
         (
-            "whisper",
+            "WhisperForConditionalGeneration",
             "config.json: WhisperForConditionalGeneration reads input_features: models of token ids or of images",
         ),
-        ("clip", 'config.json: model_type "clip" describes its images in a part of its own; language models,'),
+        (
+            "CLIPForImageClassification",
+            'config.json: model_type "clip" describes its images in a part of its own; language models,',
+        ),
     ],
 )
-def test_a_config_of_other_inputs_is_refused_before_it_is_traced(tmp_path: Path, kind: str, sentence: str) -> None:
+def test_a_config_of_other_inputs_is_refused_before_it_is_traced(tmp_path: Path, name: str, sentence: str) -> None:
     from meshwright.errors import Unsupported
 
     file = tmp_path / "config.json"
-    file.write_text(json.dumps({"model_type": kind}))
+    file.write_text(json.dumps({"model_type": name.partition("For")[0].lower(), "architectures": [name]}))
     with pytest.raises(Unsupported) as found:
         resolve(str(file)).build(2)
     assert found.value.message.startswith(sentence)

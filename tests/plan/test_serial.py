@@ -265,10 +265,15 @@ def test_a_plan_carries_its_own_graph() -> None:
     assert from_json(json.loads(dumps(plan))) == plan
 
 
-def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "plan.json").write_text(dumps(large()).replace('"samples": 2048', '"samples": NaN'))
-    with pytest.raises(InputError, match="NaN in a plan: numbers must be finite"):
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_are_not_finite_are_refused_with_their_line(tmp_path: Path, number: str) -> None:
+    text = dumps(large()).replace('"samples": 2048', f'"samples": {number}')
+    (tmp_path / "plan.json").write_text(text)
+    line = text[: text.index(f'"samples": {number}')].count("\n") + 1
+    assert line > 1
+    with pytest.raises(InputError) as error:
         load(tmp_path / "plan.json")
+    assert str(error.value) == f"plan.json:{line}: {number} is no number a plan may hold: numbers must be finite"
 
 
 def test_a_missing_file_says_what_to_give(tmp_path: Path) -> None:

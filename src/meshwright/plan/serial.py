@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -150,7 +151,11 @@ def load(path: str | os.PathLike[str]) -> Plan:
     except UnicodeDecodeError as error:
         raise InputError(f"{file.name}: byte {error.start} is no text, {again}") from error
     try:
-        data = json.loads(content, parse_constant=_not_finite)
+        data = json.loads(content, parse_constant=_NotFinite.refuse)
+    except _NotFinite as error:
+        found = re.search(rf"[:,\[]\s*{re.escape(str(error))}", content)
+        line = content[: found.end()].count("\n") + 1 if found else 1
+        raise InputError(f"{file.name}:{line}: {error} is no number a plan may hold: numbers must be finite") from error
     except json.JSONDecodeError as error:
         # A file that was cut off fails at its end, or in the string that the cut left open.
         cut = error.pos >= len(content.rstrip()) or error.msg.startswith("Unterminated string")
@@ -167,8 +172,12 @@ def load(path: str | os.PathLike[str]) -> Plan:
         raise InputError(f"{file.name}: {error.message}") from error
 
 
-def _not_finite(value: str) -> float:
-    raise InputError(f"{value} in a plan: numbers must be finite")
+class _NotFinite(Exception):
+    """NaN or Infinity, which JSON of Python's own kind would take for numbers."""
+
+    @classmethod
+    def refuse(cls, value: str) -> float:
+        raise cls(value)
 
 
 def _compact(value: object) -> str:

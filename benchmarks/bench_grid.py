@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import replace
+from statistics import median
 
 from meshwright.cluster import resolve as cluster_of
 from meshwright.cost import Analytic
@@ -40,21 +41,22 @@ def main() -> int:
         graph.__dict__.get("_lowering", {}).clear()
         space = Space(problem, Expert(graph), {}, {})
         prices = Evaluator(space)
-        prices.pieces(replace(POINT, tp=4).style, POINT.dp, POINT.pp)
         prices.price(replace(POINT, tp=4, dp=256, schedule="1f1b", chunks=1))
         cold.append(spent(lambda prices=prices: prices.price(POINT)))
-        other = replace(POINT, chunks=2)
-        prices.price(other)
-        warm.append(spent(lambda prices=prices: prices.price(replace(POINT, chunks=3))))
+    # Every other candidate of the grid with the same blocks: other depths, chunks, schedules, micro-batches.
+    for point in space.points():
+        if point.style == POINT.style and point != POINT:
+            warm.append(spent(lambda point=point: prices.price(point)))
     search = spent(lambda: Grid().plan(problem))
     rows = (
-        ("candidate, cold", sorted(cold)[REPEATS // 2], COLD_GATE_MS),
-        ("candidate, block lowered already", sorted(warm)[REPEATS // 2], WARM_GATE_MS),
+        ("candidate, cold", median(cold), COLD_GATE_MS),
+        ("candidate, block lowered already", median(warm), WARM_GATE_MS),
     )
     missed = False
     for name, value, gate in rows:
         missed |= value > gate
         print(f"{name:36s} {value:8.2f} ms CPU   gate {gate:g} ms   {'missed' if value > gate else 'met'}")
+    print(f"{len(warm)} candidates with the same blocks, the slowest {max(warm):.2f} ms")
     print(f"{'whole search, 405B on 16,384':36s} {search / 1e3:8.2f} s CPU")
     return int(missed)
 

@@ -7,11 +7,10 @@ plan with the same shardings only assembles.
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import replace
 
 from ..errors import InputError
 from ..graph.ir import Graph
-from ..plan.model import Plan, Stage
+from ..plan.model import Layout, Plan, Stage
 from ..plan.problem import Recipe
 from .atoms import Atoms
 from .fold import Folded
@@ -58,9 +57,11 @@ def _stage(
     segments = code.segments
     if any(starts.values()):
         segments = tuple(
-            replace(s, block=starts[p]) if starts.get(p) else s for s, p in zip(segments, pieces, strict=True)
+            s.placed(starts[p], s.count) if starts.get(p) else s for s, p in zip(segments, pieces, strict=True)
         )
-    return replace(code, stage=k, mesh=stage.mesh, segments=segments)
+    return StageCode(
+        k, stage.mesh, segments, code.params, code.grads, code.update, code.inputs
+    )  # fmt: skip
 
 
 def _assemble(
@@ -75,7 +76,7 @@ def _assemble(
         segment = low.segments[p]
         if segment is None:
             continue
-        segments.append(replace(segment, count=n))
+        segments.append(segment.placed(0, n))
         pieces.append(p)
         for t in low.of_piece[p]:
             counts[t] = max(counts.get(t, 0), n if _per_block(folded, low, p, t) else 1)
@@ -153,29 +154,37 @@ def _transfers(graph: Graph, folded: Folded, plan: Plan, low: Lowered, owner: Ow
     """Values that cross from the stage that makes them to each stage that reads them."""
     if len(plan.stages) == 1:
         return []
-    reads = memo(graph, ("outside reads", id(folded)), lambda: _outside_reads(graph, folded))
+    if not low.reads:
+        low.reads = [
+            [(k, j) for k, j in reads if graph.producer.get(graph.ops[p.first + k].inputs[j]) not in low.constants]
+            for p, reads in zip(
+                folded.pieces, memo(graph, ("reads", id(folded)), lambda: _outside_reads(graph, folded))
+            )
+        ]
     starts = [p.first for p in folded.pieces]
     found: dict[tuple[str, int], Transfer] = {}
     for s, spans in enumerate(owner.spans):
         for p, first, _ in spans:
-            piece = folded.pieces[p]
-            for k, j in reads[p]:
-                t = graph.ops[piece.first + first * piece.length + k].inputs[j]
+            at = folded.pieces[p].first + first * folded.pieces[p].length
+            for k, j in low.reads[p]:
+                t = graph.ops[at + k].inputs[j]
                 made = graph.producer.get(t)
-                if made is None or made in low.constants or (t, s) in found:
+                if made is None or (t, s) in found:
                     continue
                 q = bisect_right(starts, made) - 1
-                src = owner.stage(q, (made - folded.pieces[q].first) // folded.pieces[q].length)
+                src = owner.stage(q, (made - starts[q]) // folded.pieces[q].length)
                 if src != s:
-                    found[t, s] = _transfer(folded, low, t, src, s)
+                    found[t, s] = Transfer(t, src, s, *_boundary(folded, low, t))
     return sorted(found.values(), key=lambda x: (x.src, x.dst, x.value))
 
 
-def _transfer(folded: Folded, low: Lowered, t: str, src: int, dst: int) -> Transfer:
+def _boundary(folded: Folded, low: Lowered, t: str) -> tuple[Layout, float, tuple[str, ...] | None, bool]:
+    """Layout, bytes a sample, the axes that cut the samples, whether a gradient comes back."""
     emit, name = low.emit, folded.name(t)
-    axes = emit.done.rest[name]
-    nbytes, samples = emit.amount(name, axes)
-    return Transfer(t, src, dst, emit.layout(name, axes), nbytes, samples, name in emit.atoms.grad)
+    if name not in low.boundaries:
+        axes = emit.done.rest[name]
+        low.boundaries[name] = (emit.layout(name, axes), *emit.amount(name, axes), name in emit.atoms.grad)
+    return low.boundaries[name]
 
 
 def _outside_reads(graph: Graph, folded: Folded) -> list[list[tuple[int, int]]]:
@@ -183,13 +192,13 @@ def _outside_reads(graph: Graph, folded: Folded) -> list[list[tuple[int, int]]]:
     found: list[list[tuple[int, int]]] = []
     for piece in folded.pieces:
         inside = range(piece.first, piece.first + piece.length)
-        reads = []
+        reads: dict[tuple[str, str], tuple[int, int]] = {}
         for k in range(piece.length):
             op = graph.ops[piece.first + k]
             later = graph.ops[piece.first + piece.length + k] if piece.run else op
             for j, (t, u) in enumerate(zip(op.inputs, later.inputs, strict=True)):
                 own = graph.producer.get(t, -1) in inside
                 if not own and (t in graph.producer or graph.producer.get(u, -1) in inside):
-                    reads.append((k, j))
-        found.append(reads)
+                    reads.setdefault((t, u), (k, j))
+        found.append(list(reads.values()))
     return found

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from ..cluster.model import Mesh
 from ..graph.ir import ITEM_BYTES, Graph
+from ..plan.model import Layout
 from ..plan.problem import Recipe
 from .assign import Choices, assign, defer
 from .atoms import Atoms, refine
@@ -64,6 +65,10 @@ class Lowered:
     stages: dict[object, tuple[StageCode, tuple[int, ...]]] = field(default_factory=dict)
     """Codes of stages, by what they hold."""
     programs: dict[object, tuple[tuple[StageCode, ...], tuple[Transfer, ...]]] = field(default_factory=dict)
+    reads: list[list[tuple[int, int]]] = field(default_factory=list)
+    """Per piece: (op in the block, operand) of what it reads from elsewhere, constants apart."""
+    boundaries: dict[str, tuple[Layout, float, tuple[str, ...] | None, bool]] = field(default_factory=dict)
+    """What would cross if a stage ended behind this value."""
     per_block: dict[tuple[int, str], bool] = field(default_factory=dict)
     """(piece, parameter) -> every block has its own."""
 

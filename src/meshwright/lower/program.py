@@ -130,6 +130,13 @@ class Segment:
     samples: tuple[str, ...] = ()
     """Axes over which the samples of this segment are cut."""
 
+    def placed(self, block: int, count: int) -> Segment:
+        """The same code for `count` blocks from number `block` on."""
+        return Segment(
+            self.name, self.first, self.length, block, count, self.forward, self.rerun, self.backward, self.kernels,
+            self.kept, self.samples,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Param:

@@ -183,9 +183,9 @@ class Space:
         """The plan of a point; `parts[s]` = units of stage s = chunk · pp + rank."""
         choices = self.expert.choices(point.style)
         stages, at = [], 0
+        meshes = [point.mesh(rank) for rank in range(point.pp)]
         for s, n in enumerate(parts):
-            rank = s % point.pp
-            mesh = point.mesh(rank)
+            mesh = meshes[s % point.pp]
             stages.append(
                 Stage(
                     self.units.ops(at, at + n), mesh, choices.shardings, choices.layouts, choices.storage, choices.recompute

@@ -119,6 +119,7 @@ def test_states_of_one_source_are_all_downsets(
 ) -> None:
     n, edges, *_ = case
     states = states_of(n, edges)
+    assert states is not None
     every = {s for s in range(1, 1 << n) if all(s >> a & 1 for a, b in edges if s >> b & 1)}
     found = {sum(1 << int(v) for v in range(n) if row[v]) for row in states.below}
     assert found == every and len(states) == len(every) and states.complete
@@ -241,6 +242,26 @@ def test_captured_model_is_planned_too() -> None:
     straight = PipeDream(compression_ratio=1, straight=True).plan(problem)
     assert straight.plan is not None and len(straight.plan.stages) == 4
     assert result.objective <= straight.objective
+
+
+@pytest.mark.parametrize(("name", "most"), [("inception_v3", 0.35), ("nasnetamobile", 0.5), ("nasnetalarge", 0.5)])
+def test_graphs_of_many_branches_are_joined_and_bounded(name: str, most: float, data_folder: Path) -> None:
+    problem = read(data_folder / "pipedream" / f"{name}.graph.txt", workers="4", bandwidth="1e9")
+    planner = PipeDream(compression_ratio=1)
+    result = planner.plan(problem)
+    assert result.plan is not None and result.bound is not None and result.status == "feasible"
+    assert result.bound <= result.objective <= (1 + most) * result.bound
+    assert planner.objective(problem, result.plan) == result.objective
+    ops = [i for stage in result.plan.stages for i in stage_ops(problem.graph, stage)]
+    assert sorted(ops) == list(range(len(problem.graph.ops)))
+
+
+def test_joining_chains_loses_nothing_where_activations_do_not_shrink_inside_them() -> None:
+    problem = chain([1, 2, 3, 2], [1e8] * 4, [1e6] * 4, workers="2", bandwidth="1e9")
+    assert (
+        PipeDream(merge_chains=True).plan(problem).objective
+        == PipeDream().plan(chain([8], [4e8], [1e6], workers="2", bandwidth="1e9")).objective
+    )  # an unbranched graph is one node then
 
 
 def test_options_that_do_not_exist_are_refused() -> None:

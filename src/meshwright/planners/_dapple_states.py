@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import Unsupported
 from ..graph.ir import Floats
 from ..plan.model import Plan
 from ..plan.problem import Problem
@@ -84,7 +85,11 @@ def sums_of(problem: Problem) -> Sums:
         out = np.asarray(values["cut_bytes"], np.float64) * (samples / problem.graph.samples)
     else:
         at = {v: i for i, v in enumerate(kept)}
-        states = states_of(len(kept), [(at[a], at[b]) for a, b in profile.edges if a in at and b in at])
+        states = states_of(len(kept), [(at[a], at[b]) for a, b in profile.edges if a in at and b in at], limit=500)
+        if states is None:
+            raise Unsupported(
+                f"dapple cuts chains of layers: this graph of {len(kept)} layers has more than 500 places to cut"
+            )
         below = states.below
         out = states.front.astype(np.float64) @ profile.activation[kept]
     inside = below.astype(np.float64)

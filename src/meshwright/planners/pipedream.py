@@ -25,7 +25,7 @@ from ..errors import Infeasible, InputError, Unsupported
 from ..plan.model import Plan, Schedule, Stage, Weights
 from ..plan.problem import Problem
 from ..plan.schedules.asynchronous import warm_up
-from ..solvers.antichains import Reach, bits, states_of
+from ..solvers.antichains import Reach, States, bits, chains, condensed, prefixes, states_of
 from ..solvers.replicated_stages import Rules, Solution, Tier, replicated_stages
 from ._profile import Profile, kept_nodes, profile_of, with_the_rest
 from ._tiers import components, tiers_of
@@ -46,6 +46,8 @@ class PipeDream(Planner):
         straight: no replicas.
         use_fewer_machines: leave components idle where that is no slower.
         memory_constraint: None = if the problem limits memory.
+        merge_chains: join unbranched chains first; None = if there are more than 5,000 states otherwise. Where there still
+            are, cuts go along one topological order, and the bound is that of perfect balance.
         vertical_sync: all stages use the version that the first one had.
         micro_batch: samples of a mini-batch; None = the profile's, or a worker's share of the batch.
     """
@@ -70,6 +72,7 @@ class PipeDream(Planner):
         straight: bool = False,
         use_fewer_machines: bool = False,
         memory_constraint: bool | None = None,
+        merge_chains: bool | None = None,
         vertical_sync: bool = False,
         micro_batch: int | None = None,
     ) -> None:
@@ -84,6 +87,7 @@ class PipeDream(Planner):
         self.straight = straight
         self.use_fewer_machines = use_fewer_machines
         self.memory_constraint = memory_constraint
+        self.merge_chains = merge_chains
         self.vertical_sync = vertical_sync
         self.micro_batch = micro_batch
 
@@ -95,9 +99,13 @@ class PipeDream(Planner):
         at = {v: i for i, v in enumerate(kept)}
         edges = [(at[a], at[b]) for a, b in profile.edges if a in at and b in at]
         run.tick(0, "states", 0, 2)
-        states = states_of(len(kept), edges)
+        groups, states = self._states(len(kept), edges)
         rules = self._rules(problem)
-        columns = (profile.seconds[kept], profile.activation[kept], profile.params[kept])
+        columns = (
+            np.array([profile.seconds[[kept[i] for i in own]].sum() for own in groups]),
+            np.array([profile.activation[kept[own[-1]]] for own in groups]),
+            np.array([profile.params[[kept[i] for i in own]].sum() for own in groups]),
+        )
         run.tick(0, "stages", 1, 2)
         solution = replicated_stages(states, *columns, tiers, rules)
         if solution is None:
@@ -109,11 +117,13 @@ class PipeDream(Planner):
             np.flatnonzero(states.below[j] & ~(states.below[i - 1] if i else False)) for i, j, _ in solution.parts
         ]
         self._check_room(rules, [float((columns[1] + columns[2])[own].sum()) for own in inside])
-        nodes = [[kept[i] for i in own] for own in inside]
+        nodes = [sorted(kept[i] for g in own for i in groups[g]) for own in inside]
         plan = self._plan(problem, profile, nodes, solution)
         objective = self.objective(problem, plan)
-        if states.complete:
+        if states.complete and len(groups) == len(kept):
             run.bound(min(objective, solution.value))
+        elif not self.straight:
+            run.bound(float(columns[0].sum()) / problem.cluster.count)  # perfect balance and nothing to send
         run.offer(objective, lambda: plan)
         run.tick(1, "stages", 2, 2)
         return self._said(columns[0], columns[2], tiers, solution, objective)
@@ -133,6 +143,16 @@ class PipeDream(Planner):
         ]
         parts = [part for part in parts if part[0]]
         return _Price(profile, kept, tiers, self._rules(problem)).of(parts)
+
+    def _states(self, n: int, edges: list[tuple[int, int]]) -> tuple[list[list[int]], States]:
+        """Groups of nodes and their states: nodes themselves, else unbranched chains, else nodes in one order."""
+        alone = [[v] for v in range(n)]
+        ways = {None: (alone, chains(n, edges)), True: (chains(n, edges),), False: (alone,)}[self.merge_chains]
+        for groups in ways:
+            states = states_of(len(groups), condensed(groups, edges))
+            if states is not None:
+                return groups, states
+        return alone, prefixes(n, edges)
 
     def _check_room(self, rules: Rules, needs: list[float]) -> None:
         """The public bound counts copies beyond the first m; a stage that does not fit even once is no stage."""

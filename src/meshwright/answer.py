@@ -267,18 +267,15 @@ def reopened(opened: Opened) -> Reopened:
 
 
 BIGGER = (2, 4, 8, 16, 32, 64)
-HINT_SECONDS = 5.0
-"""Of search for each larger cluster that is tried; a hint is not worth more."""
 
 
-def with_hints(stated: Stated, outcome: Outcome, progress: Progress | None = None) -> Outcome:
+def with_hints(stated: Stated, outcome: Outcome) -> Outcome:
     """An infeasible outcome with the smallest changes that fit: a larger cluster of the same kind, shorter sequences.
 
-    Tries powers of two, each for a few seconds, with everything recomputed: a plan found is a proof, none found is not.
+    Tries powers of two with everything recomputed: a plan found is a proof, none found is not.
     """
     from .cluster import presets
     from .planners.grid import Grid
-    from .planners.types import Budget
 
     name, _, count = stated.request.cluster.rpartition("x")
     hints = []
@@ -286,10 +283,9 @@ def with_hints(stated: Stated, outcome: Outcome, progress: Progress | None = Non
     def fits(problem: Problem) -> bool:
         planner = Grid(fix={"recompute": "full", "micro_batch": 1, **stated.request.fix}, top=1)
         try:
-            result = planner.plan(problem, budget=Budget(seconds=HINT_SECONDS), progress=progress)
+            return planner.fits(problem)
         except MeshwrightError:
             return False
-        return result.plan is not None
 
     if name in presets():
         for factor in BIGGER:

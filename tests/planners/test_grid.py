@@ -104,6 +104,19 @@ def test_a_price_is_the_simulators(seed: int) -> None:
         assert (fits(p, plan) is None) == (priced.over == 0)
 
 
+@pytest.mark.parametrize("seed", range(0, 30, 6))
+def test_fits_is_what_the_whole_search_finds(seed: int) -> None:
+    p = small_problem(seed)
+    grid = Grid(allow={"chunks": [1, 2], "micro_batch": [1], "zero": [0, 1, 3], "recompute": ["none", "full"]})
+    least = min(r.memory for r in grid.plan(p).considered)
+    found = set()
+    for share in (2.0, 1.001, 0.9, 0.6, 0.3):
+        q = replace(p, limits=Limits(memory=least * share / 0.9))
+        assert grid.fits(q) == (grid.plan(q).plan is not None)
+        found.add(grid.fits(q))
+    assert found == {True, False}
+
+
 def test_a_price_does_not_depend_on_what_was_priced_before() -> None:
     p = problem("gpt2", 4, cluster_of("v100x8"), 32)
     allow = {"chunks": [1, 2], "micro_batch": [1, 4], "zero": [0, 2], "recompute": ["none", "full"]}

@@ -3,7 +3,7 @@
 | in the module                | without notice it would            | here                              |
 | custom autograd.Function     | lose its backward silently         | refused                           |
 | `if x.max() > t`             | fail deep inside of the tracer     | refused, the expression quoted    |
-| a loop over every token      | be traced for hours                | refused when 100,000 ops are made |
+| a loop over every token      | be traced for hours                | refused when 50,000 ops are made |
 | `.item()`, `.tolist()`       | become a number nobody can cut     | refused                           |
 | `checkpoint()`               | be inlined, its recompute lost     | a note: the plan decides recompute |
 """
@@ -29,8 +29,8 @@ from .ir import Graph
 # Reads of a value by Python; the first line of the sentence depends on which.
 _BRANCHES = ("__bool__",)
 _READS = ("item", "tolist", "numpy", "__int__", "__float__", "__index__")
-# The largest models of the zoo have 11,000 ops; what is ten times longer is a loop over the tokens.
-_MOST_CALLS = 100_000
+# The largest models of the zoo have 11,000 ops; what is several times longer is a loop over the tokens.
+_MOST_CALLS = 50_000
 _OWN = str(Path(__file__).resolve().parent)
 _TORCH = str(Path(torch.__file__).resolve().parent)
 

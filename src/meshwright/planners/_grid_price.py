@@ -144,8 +144,8 @@ class Evaluator:
         seconds, peak = self._estimate(point, plan, program)
         return Priced(point, parts, seconds, peak, max(0.0, peak - self.usable), self.space)
 
-    def least_over(self, point: Point) -> float:
-        """Bytes above the limit that NO cut of this point avoids on its fullest rank; 0 = it may fit.
+    def least_bytes(self, point: Point) -> float:
+        """Bytes that the fullest rank of ANY cut of this point holds at least.
 
         The ranks together hold every unit's rest once and what it leaves behind at least as often as the last stage
         does; the fullest holds at least the mean, and at least the smallest work space.
@@ -155,8 +155,11 @@ class Evaluator:
         m = self.problem.recipe.samples // (point.replicas * point.micro_batch)
         flight = min(self._flights(point, m))
         held = float(np.dot(pieces.rest + flight * pieces.held[:, b], pieces.counts)) - pieces.twice
-        held /= point.pp
-        return max(0.0, held + float(pieces.buffer[:, b].min()) - self.usable)
+        return held / point.pp + float(pieces.buffer[:, b].min())
+
+    def least_over(self, point: Point) -> float:
+        """Bytes above the limit that NO cut of this point avoids on its fullest rank; 0 = it may fit."""
+        return max(0.0, self.least_bytes(point) - self.usable)
 
     def parts(self, point: Point) -> tuple[int, ...]:
         """Units per stage: least bottleneck under the memory caps; without caps if they cannot be kept."""

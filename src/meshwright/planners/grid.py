@@ -69,6 +69,17 @@ class Grid(Planner):
         """Simulated seconds of one step."""
         return simulate(problem, plan, detail=False).step_seconds
 
+    def fits(self, problem: Problem, tries: int = 64) -> bool:
+        """Whether some plan of this space fits: those that may hold least are priced first, up to `tries` of them.
+
+        True is a proof, False is not. Depends on nothing but the problem: no seconds are counted.
+        """
+        space = Space(problem, Expert(problem.graph), self.fix, self.allow)
+        points = list(space.points())
+        prices = Evaluator(space)
+        order = sorted((prices.least_bytes(p), k) for k, p in enumerate(points))
+        return any(prices.price(points[k]).over == 0 for least, k in order[:tries] if least <= prices.usable)
+
     def search(self, problem: Problem, run: Run) -> Json:
         space = Space(problem, Expert(problem.graph), self.fix, self.allow)
         points = list(space.points())

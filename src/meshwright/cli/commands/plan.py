@@ -47,7 +47,7 @@ def plan(
         progress.planner = chosen.info.name
         outcome = answer.search(stated, chosen, top=top, progress=progress.search, stopped=lambda: interrupt.count > 0)
         if outcome.plan is None and outcome.misses and not interrupt.count:
-            outcome = answer.with_hints(stated, outcome, progress.search)
+            outcome = answer.with_hints(stated, outcome)
         if outcome.plan is not None:
             interrupt.writing = True
             outcome = save.write(outcome, stated, folder)

@@ -53,7 +53,7 @@ def refusal(spec: str) -> str:
     return found.value.message
 
 
-def test_branch_on_data_is_quoted_with_module_file_and_line(tmp_path: Path) -> None:
+def test_branch_on_data_is_quoted_with_module_file_and_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     part = PART.format(body="self.choose(x)") + (
         "    def choose(self, x):\n        if x.max() > 1:\n            return self.inner(x)\n        return x\n"
     )
@@ -62,6 +62,7 @@ def test_branch_on_data_is_quoted_with_module_file_and_line(tmp_path: Path) -> N
     assert refusal(spec) == (
         f'cannot capture layers.0 (moe.py:{line}): "if x.max() > 1" branches on data; use torch.where'
     )
+    assert capfd.readouterr() == ("", ""), "torch prints the whole trace of a failed export"
 
 
 def test_read_of_a_value_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import linecache
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -106,6 +107,7 @@ def watched(module: nn.Module) -> Iterator[Seen]:
         _watch_checkpoints(seen, stack)
         _watch_values(seen, stack)
         _watch_length(seen, stack)
+        _hush(stack)
         try:
             yield seen
         except MeshwrightError as error:
@@ -182,6 +184,16 @@ def _watch_length(seen: Seen, stack: contextlib.ExitStack) -> None:
         return original(self, *args, **kwargs)
 
     _patch(stack, torch.fx.Graph, "create_node", create_node)
+
+
+def _hush(stack: contextlib.ExitStack) -> None:
+    """A trace that fails is printed by torch, whole, before it raises; we say it in one sentence."""
+    from torch.export import _trace
+
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    stack.callback(log.setLevel, log.level)
+    log.setLevel(logging.CRITICAL)
+    _patch(stack, _trace, "print", lambda *args, **kwargs: None)
 
 
 def _note_checkpoint(seen: Seen) -> None:

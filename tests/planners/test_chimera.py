@@ -10,6 +10,7 @@ from meshwright.planners._blocks import equal_parts
 from meshwright.planners._chimera_model import all_reduce, play, step_seconds
 from meshwright.planners._profile import profile_of
 from meshwright.planners.chimera import Chimera
+from meshwright.testing.conformance import CHECKS, run_check
 from meshwright.testing.tiny import chain, mlp, problem_of
 
 
@@ -129,3 +130,10 @@ def test_wrong_options_and_plans_are_refused() -> None:
     assert plan is not None
     with pytest.raises(Unsupported, match="chimera prices plans under the chimera schedule with f = 2"):
         Chimera(f=2).objective(problem, plan)
+
+
+@pytest.mark.parametrize("name", [n for n in CHECKS if "new process" not in n and "brute force" not in n])
+def test_it_keeps_the_promises_of_every_planner(name: str) -> None:
+    """Not against brute force: none of the plans tried there has two directions."""
+    check = run_check(Chimera(), name)
+    assert check.passed, check.fault

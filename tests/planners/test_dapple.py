@@ -17,6 +17,7 @@ from meshwright.planners._dapple_states import Candidate, latency, sums_of
 from meshwright.planners._pivot import pivot_latency
 from meshwright.planners._placement import Servers, append_first, fresh_first, placements, scatter_first, servers_of
 from meshwright.planners.dapple import Dapple
+from meshwright.testing.conformance import CHECKS, run_check
 from meshwright.testing.tiny import mlp, problem_of
 
 # profile, batch, micro-batch, GPUs x servers, speed-ups of data parallelism and of the best plan, states each stage ends
@@ -193,3 +194,9 @@ def test_wrong_options_and_files_are_refused() -> None:
         parse({"p": {**good, "cut_bytes": [1]}}, "f", "p")
     with pytest.raises(InputError, match="workers is '3', wanted GPUs of a server and servers, such as 8x2"):
         parse({"p": good}, "f", "p", workers="3")
+
+
+@pytest.mark.parametrize("name", [n for n in CHECKS if "new process" not in n])
+def test_it_keeps_the_promises_of_every_planner(name: str) -> None:
+    check = run_check(Dapple(), name)
+    assert check.passed, check.fault

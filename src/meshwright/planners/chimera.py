@@ -25,6 +25,7 @@ from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Problem
 from ..plan.schedules import conditions
 from ..plan.schedules.chimera import worker
+from ..simulate.fits import fits
 from ._blocks import Part, divisors, equal_parts, slowest
 from ._chimera_model import all_reduce, play, step_seconds
 from ._profile import by_samples, profile_of
@@ -89,19 +90,21 @@ class Chimera(Planner):
         for recompute in (False, True):
             for width, depth in self._grids(problem):
                 for shapes in self._largest_first(problem, width, depth, recompute):
-                    fitting = []
+                    fitting = False
                     for shape, parts in shapes:
                         over, why = self._over(problem, shape, parts)
-                        if over <= 0:
-                            fitting.append((self._value(problem, shape, parts), shape, parts))
-                        elif over < closest[1]:
-                            closest = (why, over)
+                        plan = self._plan(problem, shape, parts)
+                        # The paper's count of bytes first; the simulator also knows gathers, buffers and the loss.
+                        why, over = (fits(problem, plan) or "", 0.0) if over <= 0 else (why, over)
+                        if why:
+                            closest = (why, over) if over < closest[1] else closest
+                        else:
+                            fitting = True
+                            value = self._value(problem, shape, parts)
+                            if chosen is None or value < chosen[0]:
+                                chosen = (value, shape)
+                                run.offer(value, lambda plan=plan: plan)  # type: ignore[misc]
                         run.tick(1, "shapes")
-                    for value, shape, parts in fitting:
-                        if chosen is None or value < chosen[0]:
-                            chosen = (value, shape)
-                            plan = self._plan(problem, shape, parts)
-                            run.offer(value, lambda plan=plan: plan)  # type: ignore[misc]
                     if fitting:
                         break
             if chosen is not None:
@@ -148,7 +151,7 @@ class Chimera(Planner):
         sizes = self.micro_batches or tuple(2**k for k in range(samples.bit_length()))
         for micro in sorted(sizes, reverse=True):
             m, left = divmod(samples, width * micro)
-            if left or m < 1:
+            if left or m < 2 * self.f:  # every pipe has at least one
                 continue
             forms: tuple[Form, ...] = ("direct",) if m <= depth else (self.form,) if self.form else FORMS
             parts = equal_parts(profile_of(problem, micro), depth)
@@ -197,8 +200,8 @@ class Chimera(Planner):
         count = problem.limits.devices or problem.cluster.count
         return (
             f"no width and depth of {count} devices suit chimera: the depth must be a multiple of {2 * self.f} that divides the "
-            f"blocks of the model, and {problem.recipe.samples} samples must give at most as many micro-batches as stages or a "
-            "multiple of them"
+            f"blocks of the model, and {problem.recipe.samples} samples must give every pipe a micro-batch, "
+            "and as many as stages, or fewer, or a multiple"
         )
 
     def _plan(self, problem: Problem, shape: Shape, parts: tuple[Part, ...]) -> Plan:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 from ..errors import Unsupported
@@ -85,11 +87,19 @@ def layout_axes(atoms: Atoms, tensor: str, layout: Layout, mesh: Mapping[str, in
 
 def plan_layout(atoms: Atoms, tensor: str, axes: Axes, partial: tuple[str, ...] = ()) -> Layout:
     """The explicit `Layout` (every atom a sub-dimension) of axes per atom."""
-    dims, at = [], 0
-    for count in atoms.dims[tensor]:
-        dims.append(tuple((atoms.size[tensor][k], tuple(Cut(a) for a in axes[k])) for k in range(at, at + count)))
-        at += count
-    return Layout(tuple(dims), partial)
+    return _explicit(atoms.size[tensor], atoms.dims[tensor], axes, partial)
+
+
+@lru_cache(maxsize=65536)
+def _explicit(sizes: tuple[int, ...], dims: tuple[int, ...], axes: Axes, partial: tuple[str, ...]) -> Layout:
+    subs = [(n, _cuts(x)) for n, x in zip(sizes, axes)]
+    ends = itertools.accumulate(dims, initial=0)
+    return Layout(tuple(tuple(subs[a:b]) for a, b in itertools.pairwise(ends)), partial)
+
+
+@lru_cache(maxsize=4096)
+def _cuts(axes: tuple[str, ...]) -> tuple[Cut, ...]:
+    return tuple(map(Cut, axes))
 
 
 def on(mapping: tuple[int, ...], cuts: Axes) -> Axes:

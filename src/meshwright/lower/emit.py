@@ -44,16 +44,12 @@ class Emitter:
         self.atoms, self.done, self.sums, self.mesh = atoms, done, sums, mesh
         self.grad_bytes = grad_bytes
         self.graph = atoms.folded.graph
-        self._layouts: dict[tuple[str, Axes, tuple[str, ...]], Layout] = {}
         self._count: dict[str, int] = {}
 
     # ---- sizes
 
     def layout(self, t: str, axes: Axes, partial: tuple[str, ...] = ()) -> Layout:
-        key = (t, axes, partial)
-        if key not in self._layouts:
-            self._layouts[key] = plan_layout(self.atoms, t, axes, partial)
-        return self._layouts[key]
+        return plan_layout(self.atoms, t, axes, partial)
 
     def amount(self, t: str, axes: Axes, item: float = 0.0) -> tuple[float, tuple[str, ...] | None]:
         """(bytes of the largest local part, None) or (bytes per local sample, axes that cut the samples)."""

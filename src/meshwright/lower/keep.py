@@ -8,7 +8,6 @@ the backward of the piece begins, as far as something needs them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ..plan.model import OpSharding
 from .kernels import Kernels
@@ -66,7 +65,8 @@ class Keeper:
         out = []
         for k, i in enumerate(v.w.forward):
             if k in again or (i.kind == "stat" and i.on in names):
-                out.append(replace(i, group=self.kernels.of_op.get(i.on, -1)) if i.kind == "compute" else i)
+                light = i.kind == "compute" and i.on in self.kernels.of_op
+                out.append(i.grouped(self.kernels.of_op[i.on]) if light else i)
         return tuple(out), made
 
     def kept(self, made_again: set[str]) -> Kept:

@@ -47,7 +47,7 @@ def _stage(
 ) -> StageCode:
     """Stages that hold the same pieces, as many blocks of each, have the same code but for the number of the first block."""
     spans = owner.spans[k]
-    shared = {t: tuple(s for s in stages if s != k) for t, stages in tied.items() if k in stages}
+    shared = {t: tuple(s for s in stages if s != k) for t, stages in tied.items() if k in stages} if tied else {}
     key = (tuple((p, n) for p, _, n in spans), tuple(shared.items()), stage.mesh.shape)
     like = low.stages.get(key)
     if like is None:

@@ -127,7 +127,7 @@ def _write(graph: Graph, folded: Folded, choices: Choices, mesh: Mapping[str, in
         fused = kernels(values)
         of_op = fused.of_op
         forward, backward = (
-            tuple(replace(i, group=of_op[i.on]) if i.kind == "compute" and i.on in of_op else i for i in instrs)
+            tuple(i.grouped(of_op[i.on]) if i.kind == "compute" and i.on in of_op else i for i in instrs)
             for instrs in (w.forward, reversed(w.backward))
         )
         segment = Segment(

@@ -80,6 +80,14 @@ class Instr:
     group: int = -1
     """compute of light ops: the fused kernel of the segment that it belongs to; -1 = priced alone."""
 
+    def grouped(self, group: int) -> Instr:
+        """The same as a member of a fused kernel."""
+        return Instr(
+            self.kind, self.on, self.phase, self.inputs, self.outputs, self.collective, self.axes, self.dim, self.dim2,
+            self.before, self.after, self.cuts, self.operands, self.results, self.sizes, self.nbytes, self.samples,
+            self.op, group,
+        )  # fmt: skip
+
     @property
     def communicates(self) -> bool:
         return self.kind in ("collective", "stat")

@@ -6,6 +6,7 @@ the graph comes from the capture cache or is captured first (not timed).
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from dataclasses import replace
@@ -36,6 +37,7 @@ def main() -> int:
     graph = resolve("llama-3.1-405b").graph(batch=2, seq=8192, dtype="bfloat16")
     problem = Problem(graph, cluster_of("h100x16384"), Analytic(), Recipe(2048))
     cold, warm = [], []
+    gc.disable()  # as the search itself does
     for _ in range(REPEATS):
         # The graph's own refinement is done once per model; everything that a layout decides is forgotten.
         graph.__dict__.get("_lowering", {}).clear()
@@ -47,6 +49,7 @@ def main() -> int:
     for point in space.points():
         if point.style == POINT.style and point != POINT:
             warm.append(spent(lambda point=point: prices.price(point)))
+    gc.enable()
     search = spent(lambda: Grid().plan(problem))
     rows = (
         ("candidate, cold", median(cold), COLD_GATE_MS),

@@ -13,11 +13,12 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
-from ..cluster.model import Cluster, DeviceType, Level
+from ..cluster.model import Cluster, DeviceType, Level, Mesh
 from ..cost.recorded import OpRecord, Recorded, TransferRecord
 from ..errors import InputError, Unsupported
 from ..graph.ir import Graph, Op, Phase, Rule, Tensor
 from ..graph.serial import digest_of
+from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Limits, Problem, Recipe
 from ._fields import Fields, in_order, load
 
@@ -158,6 +159,42 @@ def write(problem: Problem) -> dict[str, Any]:
         "maxSizePerFPGA": memory, "maxFPGAs": kinds.count(ACCELERATOR), "maxCPUs": kinds.count(CPU),
         "nodes": nodes, "edges": edges,
     }  # fmt: skip
+
+
+def read_split(path: Path | str, problem: Problem) -> Plan:
+    """A split made by hand (fields fpgas and cpus, each a list of devices with their nodes), as a plan of `problem`.
+
+    Backward nodes that it does not name go where their colour is.
+
+    Raises:
+        InputError: a node that the graph has not, or that is nowhere or twice; more devices than the problem has.
+    """
+    top = Fields(load(Path(path)), str(path))
+    graph, cluster = problem.graph, problem.cluster
+    kinds = [cluster.type_of(d).kind for d in range(cluster.count)]
+    place: dict[str, int] = {}
+    for field, kind in (("fpgas", ACCELERATOR), ("cpus", CPU)):
+        devices = [d for d, k in enumerate(kinds) if k == kind]
+        for k, row in enumerate(top.rows(field)):
+            nodes = [str(v) for v in row.value.get("nodes", ())]
+            if nodes and k >= len(devices):
+                raise InputError(f"{path}: {field} lists {k + 1} devices, the problem has {len(devices)}")
+            for name in nodes:
+                if name not in graph.position:
+                    raise row.wrong("nodes", name, "the id of a node of the graph")
+                if name in place:
+                    raise row.wrong("nodes", name, "each node on one device")
+                place[name] = devices[k]
+    colors = {op.colocate: place[op.name] for op in graph.ops if op.name in place and op.colocate}
+    for op in graph.ops:
+        if op.name not in place and op.colocate in colors:
+            place[op.name] = colors[op.colocate]
+        if op.name not in place:
+            raise InputError(f"{path}: node {op.name} is on no device: each must be on one")
+    stages = []
+    for device in dict.fromkeys(place[op.name] for op in graph.ops):
+        stages.append(Stage(tuple(op.name for op in graph.ops if place[op.name] == device), Mesh((device,))))
+    return Plan(graph.digest, problem.recipe.samples, tuple(stages), Schedule("dataflow", problem.recipe.samples))
 
 
 def _edges(

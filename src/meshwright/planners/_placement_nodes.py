@@ -6,9 +6,10 @@ from math import inf
 
 import numpy as np
 
+from ..cluster.model import DeviceType
 from ..cost.recorded import Recorded
 from ..errors import InputError, Unsupported
-from ..graph.ir import ITEM_BYTES, Op
+from ..graph.ir import ITEM_BYTES, Ints, Op, Phase
 from ..plan.lookup import stage_ops
 from ..plan.model import Plan
 from ..plan.problem import Problem
@@ -46,13 +47,11 @@ def placement_of(problem: Problem, memory: float | None = None) -> Placement:
     owners = _owners(problem)
     for i, op in enumerate(graph.ops):
         sizes = np.array([[f.size for f in op.rule.factors]], np.int64)
-        phase = op.phase if graph.training == "explicit" else "forward"
+        phase: Phase = op.phase if graph.training == "explicit" else "forward"
 
-        def seconds(device: object, op: Op = op, sizes: object = sizes, phase: str = phase) -> float:
-            found = cost.compute(op, sizes, device, phase)  # type: ignore[arg-type]
-            if derived:
-                found = found + cost.compute(op, sizes, device, "backward")  # type: ignore[arg-type]
-            return MILLI * float(found[0])
+        def seconds(device: DeviceType, op: Op = op, sizes: Ints = sizes, phase: Phase = phase) -> float:
+            phases: tuple[Phase, ...] = (phase, "backward") if derived else (phase,)
+            return MILLI * sum(float(cost.compute(op, sizes, device, x)[0]) for x in phases)
 
         on_fast = not op.runs_on or fast.kind in op.runs_on
         p.append(seconds(fast) if on_fast else inf)

@@ -10,9 +10,7 @@ from .._jit import kernel
 
 
 @kernel(np.float64, np.int64, np.int32, np.int32, np.float64, np.int32, int, float)
-def descend(
-    p: Any, eptr: Any, edge: Any, pins: Any, weight: Any, start: Any, devices: int, gain: float
-) -> Any:
+def descend(p: Any, eptr: Any, edge: Any, pins: Any, weight: Any, start: Any, devices: int, gain: float) -> Any:
     """Best moves of one item until none gains `gain`; returns (device of each item, largest load)."""
     n = p.shape[0]
     home = start.copy()
@@ -29,10 +27,13 @@ def descend(
     after = np.empty(devices)
     while True:
         now = load.max()
-        best, which, where = now, -1, -1
+        best = now
+        which: Any = -1
+        where: Any = -1
         for v in range(n):
-            a = home[v]
-            for b in range(devices):
+            a: Any = home[v]
+            for target in range(devices):
+                b = np.int64(target)
                 if a == b:
                     continue
                 for d in range(devices):
@@ -63,12 +64,12 @@ def descend(
         load[b] += p[which]
         for x in range(eptr[which], eptr[which + 1]):
             h = edge[x]
-            for d in (a, b):
+            for d in (a, b):  # type: ignore[assignment]
                 if 0 < held[h, d] < pins[h]:
                     load[d] -= weight[h]
             held[h, a] -= 1
             held[h, b] += 1
-            for d in (a, b):
+            for d in (a, b):  # type: ignore[assignment]
                 if 0 < held[h, d] < pins[h]:
                     load[d] += weight[h]
         home[which] = b

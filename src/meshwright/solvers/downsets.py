@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from math import inf
 
 import numpy as np
@@ -116,6 +117,24 @@ def last_in_first_out(n: int, edges: Sequence[tuple[int, int]]) -> list[int]:
             waits[b] -= 1
             if not waits[b]:
                 ready.append(b)
+    return order
+
+
+def earliest_first(n: int, edges: Sequence[tuple[int, int]]) -> list[int]:
+    """A topological order that takes the item with the smallest number of those that are ready."""
+    after: list[list[int]] = [[] for _ in range(n)]
+    waits = [0] * n
+    for a, b in edges:
+        after[a].append(b)
+        waits[b] += 1
+    ready = [v for v in range(n) if not waits[v]]
+    order = []
+    while ready:
+        order.append(heappop(ready))
+        for b in after[order[-1]]:
+            waits[b] -= 1
+            if not waits[b]:
+                heappush(ready, b)
     return order
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from math import inf
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .downsets import last_in_first_out
+from .downsets import earliest_first, last_in_first_out
 from .mixed_integer import Programme, solve
 from .placement import Placement, merge, strong_components
 
@@ -107,7 +108,10 @@ def greedy(graph: Placement) -> Latency:
     parts = strong_components(len(graph.groups), edges)
     groups = merge(graph.groups, parts)
     place = {g: i for i, own in enumerate(parts) for g in own}
-    order = last_in_first_out(len(groups), sorted({(place[a], place[b]) for a, b in edges if place[a] != place[b]}))
+    first = [own[0] for own in groups]
+    rank = sorted(range(len(groups)), key=first.__getitem__)
+    groups, place = tuple(groups[g] for g in rank), {g: rank.index(x) for g, x in place.items()}
+    order = earliest_first(len(groups), sorted({(place[a], place[b]) for a, b in edges if place[a] != place[b]}))
     split, device, held = [graph.accelerators] * len(graph), 0, 0.0
     for g in order:
         size = float(sum(graph.size[v] for v in groups[g]))
@@ -177,9 +181,9 @@ def latency_programme(
         mine = range(1 + i * blocks, 1 + (i + 1) * blocks)
         if np.isfinite(graph.memory):
             model.row({x[v][m]: float(graph.size[v]) / room for v in range(n) for m in mine}, most=1.0)
-        for own in graph.groups:
-            for v in own[1:]:
-                model.row({x[own[0]][m]: 1.0 for m in mine} | {x[v][m]: -1.0 for m in mine}, 0.0, 0.0)
+        for group in graph.groups:
+            for v in group[1:]:
+                model.row({x[group[0]][m]: 1.0 for m in mine} | {x[v][m]: -1.0 for m in mine}, 0.0, 0.0)
     first = None
     if start is not None and all(len(own) <= blocks for own in start.blocks):
         first = [inf] * len(model.cost)
@@ -194,12 +198,10 @@ def latency_programme(
     solved = solve(model, gap=gap, seconds=seconds, start=first)
     best = start
     if solved.values:
-        chosen = [max(range(calls + 1), key=lambda m, v=v: solved.values[x[v][m]]) for v in range(n)]  # type: ignore[misc]
+        chosen = [int(np.argmax([solved.values[column] for column in x[v]])) for v in range(n)]
         own_blocks = tuple(
             tuple(
-                block
-                for k in range(blocks)
-                if (block := tuple(v for v in range(n) if chosen[v] == 1 + i * blocks + k))
+                block for k in range(blocks) if (block := tuple(v for v in range(n) if chosen[v] == 1 + i * blocks + k))
             )
             for i in range(graph.accelerators)
         )
@@ -215,7 +217,7 @@ def latency_programme(
 
 def _add_call(
     model: Programme, graph: Placement, member: Sequence[int], late: Sequence[int], begin: int, end: int,
-    fast: Sequence[float], horizon: float,
+    fast: NDArray[np.float64], horizon: float,
 ) -> None:  # fmt: skip
     """One block: convex, starts after all it reads, ends after reading, running and writing."""
     n = len(graph)

@@ -154,7 +154,7 @@ def _split(graph: Placement, items: Items, chain: Chain) -> Split:
     return tuple(split)
 
 
-def _descend(graph: Placement, groups: Sequence[Sequence[int]], start: np.ndarray) -> tuple[Split, float]:  # type: ignore[type-arg]
+def _descend(graph: Placement, groups: Sequence[Sequence[int]], start: np.ndarray) -> tuple[Split, float]:
     from ._placement_kernels import descend
 
     loads = loads_of(graph, groups)
@@ -168,8 +168,8 @@ def _descend(graph: Placement, groups: Sequence[Sequence[int]], start: np.ndarra
         loads.weight, start, graph.accelerators, GAIN,
     )  # fmt: skip
     split = [0] * len(graph)
-    for g, members in enumerate(groups):
-        for v in members:
+    for g, own_nodes in enumerate(groups):
+        for v in own_nodes:
             split[v] = int(home[g])
     return tuple(split), float(value)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,12 @@ class Solved:
 
 
 def solve(
-    programme: Programme, *, gap: float = 0.01, seconds: float = 1200.0, start: Sequence[float] | None = None, seed: int = 0
+    programme: Programme,
+    *,
+    gap: float = 0.01,
+    seconds: float = 1200.0,
+    start: Sequence[float] | None = None,
+    seed: int = 0,
 ) -> Solved:
     """The best solution within `gap` (relative) or `seconds`.
 
@@ -72,8 +78,17 @@ def solve(
     model.a_matrix_.value_ = np.array([x for row in programme.rows for x in row[1].values()], np.float64)
     kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
     model.integrality_ = [kinds[whole] for whole in programme.whole]
-    solver = highspy.Highs()
-    solver.silent()
+
+    class Quiet(highspy.Highs):  # type: ignore[misc]
+        """The constructor prints a banner when it enables callbacks."""
+
+        def enableCallbacks(self) -> None:
+            self.silent()
+            super().enableCallbacks()
+
+    solver: Any = Quiet()
+    # In a thread of its own, so that Ctrl-C arrives here.
+    solver.HandleKeyboardInterrupt = True
     for name, value in {
         "output_flag": False, "threads": 1, "random_seed": seed, "mip_rel_gap": gap, "time_limit": seconds,
         "mip_feasibility_tolerance": 1e-6,

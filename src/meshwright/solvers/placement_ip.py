@@ -1,8 +1,8 @@
 """Integer programmes for splits of least maximal load, in the three search spaces of the method.
 
-    chain          an order of devices such that values flow forwards only (order form, ours; exact for the chain space)
-    contiguous     no path leaves a device and comes back, forward nodes only; two devices may feed each other
-    noncontiguous  any split
+chain          an order of devices such that values flow forwards only (order form, ours; exact for the chain space)
+contiguous     no path leaves a device and comes back, forward nodes only; two devices may feed each other
+noncontiguous  any split
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from math import inf
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .max_load import Answer, lower_bound
 from .mixed_integer import Programme, Solved, solve
@@ -181,7 +182,7 @@ def _add_convexity(model: Programme, graph: Placement, member: Sequence[int]) ->
                 model.row({reach[v]: 1.0, member[v]: -1.0, member[u]: 1.0}, most=1.0)
 
 
-def _break_symmetry(model: Programme, graph: Placement, x: list[list[int]], work: Sequence[float]) -> int:
+def _break_symmetry(model: Programme, graph: Placement, x: list[list[int]], work: NDArray[np.float64]) -> int:
     """Equal accelerators are told apart by the group with most work: it is on the first or on a CPU. Returns that group."""
     heaviest = max(range(len(x)), key=lambda g: work[g] if np.isfinite(work[g]) else -1.0)
     for i in range(1, graph.accelerators):
@@ -208,9 +209,7 @@ def _answer(
     score = graph.phase_load if separate else graph.max_load
     best = Answer(score(start.split), start.split, solved.bound) if start is not None else None
     if solved.values:
-        split = tuple(
-            max(range(len(x[home[v]])), key=lambda i, v=v: solved.values[x[home[v]][i]]) for v in range(len(graph))  # type: ignore[misc]
-        )
+        split = tuple(int(np.argmax([solved.values[column] for column in x[home[v]]])) for v in range(len(graph)))
         value = score(split)
         if best is None or value < best.value:
             best = Answer(value, split, solved.bound)

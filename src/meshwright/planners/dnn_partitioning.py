@@ -1,0 +1,292 @@
+"""Device placement of DNN graph operators (Tarnawski, Phanishayee, Devanur, Mahajan, Nina Paravecino, NeurIPS 2020).
+
+Puts each node on one of k equal accelerators, which hang on one host memory, or on a CPU. Two objectives, in milliseconds
+at `Graph.samples`:
+
+    throughput   least maximal load of a device; a value that changes device is paid once by each accelerator it touches
+    latency      least time of one sample, an accelerator running its nodes as at most `blocks` calls (inference)
+
+Three search spaces, which differ: "chain" (exact, over downsets; values flow forwards through the devices), "contiguous"
+(no path leaves a device and comes back, but two devices may feed each other; integer programme), "noncontiguous" (any).
+Memory counts once per node: the method knows nothing of samples in flight. A captured model's nodes are its ops, each with
+its backward; what the simulator finds too large is planned again with less memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
+from typing import Literal
+
+from ..cluster.model import Mesh
+from ..errors import Infeasible, InputError, Unsupported
+from ..plan.model import Plan, Schedule, Stage
+from ..plan.problem import Problem
+from ..simulate.fits import fits
+from ..solvers import latency as calls
+from ..solvers import max_load as loads
+from ..solvers.graph_partition import balanced_parts
+from ..solvers.placement import Placement, items_of, strong_components
+from ..solvers.placement_ip import chain_programme, split_programme
+from ._placement_nodes import devices_of, placement_of, split_of
+from .base import Planner
+from .registry import register
+from .types import Info, Json, Run
+
+GIB = 2.0**30
+SHRINK = 8
+"""Times that memory is lowered for a captured model whose plan the simulator finds too large."""
+THROUGHPUT = (
+    "chain", "order", "contiguous", "noncontiguous", "linear", "pipedream", "local_search", "partition", "one_device",
+    "given",
+)  # fmt: skip
+LATENCY = ("programme", "greedy", "max_load", "given")
+SKIPPED = {32: (4, 37), 64: (4, 37), 96: (2, 100, 40, 137, 46, 142), 192: (2, 100, 40, 137, 46, 142)}
+"""Nodes of a graph -> names of those whose outgoing edges the study's PipeDream baseline leaves out (picked by hand there)."""
+
+
+@register
+class DnnPartitioning(Planner):
+    """Least maximal load, or least latency.
+
+    Args:
+        objective: "throughput" or "latency".
+        method: throughput: "chain" (default), "order" (the chain space as an integer programme), "contiguous",
+            "noncontiguous", or a baseline: "linear" (DPL), "pipedream", "local_search", "partition" (for Scotch),
+            "one_device", "given" (the first plan of `Problem.start`, such as an expert's). latency: "programme" (default),
+            "greedy", "max_load" (the split of the chain optimum), "given".
+        blocks: calls an accelerator may make, for latency.
+        separate: throughput of a schedule that separates the passes: largest forward plus largest backward load
+            (integer programmes and "given").
+        gap, seconds: where an integer programme stops; its bound is reported.
+    """
+
+    info = Info(
+        name="dnn_partitioning",
+        title="Efficient Algorithms for Device Placement of DNN Graph Operators",
+        year=2020,
+        reference="NeurIPS 2020, arXiv 2006.16423",
+        decides=frozenset({"placement", "stages"}),
+        handles=frozenset({"dag", "explicit", "memory", "heterogeneous"}),
+        goals=frozenset({"time"}),
+        family="placement",
+    )
+    unit = "ms"
+
+    def __init__(
+        self,
+        *,
+        objective: Literal["throughput", "latency"] = "throughput",
+        method: str = "",
+        blocks: int = 1,
+        separate: bool = False,
+        gap: float = 0.01,
+        seconds: float = 1200.0,
+    ) -> None:
+        if objective not in ("throughput", "latency"):
+            raise InputError(f'dnn_partitioning has no objective "{objective}": there are throughput and latency')
+        known = THROUGHPUT if objective == "throughput" else LATENCY
+        self.goal = objective
+        self.method = method or known[0]
+        if self.method not in known:
+            raise InputError(f'dnn_partitioning has no method "{method}" for {objective}: there are {", ".join(known)}')
+        if separate and self.method not in ("contiguous", "noncontiguous", "given"):
+            raise InputError("separate passes are an objective of the integer programmes: contiguous or noncontiguous")
+        if blocks < 1:
+            raise InputError(f"blocks is {blocks}: an accelerator makes at least one call")
+        self.blocks = blocks
+        self.separate = separate
+        self.gap = gap
+        self.seconds = seconds
+
+    def search(self, problem: Problem, run: Run) -> Json:
+        """Offers splits as they are found; the bound is over the space of the method."""
+        if self.goal == "latency" and problem.graph.training != "none":
+            raise Unsupported("latency is that of inference: this graph trains, so choose throughput")
+        derived = problem.graph.training == "derived"
+        memory: float | None = None
+        fault: str | None = ""
+        for _ in range(SHRINK if derived else 1):
+            graph = placement_of(problem, memory)
+            answer = self._split(problem, run, graph, memory is None)
+            if answer is None:
+                raise Infeasible(fault if fault else _why(graph))
+            value, split, blocks = answer
+            over = graph.overfull(split)
+            if over > 0:
+                raise Infeasible(
+                    f"{self.method} ignores memory: its split takes {value:.6g} ms, but fills an accelerator "
+                    f"{over / GIB:.2f} GiB over its {graph.memory / GIB:.2f}"
+                )
+            plan = self._plan(problem, graph, split, blocks)
+            fault = fits(problem, plan) if derived else None
+            if fault is None:
+                run.offer(self.objective(problem, plan), lambda plan=plan: plan)  # type: ignore[misc]
+                run.tick(1, "done", 1, 1)
+                return {"method": self.method, "loads": [float(x) for x in graph.loads(split)]}
+            memory = 0.7 * min(graph.memory, _fullest(graph, split))
+        raise Infeasible(fault or _why(graph))
+
+    def objective(self, problem: Problem, plan: Plan) -> float:
+        """Milliseconds: the largest load, or the latency of one sample.
+
+        Raises:
+            Unsupported: a stage on several devices.
+        """
+        graph, split = placement_of(problem), split_of(problem, plan)
+        if self.goal == "throughput":
+            return graph.phase_load(split) if self.separate else graph.max_load(split)
+        from ..plan.lookup import stage_ops
+
+        accelerators, _ = devices_of(problem)
+        blocks: list[list[tuple[int, ...]]] = [[] for _ in accelerators]
+        for stage in plan.stages:
+            device = stage.mesh.devices[0]
+            if device in accelerators:
+                blocks[accelerators.index(device)].append(tuple(stage_ops(problem.graph, stage)))
+        return calls.makespan(graph, blocks)
+
+    def contains(self, problem: Problem, plan: Plan) -> bool:
+        """Chains only, where the method is one over chains."""
+        if self.goal == "latency" or self.method not in ("chain", "order", "linear", "pipedream"):
+            return True
+        graph, split = placement_of(problem), split_of(problem, plan)
+        items = items_of(graph)
+        homes = [{split[v] for v in own} for own in items.groups]
+        if any(len(h) > 1 for h in homes):
+            return False
+        place = [next(iter(h)) for h in homes]
+        flows = sorted({(place[a], place[b]) for a, b in items.edges if place[a] != place[b]})
+        return len(strong_components(graph.accelerators + graph.cpus, flows)) == graph.accelerators + graph.cpus
+
+    def _split(
+        self, problem: Problem, run: Run, graph: Placement, first: bool
+    ) -> tuple[float, tuple[int, ...], tuple[tuple[tuple[int, ...], ...], ...]] | None:
+        """(value, device of each node, calls of each accelerator where the objective is latency)."""
+        offering = problem.graph.training != "derived"
+
+        def watch(value: float, split: Sequence[int]) -> None:
+            if offering and graph.overfull(split) <= 0:
+                # The chain that an integer programme starts from has the joint load as its value.
+                run.offer(graph.phase_load(split) if self.separate else value, lambda: self._plan(problem, graph, split, ()))
+            run.tick(1, self.method, 0, 1)
+
+        if self.goal == "latency":
+            found = self._latency(problem, run, graph)
+            return (found.value, found.split, found.blocks) if found is not None else None
+        answer = self._throughput(problem, run, graph, watch)
+        if answer is None:
+            return None
+        if first and answer.bound > 0:
+            run.bound(answer.bound)
+        return answer.value, answer.split, ()
+
+    def _throughput(self, problem: Problem, run: Run, graph: Placement, watch: loads.Watch) -> loads.Answer | None:
+        if self.method == "given":
+            split = self._given(problem)
+            return loads.Answer(graph.phase_load(split) if self.separate else graph.max_load(split), split, 0.0)
+        if self.method == "linear":
+            return loads.linear_optimum(graph)
+        if self.method == "pipedream":
+            position = problem.graph.position
+            names = SKIPPED.get(len(graph), ())
+            return loads.branches_merged(graph, [position[str(name)] for name in names if str(name) in position])
+        if self.method == "one_device":
+            split = (0,) * len(graph)
+            return loads.Answer(graph.max_load(split), split, 0.0)
+        if self.method == "local_search":
+            return loads.local_search(graph, run.rng, watch)
+        if self.method == "partition":
+            split = balanced_parts(graph, run.rng)
+            return loads.Answer(graph.max_load(split), split, 0.0)
+        chain = loads.chain_optimum(graph, watch)
+        if self.method == "chain":
+            if chain is not None and chain.bound < chain.value * (1 - 1e-9):
+                found, _ = chain_programme(graph, seconds=self._left(run), start=chain)
+                return found
+            return chain
+        if self.method == "order":
+            return chain_programme(graph, seconds=self._left(run), start=chain)[0]
+        space: Literal["contiguous", "noncontiguous"] = "contiguous" if self.method == "contiguous" else "noncontiguous"
+        return split_programme(
+            graph, space, gap=self.gap, seconds=self._left(run), start=chain, separate=self.separate
+        )[0]
+
+    def _latency(self, problem: Problem, run: Run, graph: Placement) -> calls.Latency | None:
+        if self.method == "given":
+            return calls.split_latency(graph, self._given(problem))
+        if self.method == "max_load":
+            chain = loads.chain_optimum(graph)
+            return calls.split_latency(graph, chain.split) if chain is not None else None
+        start = calls.greedy(graph)
+        if self.method == "greedy":
+            return start if start.value < inf else None
+        if any(len(own) > self.blocks for own in start.blocks) or start.value == inf:
+            pool = calls.split_latency(graph, (graph.accelerators,) * len(graph))
+            start = pool
+        if start.value < inf:
+            run.offer(start.value, lambda: self._plan(problem, graph, start.split, start.blocks))
+            run.tick(1, "greedy", 0, 1)
+        begin = start if start.value < inf else None
+        found, _ = calls.latency_programme(graph, self.blocks, gap=self.gap, seconds=self._left(run), start=begin)
+        if found is not None:
+            run.bound(found.bound)
+        return found
+
+    def _given(self, problem: Problem) -> tuple[int, ...]:
+        if not problem.start:
+            raise InputError('method "given" prices the first plan of Problem.start: this problem has none')
+        return split_of(problem, problem.start[0])
+
+    def _left(self, run: Run) -> float:
+        """Seconds for an integer programme."""
+        budget = getattr(run, "budget", None)
+        return min(self.seconds, budget.seconds) if budget is not None and budget.seconds is not None else self.seconds
+
+    def _plan(
+        self, problem: Problem, graph: Placement, split: Sequence[int], blocks: Sequence[Sequence[tuple[int, ...]]]
+    ) -> Plan:
+        accelerators, cpus = devices_of(problem)
+        devices = [*accelerators, *cpus]
+        ops = problem.graph.ops
+        stages: list[tuple[int, Stage]] = []
+        seen: set[int] = set()
+        for i, own in enumerate(blocks):
+            for block in own:
+                stages.append((block[0], Stage(tuple(ops[v].name for v in block), Mesh((devices[i],)))))
+                seen.update(block)
+        for k in sorted({split[v] for v in range(len(graph)) if v not in seen}):
+            mine = [v for v in range(len(graph)) if split[v] == k and v not in seen]
+            stages.append((mine[0], Stage(tuple(ops[v].name for v in mine), Mesh((devices[k],)))))
+        ordered = tuple(stage for _, stage in sorted(stages, key=lambda pair: pair[0]))
+        plan = Plan(problem.graph.digest, problem.recipe.samples, ordered, Schedule("dataflow", 1))
+        if problem.graph.training != "derived":
+            return replace(plan, schedule=Schedule("dataflow", problem.recipe.samples))
+        samples, count = problem.recipe.samples, len(ordered)
+        m = next((m for m in range(min(4 * count, samples), samples) if samples % m == 0), samples)
+        flows = self.contains(problem, plan) and self.method in ("chain", "order", "linear", "pipedream")
+        return replace(plan, schedule=Schedule("1f1b" if flows else "dataflow", m))
+
+
+def _fullest(graph: Placement, split: Sequence[int]) -> float:
+    held = [0.0] * (graph.accelerators + graph.cpus)
+    for v, device in enumerate(split):
+        held[device] += float(graph.size[v])
+    return max(held[: graph.accelerators], default=0.0)
+
+
+def _why(graph: Placement) -> str:
+    total, room = float(graph.size.sum()), graph.memory * graph.accelerators
+    worst = max(sum(float(graph.size[v]) for v in own) for own in graph.groups)
+    if not graph.cpus and total > room:
+        return (
+            f"all nodes take {total / GIB:.3g} GiB, the {graph.accelerators} accelerators have {room / GIB:.3g} in all, and "
+            "there is no CPU to take the rest"
+        )
+    if not graph.cpus and worst > graph.memory:
+        return f"nodes that share a device take {worst / GIB:.3g} GiB, an accelerator has {graph.memory / GIB:.3g}"
+    return (
+        f"no chain of stages fits {graph.accelerators} accelerators of {graph.memory / GIB:.3g} GiB and {graph.cpus} CPUs: "
+        f"the nodes take {total / GIB:.3g} GiB"
+    )

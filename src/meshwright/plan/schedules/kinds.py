@@ -8,10 +8,11 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from ..model import Action
-from . import dualpipe, zero_bubble_v
+from . import dualpipe
 from .asynchronous import double_buffered, pipedream
 from .breadth_first import breadth_first
 from .chimera import chimera, worker
+from .controllable_memory import building_blocks
 from .early_backward import early_backward
 from .gpipe import gpipe
 from .hanayo import hanayo, snake
@@ -19,6 +20,7 @@ from .interleaved import interleaved
 from .one_f_one_b import one_f_one_b
 from .zero_bubble import zb_h1
 from .zero_bubble_auto import Times, zb_auto
+from .zero_bubble_v import zb_v
 
 Value: TypeAlias = int | float | str
 Args: TypeAlias = Mapping[str, Value]
@@ -143,13 +145,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             asks=_asks_auto,
         ),
         "zb-v": Kind(
-            _each(lambda p, m, r, v, args: zero_bubble_v.zb_v(p, m, r)), chunks=2, split=True, lay="snake"
+            _each(lambda p, m, r, v, args: zb_v(p, m, r)), chunks=2, split=True, lay="snake"
         ),
         "v-half": Kind(
-            lambda p, m, v, args: zero_bubble_v.building_blocks(p, m, half=True), chunks=2, split=True, lay="snake"
+            lambda p, m, v, args: building_blocks(p, m, half=True), chunks=2, split=True, lay="snake"
         ),
         "v-min": Kind(
-            lambda p, m, v, args: zero_bubble_v.building_blocks(p, m, half=False), chunks=2, split=True, lay="snake"
+            lambda p, m, v, args: building_blocks(p, m, half=False), chunks=2, split=True, lay="snake"
         ),
         "hanayo": Kind(lambda p, m, v, args: hanayo(p, m, v), chunks=0, lay="snake", asks=_asks_hanayo),
         "dapple": Kind(

@@ -38,31 +38,3 @@ def zb_v(p: int, m: int, r: int) -> tuple[Action, ...]:
     several(n, ("W", 1))
     several(n, ("W", 0))
     return tuple(actions)
-
-
-PERIOD = 6
-"""Slots of the building block: F, I and W of two chunks."""
-
-
-def building_blocks(p: int, m: int, *, half: bool) -> tuple[tuple[Action, ...], ...]:
-    """Actions of all ranks of v-half or v-min."""
-    return tuple(_building_block(p, m, r, half=half) for r in range(p))
-
-
-def _building_block(p: int, m: int, r: int, *, half: bool) -> tuple[Action, ...]:
-    """Actions of rank r of v-half or v-min: one block a micro-batch, six slots apart, in the order of the slots."""
-    if half:
-        d = 0 if p % 2 else 3
-        starts = (2 * r, 3 * p - r - 2, 3 * p + d + 2 * r - 1, 6 * p + d - r - 2)
-    else:
-        d = 0 if p % 3 else 2
-        starts = (r, 2 * p - r - 1, 2 * p + d + r, 4 * p + d - r - 1)
-    near, far = r, 2 * p - 1 - r
-    slots = list(zip("FFII", (near, far, far, near), starts))
-    taken = {slot % PERIOD for slot in starts}
-    for stage, start in ((far, starts[2]), (near, starts[3])):
-        slot = next(t for t in range(start + 1, start + PERIOD + 1) if t % PERIOD not in taken)
-        taken.add(slot % PERIOD)
-        slots.append(("W", stage, slot))
-    order = sorted((slot + PERIOD * j, kind, stage, j) for kind, stage, slot in slots for j in range(m))
-    return tuple(Action(kind, stage, j) for _, kind, stage, j in order)  # type: ignore[arg-type]

@@ -195,3 +195,11 @@ def test_wrong_settings_are_refused(data_folder: Path) -> None:
         DnnPartitioning(objective="latency").plan(problem(data_folder, "throughput", "layer/bert24_training"))
     with pytest.raises(InputError, match=r"Problem\.start"):
         DnnPartitioning(method="given").plan(problem_of(mlp(2), "a100x2"))
+
+
+def test_an_exported_model_has_the_same_optimum_as_the_captured_one() -> None:
+    given = problem_of(mlp(6, width=1024, samples=64), "a100x4", samples=64)
+    exported = profiles.parse(json.loads(json.dumps(profiles.export(given))), "exported")
+    direct, through = DnnPartitioning().plan(given), DnnPartitioning().plan(exported)
+    assert through.objective == pytest.approx(direct.objective, rel=1e-9)
+    assert exported.graph.training == "none"

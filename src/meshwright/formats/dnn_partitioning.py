@@ -13,10 +13,12 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from ..cluster.model import Cluster, DeviceType, Level, Mesh
 from ..cost.recorded import OpRecord, Recorded, TransferRecord
 from ..errors import InputError, Unsupported
-from ..graph.ir import Graph, Op, Phase, Rule, Tensor
+from ..graph.ir import ITEM_BYTES, Graph, Ints, Op, Phase, Rule, Tensor
 from ..graph.serial import digest_of
 from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Limits, Problem, Recipe
@@ -158,6 +160,68 @@ def write(problem: Problem) -> dict[str, Any]:
     return {
         "maxSizePerFPGA": memory, "maxFPGAs": kinds.count(ACCELERATOR), "maxCPUs": kinds.count(CPU),
         "nodes": nodes, "edges": edges,
+    }  # fmt: skip
+
+
+def export(problem: Problem) -> dict[str, Any]:
+    """The document of any priced graph: one node per op, times at `Graph.samples`, a derived backward with its forward.
+
+    Ops that read one parameter share a colour; a parameter's weight, gradient and state count at its first reader. Bytes
+    and milliseconds; a cluster without CPUs gives maxCPUs = 0.
+
+    Raises:
+        InputError: the cluster has no accelerator.
+    """
+    graph, cost, cluster, recipe = problem.graph, problem.cost, problem.cluster, problem.recipe
+    kinds = [cluster.type_of(d).kind for d in range(cluster.count)]
+    fast = next((d for d, kind in enumerate(kinds) if kind != CPU), None)
+    if fast is None:
+        raise InputError(f"cluster {cluster.name} has no accelerator: this format needs one")
+    host = next((d for d, kind in enumerate(kinds) if kind == CPU), None)
+    far = host if host is not None else max(d for d, kind in enumerate(kinds) if kind != CPU)
+    derived = graph.training == "derived"
+    first_reader = {t.name: min((i for i, _ in graph.consumers.get(t.name, ())), default=-1) for t in graph.params()}
+    use, grads, master = (ITEM_BYTES[d] for d in (recipe.compute_dtype, recipe.grad_dtype, recipe.param_dtype))
+    copy = master if recipe.param_dtype != recipe.compute_dtype else 0
+    each = use + grads + copy + recipe.state_bytes if derived else use
+    nodes, edges = [], []
+    for i, op in enumerate(graph.ops):
+        sizes = np.array([[f.size for f in op.rule.factors]], np.int64)
+        phases: tuple[Phase, ...] = ("forward", "backward") if derived else (op.phase,)
+
+        def time_on(device: int, op: Op = op, sizes: Ints = sizes, phases: tuple[Phase, ...] = phases) -> float:
+            priced = (float(cost.compute(op, sizes, cluster.type_of(device), phase)[0]) for phase in phases)
+            return sum(priced) / MILLI
+
+        memory = cost.memory(op, sizes)
+        owned = [t for t in op.inputs if first_reader.get(t) == i]
+        held = float(memory.static[0]) + (float(memory.kept[0]) if derived else 0.0)
+        held += sum(
+            each * graph.tensor[t].nbytes / ITEM_BYTES.get(graph.tensor[t].dtype, 4) for t in dict.fromkeys(owned)
+        )
+        shared = [t for t in op.inputs if t in first_reader and len({k for k, _ in graph.consumers[t]}) > 1]
+        node: dict[str, Any] = {
+            "id": i, "name": op.name, "supportedOnFpga": True, "fpgaLatency": time_on(fast),
+            "cpuLatency": time_on(host) if host is not None else 0.0, "size": held, "isBackwardNode": op.phase == "backward",
+        }  # fmt: skip
+        if shared:
+            node["colorClass"] = first_reader[shared[0]]
+        nodes.append(node)
+        readers: dict[int, float] = {}
+        price = 0.0
+        for t in op.outputs:
+            nbytes = graph.tensor[t].nbytes
+            for reader, _ in graph.consumers.get(t, ()):
+                readers[reader] = readers.get(reader, 0.0) + nbytes
+            if graph.consumers.get(t) and far != fast:
+                price += float(cost.transfer(np.array([nbytes]), fast, far, cluster, tensor=t)[0]) / MILLI
+        edges += [
+            {"sourceId": i, "destId": reader, "cost": price * (2 if derived else 1), "size": size}
+            for reader, size in readers.items()
+        ]
+    return {
+        "maxSizePerFPGA": problem.limits.usable(cluster.type_of(fast).memory),
+        "maxFPGAs": sum(kind != CPU for kind in kinds), "maxCPUs": kinds.count(CPU), "nodes": nodes, "edges": edges,
     }  # fmt: skip
 
 

@@ -81,6 +81,14 @@ def test_a_damaged_file_is_refused_with_its_place(old: str, new: str, message: s
     assert str(error.value) == message
 
 
+def test_one_level_may_be_given_as_devices_and_one_bandwidth(tmp_path: Path) -> None:
+    file = tmp_path / "graph.txt"
+    file.write_text(TEXT)
+    cluster = read(file, devices=4, bandwidth=1e9).cluster
+    assert (cluster.count, [level.bandwidth for level in cluster.levels]) == (4, [1e9])
+    assert read(file, workers=3).cluster.count == 3
+
+
 def test_levels_without_their_bandwidth_are_refused() -> None:
     with pytest.raises(InputError, match="2 levels of workers but 1 bandwidths: give one a level"):
         parse(TEXT, "f", workers="2x2", bandwidth="1e9")

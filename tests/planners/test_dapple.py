@@ -40,7 +40,7 @@ def test_public_planner_speed_up(
     name: str, batch: int, micro: int, workers: str, data_parallel: float, speedup: float, ends: list[int],
     replicas: list[int], data_folder: Path,
 ) -> None:  # fmt: skip
-    problem = read(data_folder / "dapple" / "states.json", name, batch=batch, workers=workers)
+    problem = read(data_folder / "dapple" / "states.json", profile=name, batch=batch, workers=workers)
     planner = Dapple(micro_batch=micro)
     result = planner.plan(problem)
     assert result.plan is not None and isinstance(result.carry, dict)
@@ -151,7 +151,7 @@ def test_latency_falls_with_bandwidth_and_is_no_less_than_the_work(data_folder: 
     values = []
     for scale in (0.1, 1, 10):
         problem = read(
-            data_folder / "dapple" / "states.json", "vgg-19", batch=2048, bandwidth=(25e9 * scale, 1e9 * scale)
+            data_folder / "dapple" / "states.json", profile="vgg-19", batch=2048, bandwidth=(25e9 * scale, 1e9 * scale)
         )
         values.append(Dapple(micro_batch=32).plan(problem).objective)
         assert values[-1] >= sums_of(problem).total / 16
@@ -192,6 +192,10 @@ def test_wrong_options_and_files_are_refused() -> None:
         parse({"p": {**good, "cumulative_ms": [1, -1]}}, "f", "p")
     with pytest.raises(InputError, match=r"f: p.cut_bytes is .*, wanted a list of 2 numbers, one a state"):
         parse({"p": {**good, "cut_bytes": [1]}}, "f", "p")
+    with pytest.raises(InputError, match="bandwidth is '1e9', wanted bytes/s inside a server and between"):
+        parse({"p": good}, "f", "p", bandwidth="1e9")
+    with pytest.raises(InputError, match="it holds several profiles, name one as profile: p, q"):
+        parse({"p": good, "q": good}, "f", None)
     with pytest.raises(InputError, match="workers is '3', wanted GPUs of a server and servers, such as 8x2"):
         parse({"p": good}, "f", "p", workers="3")
 

@@ -40,16 +40,17 @@ def recognises(document: object) -> bool:
 
 def read(
     path: Path | str,
-    profile: str,
     *,
+    profile: str | None = None,
     batch: int | None = None,
     workers: Sequence[int] | str = (8, 2),
-    bandwidth: Sequence[float] = BANDWIDTH,
+    bandwidth: Sequence[float] | str = BANDWIDTH,
     memory: float | None = None,
 ) -> Problem:
     """The problem of one profile of a file.
 
     Args:
+        profile: its name; None = the only one.
         batch: samples of a step; None = the profiled batch.
         workers: GPUs of a server and servers: (8, 2) or "8x2".
         bandwidth: bytes/s inside a server and between servers.
@@ -58,22 +59,27 @@ def read(
     Raises:
         InputError: names file and field.
     """
-    return parse(load(Path(path)), str(path), profile, batch=batch, workers=workers, bandwidth=bandwidth, memory=memory)
+    document = load(Path(path))
+    if profile is None and isinstance(document, Mapping) and len(document) == 1:
+        profile = next(iter(document))
+    return parse(document, str(path), profile, batch=batch, workers=workers, bandwidth=bandwidth, memory=memory)
 
 
 def parse(
     document: Any,
     file: str,
-    profile: str,
+    profile: str | None,
     *,
     batch: int | None = None,
     workers: Sequence[int] | str = (8, 2),
-    bandwidth: Sequence[float] = BANDWIDTH,
+    bandwidth: Sequence[float] | str = BANDWIDTH,
     memory: float | None = None,
 ) -> Problem:
     """`read`, of a parsed document."""
+    names = ", ".join(document) if isinstance(document, Mapping) else "none"
+    if profile is None:
+        raise InputError(f"{file}: it holds several profiles, name one as profile: {names}")
     if not isinstance(document, Mapping) or profile not in document:
-        names = ", ".join(document) if isinstance(document, Mapping) else "none"
         raise InputError(f'{file}: no profile "{profile}": there are {names}')
     fields = Fields(document[profile], file, profile)
     count, own = fields.whole("states", 1), fields.whole("profile_batch", 1)
@@ -180,13 +186,20 @@ def _nearest(ks: Sequence[int], covers: Sequence[Sequence[int]], adding: Sequenc
     return sorted(found)
 
 
-def _cluster(file: str, workers: Sequence[int] | str, bandwidth: Sequence[float], memory: float | None) -> Cluster:
+def _cluster(
+    file: str, workers: Sequence[int] | str, bandwidth: Sequence[float] | str, memory: float | None
+) -> Cluster:
     try:
         counts = [int(x) for x in (workers.split("x") if isinstance(workers, str) else workers)]
+        rates = [float(x) for x in (bandwidth.split(",") if isinstance(bandwidth, str) else bandwidth)]
     except ValueError:
-        counts = []
-    if len(counts) != 2 or min(counts) < 1 or len(bandwidth) != 2:
+        counts, rates = [], []
+    if len(counts) != 2 or min(counts) < 1:
         raise InputError(f"{file}: workers is {workers!r}, wanted GPUs of a server and servers, such as 8x2")
-    levels = (Level("server", counts[0], bandwidth[0]), Level("network", prod(counts), bandwidth[1]))
+    if len(rates) != 2 or not min(rates) > 0:
+        raise InputError(
+            f"{file}: bandwidth is {bandwidth!r}, wanted bytes/s inside a server and between, such as 25e9,1e9"
+        )
+    levels = (Level("server", counts[0], rates[0]), Level("network", prod(counts), rates[1]))
     gpu = DeviceType("gpu", "gpu", inf if memory is None else memory, {}, 0.0)
     return Cluster("profiled", (gpu,), prod(counts), (), levels)

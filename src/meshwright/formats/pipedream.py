@@ -36,14 +36,16 @@ def recognises(text: str) -> bool:
 def read(
     path: Path | str,
     *,
-    workers: Sequence[int] | str = (1,),
-    bandwidth: Sequence[float] | str = (),
+    workers: Sequence[int] | int | str = (1,),
+    bandwidth: Sequence[float] | float | str = (),
+    devices: int | None = None,
     memory: float | None = None,
     micro_batches: int | None = None,
 ) -> Problem:
     """The problem of one file.
 
     Args:
+        devices: workers on one level, instead of `workers`.
         workers: members of each level, innermost first: (8, 2) or "8x2" is 2 servers of 8.
         bandwidth: bytes/s of each level, innermost first: numbers or "2.5e10,3.125e9".
         memory: bytes of one worker.
@@ -52,6 +54,12 @@ def read(
     Raises:
         InputError: names file, line and field.
     """
+    if devices is not None:
+        workers = (devices,)
+    if isinstance(workers, int):
+        workers = (workers,)
+    if isinstance(bandwidth, int | float):
+        bandwidth = (bandwidth,)
     try:
         text = Path(path).read_text("utf-8")
     except OSError as error:

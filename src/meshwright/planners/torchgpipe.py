@@ -2,7 +2,7 @@
 
 Two profiles, each an integer a layer (`torchgpipe.balance`):
 
-    time    microseconds of forward and backward of the whole batch
+    time    microseconds of forward and backward of the whole batch (of the mini-batch of an imported profile)
     size    bytes: int(latent · batch / chunks + parameters · param_scale), latent being what the forward of ONE sample makes
 
 and the block-partition rule for the cut (`solvers.block_partition`), a heuristic: no bound is claimed, and memory is no
@@ -118,7 +118,9 @@ class TorchGPipe(Planner):
         ]
 
     def _profile(self, problem: Problem) -> Profile:
-        return profile_of(problem, problem.recipe.samples, borders=not self.portals)
+        imported = all(not op.call for op in problem.graph.ops)
+        samples = problem.graph.samples if imported else problem.recipe.samples
+        return profile_of(problem, samples, borders=not self.portals)
 
     def _plan(self, problem: Problem, profile: Profile, parts: list[list[int]]) -> Plan:
         graph = problem.graph

@@ -169,3 +169,14 @@ def _gpipe_plan(given: Problem) -> Any:
     from meshwright.planners.gpipe import GPipe
 
     return GPipe().plan(given).plan
+
+
+def test_an_exported_model_is_planned_like_the_captured_one() -> None:
+    given = problem_of(mlp(6, width=512, samples=8), "a100x4", samples=64)
+    exported = profiles.parse(json.loads(json.dumps(profiles.export(given))), "exported")
+    through = Piper(knapsack="exact").plan(exported)
+    direct = Piper(knapsack="exact", micro_batches=8, uneven=True).plan(given)
+    assert through.plan is not None
+    # Its nodes are single ops, of which the captured model's layers are made: it can only cut more finely.
+    assert through.objective <= direct.objective * (1 + EXACTLY)
+    assert through.objective >= 0.5 * direct.objective

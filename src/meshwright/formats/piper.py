@@ -13,11 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..cluster.model import Cluster, DeviceType, Level
 from ..cost.choices import Choice, Profile
 from ..cost.recorded import TransferRecord
 from ..errors import InputError, Unsupported
-from ..graph.ir import Factor, Graph, Op, Rule, Tensor
+from ..graph.ir import ITEM_BYTES, Factor, Graph, Op, Phase, Rule, Tensor
 from ..graph.serial import digest_of
 from ..plan.problem import Limits, Problem, Recipe
 from ._fields import Fields, in_order, load
@@ -158,6 +160,58 @@ def write(problem: Problem) -> dict[str, Any]:
         "mbsInBatch": problem.recipe.samples,
         "nodes": nodes,
         "edges": edges,
+    }
+
+
+def export(problem: Problem) -> dict[str, Any]:
+    """The document of a captured model: one node per op in one part, kept ("vanilla") or computed again.
+
+    Seconds and bytes of one micro-batch of `Graph.samples` samples; a parameter counts at each op that reads it.
+
+    Raises:
+        Unsupported: a graph without a derived backward.
+    """
+    graph, cost, cluster, recipe = problem.graph, problem.cost, problem.cluster, problem.recipe
+    if graph.training != "derived":
+        raise Unsupported(
+            "only a model whose backward is derived can be computed again: this graph writes it out or has none"
+        )
+    device = cluster.types[0]
+    use, grads, master = (ITEM_BYTES[d] for d in (recipe.compute_dtype, recipe.grad_dtype, recipe.param_dtype))
+    copy = master if recipe.param_dtype != recipe.compute_dtype else 0
+    nodes = []
+    edges: dict[tuple[int, int], float] = {}
+    phases: tuple[Phase, Phase] = ("forward", "backward")
+    for i, op in enumerate(graph.ops):
+        sizes = np.array([[f.size for f in op.rule.factors]], np.int64)
+        forward, backward = (float(cost.compute(op, sizes, device, x)[0]) for x in phases)
+        kept = float(cost.memory(op, sizes).kept[0])
+        own = {graph.aliases.get(t, t) for t in op.inputs if graph.tensor[t].role == "param"}
+        elements = sum(graph.tensor[t].nbytes / ITEM_BYTES.get(graph.tensor[t].dtype, 4) for t in own)
+        arriving = sum(graph.tensor[t].nbytes for t in {*op.inputs} if graph.tensor[t].role in ("activation", "input"))
+        state = elements * (use + grads + copy + recipe.state_bytes)
+        shared: dict[str, Any] = {"parameterSize": elements * grads, "syncTimeFw": {}, "syncTimeBw": {}}
+        ways = [
+            {"id": "vanilla", "timePerSample": forward + backward, "memoryUsageA": kept, "memoryUsageB": state},
+            {
+                "id": "activation recomp", "timePerSample": 2 * forward + backward,
+                "memoryUsageA": min(arriving, kept), "memoryUsageB": state + kept,
+            },
+        ]  # fmt: skip
+        nodes.append({"id": i, "name": op.name, "TMPCs": {"1": [{**way, **shared} for way in ways]}})
+        for t in op.inputs:
+            if t in graph.producer:
+                ends = graph.producer[t], i
+                edges[ends] = edges.get(ends, 0.0) + graph.tensor[t].nbytes
+    probe, last = 2.0**28, cluster.count - 1
+    rate = probe / float(cost.transfer(np.array([probe]), 0, last, cluster)[0]) if last else device.bandwidth
+    return {
+        "maxDevices": cluster.count,
+        "maxMemoryPerDevice": problem.limits.usable(device.memory),
+        "bandwidth": rate,
+        "mbsInBatch": max(1, recipe.samples // graph.samples),
+        "nodes": nodes,
+        "edges": [{"sourceId": a, "destId": b, "communicationCost": nbytes} for (a, b), nbytes in edges.items()],
     }
 
 

@@ -169,7 +169,9 @@ class DnnPartitioning(Planner):
         def watch(value: float, split: Sequence[int]) -> None:
             if offering and graph.overfull(split) <= 0:
                 # The chain that an integer programme starts from has the joint load as its value.
-                run.offer(graph.phase_load(split) if self.separate else value, lambda: self._plan(problem, graph, split, ()))
+                run.offer(
+                    graph.phase_load(split) if self.separate else value, lambda: self._plan(problem, graph, split, ())
+                )
             run.tick(1, self.method, 0, 1)
 
         if self.goal == "latency":

@@ -203,3 +203,16 @@ def test_an_exported_model_has_the_same_optimum_as_the_captured_one() -> None:
     direct, through = DnnPartitioning().plan(given), DnnPartitioning().plan(exported)
     assert through.objective == pytest.approx(direct.objective, rel=1e-9)
     assert exported.graph.training == "none"
+
+
+@pytest.mark.parametrize("name", ["bert24_inference", "bert24_training"])
+def test_many_samples_take_the_slowest_device_each_or_longer(data_folder: Path, name: str) -> None:
+    path = data_folder / "dnn-partitioning" / "throughput" / "layer" / f"{name}.json"
+    given = profiles.read(path, micro_batches=16)
+    result = DnnPartitioning().plan(given)
+    assert result.plan is not None
+    graph = placement_of(given)
+    split = split_of(given, result.plan)
+    # The simulator overlaps transfers with compute, so only the compute of the fullest device bounds it from below.
+    busiest = max(sum(graph.accelerator[v] for v in range(len(graph)) if split[v] == d) for d in set(split))
+    assert 1e3 * simulate(given, result.plan, detail=False).step_seconds >= 16 * busiest * (1 - 1e-9)

@@ -27,6 +27,8 @@ from ._fields import Fields, in_order, load
 HOST_BANDWIDTH = 2.0**31
 """Bytes/s between an accelerator and host memory: what the files' costs were computed with."""
 MILLI = 1e-3
+UNKNOWN = 1.0
+"""FLOP/s of a device of which a profile gives times only; its ops state no FLOPs, so that they use none of it."""
 ACCELERATOR: Literal["gpu"] = "gpu"
 CPU: Literal["cpu"] = "cpu"
 
@@ -293,8 +295,8 @@ def _cluster(top: Fields, devices: int | None, memory: float | None, bandwidth: 
     room = top.number("maxSizePerFPGA") if memory is None else memory
     rate = bandwidth or HOST_BANDWIDTH
     types = (
-        DeviceType("accelerator", ACCELERATOR, room, {"float32": 0.0}, 0.0, rate),
-        DeviceType("host", CPU, inf, {"float32": 0.0}, 0.0),
+        DeviceType("accelerator", ACCELERATOR, room, {"float32": UNKNOWN}, 0.0, rate),
+        DeviceType("host", CPU, inf, {"float32": UNKNOWN}, 0.0),
     )
     device = (0,) * k + (1,) * cpus
     host = (*((k if cpus else -1),) * k, *range(k, k + cpus)) if cpus else ()

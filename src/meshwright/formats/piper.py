@@ -24,6 +24,8 @@ from ..graph.serial import digest_of
 from ..plan.problem import Limits, Problem, Recipe
 from ._fields import Fields, in_order, load
 
+UNKNOWN = 1.0
+"""FLOP/s of a device of which a profile gives times only; its ops state no FLOPs, so that they use none of it."""
 SAMPLES, PARTS = "sample", "tmp"
 """Factors of every op: a micro-batch, and the parts of tensor parallelism, which the profile prices as a whole."""
 
@@ -110,7 +112,7 @@ def parse(
     rate = top.number("bandwidth") if bandwidth is None else bandwidth
     if rate <= 0:
         raise top.wrong("bandwidth", rate, "bytes/s above 0")
-    kind = DeviceType("profiled", "gpu", room, {"float32": 0.0}, 0.0)
+    kind = DeviceType("profiled", "gpu", room, {"float32": UNKNOWN}, 0.0)
     cluster = Cluster("profiled", (kind,), count, levels=(Level("outside", count, rate),))
     batch = top.whole("mbsInBatch", 1) if micro_batches is None else micro_batches
     transfers = {(_tensor(a), str(b)): TransferRecord(nbytes) for (a, b), nbytes in edges.items()}

@@ -73,7 +73,10 @@ def test_no_price_is_below_its_bound(seed: int) -> None:
     prices = Evaluator(space)
     points = list(space.points())
     for k in np.random.default_rng(seed).permutation(len(points))[:40]:
-        assert prices.price(points[k]).seconds >= prices.bound(points[k]) * (1 - 1e-12)
+        point = points[k]
+        assert prices.first_bound(point) <= prices.bound(point) * (1 + 1e-12)
+        assert prices.bound(point) <= prices.price(point).seconds * (1 + 1e-12)
+        assert prices.rest_bytes(point) <= prices.price(point).memory * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("seed", range(0, 30, 3))
@@ -168,11 +171,29 @@ def test_fixed_fields_have_their_value() -> None:
 
 
 def test_wishes_that_nothing_has_are_refused_by_name() -> None:
-    p = problem("llama-3.1-8b", 4, cluster_of("h100x8"), 32)
     with pytest.raises(InputError, match='nothing called "tq" to fix'):
         Grid(fix={"tq": 2})
-    with pytest.raises(InputError, match="tp=3"):
-        Grid(fix={"tp": 3}).plan(p)
+
+
+@pytest.mark.parametrize(
+    ("fix", "allow", "sentence"),
+    [
+        ({"tp": 3}, {}, "tp=3: tp may be 1, 2, 4"),
+        ({}, {"recompute": ["some"]}, "recompute=some: recompute may be full, light, none"),
+        ({"dp": 2, "recompute": "full", "pp": 8}, {}, "pp=8: pp may be 1, 2, 4"),
+        ({"dp": 4, "zero": 0, "tp": 4}, {}, "tp=4 with dp=4: tp may be 1, 2"),
+        ({"recompute": "none", "dp": 1, "zero": 2}, {}, "zero=2 with dp=1: zero may be 0"),
+        ({"pp": 4, "vpp": 2}, {}, "vpp=2 with pp=4: vpp may be 1"),
+        ({"micro-batch": 5, "dp": 2}, {}, "micro-batch=5: micro-batch may be 1, 2, 4, 8, 16, 32"),
+    ],
+)
+def test_wishes_that_no_layout_has_are_named_with_what_may_be(
+    fix: dict[str, object], allow: dict[str, list[object]], sentence: str
+) -> None:
+    p = problem("llama-3.1-8b", 4, cluster_of("h100x8"), 32)
+    with pytest.raises(InputError) as error:
+        Grid(fix=fix, allow=allow).plan(p)
+    assert str(error.value) == f"no layout of h100x8, batch 32, has {sentence}"
 
 
 def test_more_bandwidth_is_never_slower() -> None:

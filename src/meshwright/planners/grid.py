@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import bisect
 import gc
+import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from math import inf
+from typing import Any
 
 from ..errors import Infeasible, InputError
 from ..plan.model import Plan
@@ -76,11 +79,14 @@ class Grid(Planner):
 
         True is a proof, False is not. Depends on nothing but the problem: no seconds are counted.
         """
-        space = Space(problem, Expert(problem.graph), self.fix, self.allow)
-        points = list(space.points())
-        prices = Evaluator(space)
-        order = sorted((prices.least_bytes(p), k) for k, p in enumerate(points))
-        return any(prices.price(points[k]).over == 0 for least, k in order[:tries] if least <= prices.usable)
+        with _no_collection():
+            space = Space(problem, Expert(problem.graph), self.fix, self.allow)
+            points = list(space.points())
+            prices = Evaluator(space)
+            at_rest = sorted((prices.rest_bytes(p), k) for k, p in enumerate(points))
+            likely = [k for least, k in at_rest[: 8 * tries] if least <= prices.usable]
+            order = sorted((prices.least_bytes(points[k]), k) for k in likely)
+            return any(prices.price(points[k]).over == 0 for least, k in order[:tries] if least <= prices.usable)
 
     def search(self, problem: Problem, run: Run) -> Json:
         with _no_collection():
@@ -92,42 +98,44 @@ class Grid(Planner):
         if not points:
             raise self._nothing(space)
         prices = Evaluator(space)
-        run.tick(0, "bounds", 0, len(points))
-        order = sorted((prices.bound(p), k) for k, p in enumerate(points))
-        run.bound(order[0][0])  # holds for any cut into stages, not only for those that `parts` chooses
-        best: list[tuple[float, int, Priced]] = []
-        misses: list[tuple[float, int, Priced]] = []
-        hopeless: list[tuple[float, int]] = []
-        refused = 0
-        for done, (bound, k) in enumerate(order):
-            if self.prune and len(best) >= self.top and bound >= best[self.top - 1][0]:
+        found = _Found(self.top)
+        queue: list[tuple[float, bool, int]] = []
+        for k, point in enumerate(points):
+            if k % 512 == 0:
+                run.tick(0, "bounds", k, len(points))
+            over = prices.rest_bytes(point) - prices.usable
+            if over > 0:
+                found.refuse(over, k)
+            else:
+                queue.append((prices.first_bound(point), False, k))
+        heapq.heapify(queue)
+        if queue:
+            run.bound(queue[0][0])  # holds for any cut into stages, not only for those that `parts` chooses
+        while queue:
+            bound, close, k = heapq.heappop(queue)
+            if self.prune and bound >= found.limit:
                 break
+            done = len(points) - len(queue)
+            if not close:  # the bound of its own style costs a lowering: only where the first one does not do
+                heapq.heappush(queue, (max(bound, prices.bound(points[k])), True, k))
+                run.tick(0, "search", done, len(points))
+                continue
             if (over := prices.least_over(points[k])) > 0:
-                refused += 1
-                bisect.insort(hopeless, (over, k))
-                del hopeless[2 * self.top :]
-                run.tick(0, "search", done + 1, len(order))
+                found.refuse(over, k)
+                run.tick(0, "search", done, len(points))
                 continue
             priced = prices.price(points[k])
-            if priced.over > 0:
-                refused += 1
-                bisect.insort(misses, (priced.over, k, priced))
-                del misses[8 * self.top :]
-            else:
+            found.add(priced, k)
+            if priced.over <= 0:
                 run.offer(priced.seconds, priced.plan, priced.memory)
-                bisect.insort(best, (priced.seconds, k, priced))
-            if done % 8 == 0:
-                run.show(self._rows(space, best, misses), (len(points), refused))
-            run.tick(1, "search", done + 1, len(order))
-        if not best or not misses:
-            for _, k in hopeless:
-                priced = prices.price(points[k])
-                bisect.insort(misses, (priced.over, k, priced))
-        rows = self._rows(space, best, misses)
-        run.show(rows, (len(points), refused))
-        if not best:
-            least = misses[0][2]
-            raise Infeasible(prices.misfit(least))
+            run.show(self._rows(space, found.best, found.misses), (len(points), found.refused))
+            run.tick(1, "search", done, len(points))
+        if not found.best or not found.misses:
+            for _, k in found.hopeless:
+                found.miss(prices.price(points[k]), k)
+        run.show(self._rows(space, found.best, found.misses), (len(points), found.refused))
+        if not found.best:
+            raise Infeasible(prices.misfit(found.misses[0][2]))
         return None
 
     def _rows(
@@ -140,16 +148,91 @@ class Grid(Planner):
 
     def _nothing(self, space: Space) -> InputError:
         cluster, batch = space.problem.cluster, space.problem.recipe.samples
-        wishes = ", ".join(f"{k}={v}" for k, v in {**self.fix, **self.allow}.items())
         free = Space(space.problem, space.expert, {}, {})
         if next(free.points(), None) is None:
             return InputError(
                 f"no layout of {cluster.count} devices divides the batch of {batch}: use a batch that is a multiple of "
                 f"the data-parallel degree, for example {max(1, round(batch / cluster.count)) * cluster.count}"
             )
+        wish, others = self._conflict(space)
+        words = _said({k: v for k, v in {**self.fix, **self.allow}.items() if k in others})
+        rest = replace(space, fix=_only(self.fix, others), allow=_only(self.allow, others))
+        able = sorted({getattr(point, wish) for point in rest.points()}, key=lambda v: (isinstance(v, str), v))
         return InputError(
-            f"no layout of {cluster.name} has {wishes}: give fewer of them, the rest is worked out for you"
+            f"no layout of {cluster.name}, batch {batch:,}, has {_said({wish: {**self.fix, **self.allow}[wish]})}"
+            + (f" with {words}" if words else "")
+            + f": {_SAID.get(wish, wish)} may be {', '.join(map(_word, able))}"
         )
+
+    def _conflict(self, space: Space) -> tuple[str, set[str]]:
+        """The first wish that leaves nothing, and as few as possible of those before it that it needs for that."""
+
+        def empty(names: set[str]) -> bool:
+            some = replace(space, fix=_only(self.fix, names), allow=_only(self.allow, names))
+            return next(some.points(), None) is None
+
+        given: list[str] = []
+        for name in (*self.fix, *self.allow):
+            if empty({*given, name}):
+                break
+            given.append(name)
+        others = set(given)
+        for other in given:
+            if empty(others - {other} | {name}):
+                others.remove(other)
+        return name, others
+
+
+_SAID = {"micro_batch": "micro-batch", "sequence": "sp", "chunks": "vpp"}
+
+
+def _only(wishes: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    return {k: v for k, v in wishes.items() if k in names}
+
+
+def _said(wishes: Mapping[str, object]) -> str:
+    """As they are written on the command line."""
+    return ", ".join(
+        f"{_SAID.get(k, k)}={' or '.join(map(_word, v)) if isinstance(v, list) else _word(v)}"
+        for k, v in wishes.items()
+    )
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class _Found:
+    """What a search has so far: the best, the nearest misses, and what could not fit."""
+
+    def __init__(self, top: int) -> None:
+        self.top = top
+        self.best: list[tuple[float, int, Priced]] = []
+        self.misses: list[tuple[float, int, Priced]] = []
+        self.hopeless: list[tuple[float, int]] = []
+        """(bytes over at least, point), not priced."""
+        self.refused = 0
+
+    @property
+    def limit(self) -> float:
+        """Seconds that a plan must be below to be shown."""
+        return self.best[self.top - 1][0] if len(self.best) >= self.top else inf
+
+    def refuse(self, over: float, k: int) -> None:
+        self.refused += 1
+        bisect.insort(self.hopeless, (over, k))
+        del self.hopeless[2 * self.top :]
+
+    def add(self, priced: Priced, k: int) -> None:
+        if priced.over > 0:
+            self.refused += 1
+            self.miss(priced, k)
+        else:
+            bisect.insort(self.best, (priced.seconds, k, priced))
+
+    def miss(self, priced: Priced, k: int) -> None:
+        bisect.insort(self.misses, (priced.over, k, priced))
+        del self.misses[8 * self.top :]
 
 
 @contextmanager

@@ -73,8 +73,8 @@ def layout_axes(atoms: Atoms, tensor: str, layout: Layout, mesh: Mapping[str, in
         for (_, cuts), size, low in zip(subs, whole, borders):
             if not cuts:
                 continue
-            inside = [k for k, s in enumerate(steps) if low <= s < low * size]
-            if prod(mine[k] for k in inside) != size:
+            inside = [k for k, s in enumerate(steps) if low <= s < low * size and mine[k] > 1]
+            if not inside or prod(mine[k] for k in inside) != size:
                 raise Unsupported(
                     f'the layout of "{tensor}" cuts dim {d} at {whole}, but its ops see it as {mine}: cut at one of these'
                 )

@@ -169,13 +169,13 @@ class Expert:
         other = {a for a in node.operands[0] if a != FIXED}
         mine = [a for a in node.results[0] if a != FIXED and a not in other]
         fit = [a for a in mine if node.kind[a] == "free" and node.size[a] % tp == 0]
-        return next((a for a in fit if a not in node.awkward), fit[0] if fit else None)
+        return next((a for a in fit if a not in node.awkward), None)
 
     # ---- storage
 
     def _storage(self, t: str, use: Axes, zero: int) -> Storage:
         sizes = self.atoms.size[t]
-        if zero == 0 or not sizes:
+        if zero == 0 or prod(sizes) == 1:
             return Storage()
         k = max(range(len(sizes)), key=lambda j: sizes[j] / (2.0 if use[j] else 1.0))
         cut = plan_layout(self.atoms, t, tuple((*x, DP) if j == k else x for j, x in enumerate(use)))

@@ -7,11 +7,12 @@ sizes, a stage once for each number of blocks.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from math import prod
 
 import numpy as np
 
-from ..graph.ir import Floats
+from ..graph.ir import ITEM_BYTES, Floats
 from ..lower import lower
 from ..lower.program import Program, StageCode
 from ..plan.model import Plan
@@ -124,14 +125,36 @@ class Evaluator:
 
     # ---- points
 
+    def first_bound(self, point: Point) -> float:
+        """`bound` of the same layout with nothing recomputed, nothing stored cut and one replica: never above its own."""
+        base = replace(point.style, zero=0, recompute="none")
+        return self._bound(point, self.pieces(base, 1, point.pp), self.sizes(point.ep))
+
+    def rest_bytes(self, point: Point) -> float:
+        """Bytes of parameters, gradients and optimizer state that the fullest rank holds at least, all cut as far as may be."""
+        recipe = self.problem.recipe
+        use, grad, master = (ITEM_BYTES[d] for d in (recipe.compute_dtype, recipe.grad_dtype, recipe.param_dtype))
+        state = recipe.state_bytes + (master if recipe.param_dtype != recipe.compute_dtype else 0)
+        cut = [point.dp if point.zero >= zero else 1 for zero in (3, 2, 1)]
+        each = use / cut[0] + grad / cut[1] + state / cut[2]
+        return self._elements * each / (point.tp * point.ep * point.pp)
+
+    @cached_property
+    def _elements(self) -> float:
+        """Parameters that the graph uses."""
+        used = (t for t in self.graph.params() if t.name in self.graph.consumers)
+        return float(sum(prod(t.shape) for t in used))
+
     def bound(self, point: Point) -> float:
         """Seconds below the step of any cut into pp stages.
 
         Stage s needs m·t_s and, before it, one forward and one backward of all stages before it; the best convex
         combination of these p statements is total / (1 − (1 − 1/m)^p). With chunks only the busiest device counts.
         """
-        pieces = self.pieces(point.style, point.dp, point.pp)
-        b = self.sizes(point.replicas).index(point.micro_batch)
+        return self._bound(point, self.pieces(point.style, point.dp, point.pp), self.sizes(point.replicas))
+
+    def _bound(self, point: Point, pieces: Pieces, sizes: list[int]) -> float:
+        b = sizes.index(point.micro_batch)
         total = float(np.dot(pieces.seconds[:, b], pieces.counts))
         m = self.problem.recipe.samples // (point.replicas * point.micro_batch)
         least = m * total / point.pp if point.chunks > 1 else total if m == 1 else total / (1 - (1 - 1 / m) ** point.pp)

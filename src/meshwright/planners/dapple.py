@@ -61,6 +61,7 @@ class Dapple(Planner):
         handles=frozenset({"dag", "memory"}),
         goals=frozenset({"time"}),
         family="pipeline",
+        missing=("plans with unequal replicas are not lowered, so they are neither simulated nor run",),
     )
     unit = "s"
 

@@ -87,6 +87,7 @@ class PipeDream2BW(Planner):
         handles=frozenset({"dag", "memory"}),
         goals=frozenset({"time"}),
         family="pipeline",
+        missing=("asynchronous plans are neither simulated nor run: no second weight buffer",),
     )
     unit = "s/sample"
 

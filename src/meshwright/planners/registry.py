@@ -45,6 +45,11 @@ def names() -> list[str]:
     return sorted({*_builtin(), *_entries()})
 
 
+def finished_names() -> list[str]:
+    """Names of planners that have every part of their method: what "all" means."""
+    return [name for name, kind in planners().items() if not kind.info.missing]
+
+
 def planners() -> Mapping[str, type[Planner]]:
     """All planners by name. A broken plug-in is skipped with a warning that names its distribution."""
     found = dict(_builtin())

@@ -77,6 +77,8 @@ class Info:
     goals: frozenset[Goal]
     family: str = "hybrid"
     """pipeline, tensor, placement, data, hybrid: the word in the table of `compare`."""
+    missing: tuple[str, ...] = ()
+    """Parts of the method that are not there yet, a sentence each; a planner with any is not part of "all"."""
 
 
 class Run(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,12 +50,17 @@ def state(request: Request, say: Say = _silent, cost: CostModel | None = None) -
     """Resolve and capture; quick to fail: the cheap names are checked before the model is captured.
 
     Raises:
-        InputError: an unknown name, file, precision or objective. CaptureError: the model cannot be captured.
+        InputError: an unknown name, file, precision or objective, or a number out of range. CaptureError: the model cannot be captured.
     """
     if request.precision not in PRECISIONS:
         raise InputError(f'no precision "{request.precision}": use one of {", ".join(PRECISIONS)}', where="--precision")
     if request.objective not in GOALS:
         raise InputError(f'no objective "{request.objective}": use one of {", ".join(GOALS)}', where="--objective")
+    for name, size in (("--batch", request.batch), ("--seq", request.seq)):
+        if size is not None and size < 1:
+            raise InputError(f"{name} {size}: must be a whole number of at least 1", where=name)
+    if request.budget is not None and not 0 < request.budget < inf:
+        raise InputError(f"--budget {request.budget:g}: must be a number of seconds, above 0", where="--budget")
     cluster = resolve(request.cluster)
     from .graph.source import resolve as resolve_model
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from in_process import Command
 
+from meshwright.errors import InputError
 from meshwright.graph.zoo import entries
+from meshwright.request import Request
+from meshwright.stated import state
 
 SENTENCES = [
     (
@@ -60,6 +64,17 @@ SENTENCES = [
     (["show", "."], "./ holds no plan.json: give the folder that meshwright plan wrote"),
     (["models", "gpt3"], 'no model "gpt3": did you mean gpt2? ("meshwright models" lists {models})'),
     (["clusters", "h101"], 'no cluster "h101": did you mean h100? ("meshwright clusters" lists {clusters})'),
+    (["plan", "gpt2", "--batch", "0"], "--batch 0: must be a whole number of at least 1"),
+    (["plan", "gpt2", "--seq", "1.5"], "--seq 1.5: must be a whole number of at least 1"),
+    (["plan", "gpt2", "--top", "101"], "--top 101: must be a whole number from 1 to 100"),
+    (["plan", "gpt2", "--budget", "0"], "--budget 0: must be a number of seconds, above 0"),
+    (["compare", "gpt2", "--budget", "nan"], "--budget nan: must be a number of seconds, above 0"),
+    (["simulate", "gpt2", "--zero", "4"], "--zero 4: must be a whole number from 0 to 3"),
+    (["run", "gpt2-local", "--steps", "0"], "--steps 0: must be a whole number of at least 1"),
+    (["verify", "gpt2-local", "--ranks", "x"], "--ranks x: must be a whole number from 1 to 64"),
+    (["validate", "--max-error", "nan"], "--max-error nan: must be a number of percent, 0 or more"),
+    (["validate", "--max-error", "inf"], "--max-error inf: must be a number of percent, 0 or more"),
+    (["validate", "--max-error=-1"], "--max-error -1: must be a number of percent, 0 or more"),
     (["plan", "gpt2", "--nope"], 'no such option: --nope: see "meshwright plan --help"'),
 ]
 
@@ -76,6 +91,19 @@ def test_the_whole_sentence_is(meshwright: Command, tmp_path: Path, args: list[s
     assert done.err.splitlines()[-1] == f"meshwright: {sentence}"
     assert (done.code, done.out) == (2, "")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"batch": 0}, "--batch 0: must be"),
+        ({"seq": -1}, "--seq -1: must be"),
+        ({"budget": 0.0}, "--budget 0: must be"),
+    ],
+)
+def test_numbers_are_refused_where_no_option_was_parsed(wrong: dict[str, float], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        state(replace(Request("gpt2", "a100x8"), **wrong))  # type: ignore[arg-type]
 
 
 def test_with_json_an_error_is_an_object_too(meshwright: Command) -> None:

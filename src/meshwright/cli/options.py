@@ -10,6 +10,7 @@ import typer
 
 from ..errors import InputError
 from .completion import cluster_names, layout_words, model_names, plan_paths, planner_names
+from .numbers import amount, whole
 from .screen import Color
 
 Model = Annotated[
@@ -30,15 +31,15 @@ Cluster = Annotated[
         help='A preset with a count (h100x64), local, or a cluster.toml.  [default: local]',
     ),
 ]  # fmt: skip
-Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Sequences (or images) a step.")]
-Seq = Annotated[int | None, typer.Option("--seq", min=1, help="Tokens a sequence.")]
+Batch = Annotated[int | None, whole("--batch", 1, help="Sequences (or images) a step.")]
+Seq = Annotated[int | None, whole("--seq", 1, help="Tokens a sequence.")]
 Precision = Annotated[
     str | None, typer.Option("--precision", metavar="bf16|fp16|fp32", help="What the model computes in.")
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where to write.  [default: MODEL-CLUSTER]")
 ]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of everything random.")]
+Seed = Annotated[int | None, whole("--seed", 0, help="Of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="More detail.")]
@@ -50,11 +51,11 @@ Planner = Annotated[
         help="A registered planner, or a ./file.py.  [default: grid]",
     ),
 ]  # fmt: skip
-Budget = Annotated[float | None, typer.Option("--budget", min=0.0, metavar="S", help="Seconds of search.")]
+Budget = Annotated[float | None, amount("--budget", "seconds", metavar="S", help="Seconds of search.")]
 Objective = Annotated[
     str | None, typer.Option("--objective", metavar="step|cost|memory", help="What is made smallest.  [default: step]")
 ]
-Top = Annotated[int, typer.Option("--top", min=1, max=100, help="Plans shown.")]
+Top = Annotated[int, whole("--top", 1, 100, help="Plans shown.")]
 Fix = Annotated[
     str | None,
     typer.Option("--fix", metavar="tp=8,pp=1", help="Degrees that are given.", autocompletion=layout_words),

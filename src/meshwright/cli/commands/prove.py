@@ -11,6 +11,7 @@ from ...errors import InputError
 from ...report.lines import Line, columns, labelled
 from ...report.words import joined, number, percent, time_part
 from .. import options as o
+from ..numbers import amount, whole
 from ..screen import Screen
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def verify(
     plan: o.PlanPath,
-    ranks: Annotated[int, typer.Option("--ranks", min=1, max=64, help="About how many processes check it.")] = 4,
+    ranks: Annotated[int, whole("--ranks", 1, 64, help="About how many processes check it.")] = 4,
     full_size: Annotated[bool, typer.Option("--full-size", help="Scale nothing down.")] = False,
     seed: o.Seed = None,
     as_json: o.Json = False,
@@ -125,7 +126,8 @@ def validate(
     source: Annotated[str | None, typer.Option("--source", help="Only steps of this source.")] = None,
     device: Annotated[str | None, typer.Option("--device", metavar="a100|h100|v100", help="Only this device.")] = None,
     max_error: Annotated[
-        float | None, typer.Option("--max-error", metavar="PCT", help="Exit 1 if the mean error is above this.")
+        float | None,
+        amount("--max-error", "percent", zero=True, metavar="PCT", help="Exit 1 if the mean error is above this."),
     ] = None,
     data: Annotated[
         Path | None,

@@ -12,6 +12,7 @@ import typer
 from ...report.lines import Line
 from ...report.words import number
 from .. import options as o
+from ..numbers import whole
 from ..screen import Screen
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def run(
     plan: o.PlanPath,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps.")] = 20,
+    steps: Annotated[int, whole("--steps", 1, help="Optimizer steps.")] = 20,
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="DIR", help="Go on from a checkpoint, written under any plan.")
     ] = None,

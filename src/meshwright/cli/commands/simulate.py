@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import options as o
+from ..numbers import whole
 from ..screen import Screen
 
 Degree = int | None
@@ -26,16 +27,14 @@ def simulate(
     batch: o.Batch = None,
     seq: o.Seq = None,
     precision: o.Precision = None,
-    dp: Annotated[Degree, typer.Option("--dp", min=1, help="Data-parallel replicas.")] = None,
-    tp: Annotated[Degree, typer.Option("--tp", min=1, help="Tensor-parallel degree.")] = None,
-    pp: Annotated[Degree, typer.Option("--pp", min=1, help="Pipeline stages.")] = None,
-    cp: Annotated[Degree, typer.Option("--cp", min=1, help="Context-parallel degree (Ulysses).")] = None,
-    ep: Annotated[Degree, typer.Option("--ep", min=1, help="Expert-parallel degree.")] = None,
-    vpp: Annotated[int, typer.Option("--vpp", min=1, help="Chunks a device, interleaved.")] = 1,
-    zero: Annotated[
-        int, typer.Option("--zero", min=0, max=3, help="What rests cut over dp: 1 state, 2 gradients, 3 weights.")
-    ] = 0,
-    micro_batch: Annotated[int, typer.Option("--micro-batch", min=1, help="Samples a replica computes at once.")] = 1,
+    dp: Annotated[Degree, whole("--dp", 1, help="Data-parallel replicas.")] = None,
+    tp: Annotated[Degree, whole("--tp", 1, help="Tensor-parallel degree.")] = None,
+    pp: Annotated[Degree, whole("--pp", 1, help="Pipeline stages.")] = None,
+    cp: Annotated[Degree, whole("--cp", 1, help="Context-parallel degree (Ulysses).")] = None,
+    ep: Annotated[Degree, whole("--ep", 1, help="Expert-parallel degree.")] = None,
+    vpp: Annotated[int, whole("--vpp", 1, help="Chunks a device, interleaved.")] = 1,
+    zero: Annotated[int, whole("--zero", 0, 3, help="What rests cut over dp: 1 state, 2 gradients, 3 weights.")] = 0,
+    micro_batch: Annotated[int, whole("--micro-batch", 1, help="Samples a replica computes at once.")] = 1,
     recompute: Annotated[
         str, typer.Option("--recompute", metavar="none|light|full", help="What runs again before the backward.")
     ] = "none",

@@ -103,7 +103,7 @@ def _cuts(axes: tuple[str, ...]) -> tuple[Cut, ...]:
 
 
 def on(mapping: tuple[int, ...], cuts: Axes) -> Axes:
-    return tuple(() if a == FIXED else cuts[a] for a in mapping)
+    return tuple([() if a == FIXED else cuts[a] for a in mapping])
 
 
 def op_cuts(
@@ -118,12 +118,6 @@ def op_cuts(
     op = atoms.folded.graph.ops[node.index]
     if sharding is None or all(u in atoms.const for u in node.inputs):
         return tuple(cuts)
-    held: dict[str, int] = {}
-    for t, m in zip(node.inputs, node.operands):
-        for a, axes in zip(m, rest.get(t, ())):
-            if a != FIXED:
-                for x in axes:
-                    held.setdefault(x, a)
     for name, given in sharding.cuts.items():
         k = next(k for k, f in enumerate(op.rule.factors) if f.name == name)
         free = [a for a, f in enumerate(node.factor) if f == k and node.kind[a] in ("free", "stat")]
@@ -132,6 +126,10 @@ def op_cuts(
             raise Unsupported(
                 f'factor "{name}" of "{op.name}" ({op.kind}) is {op.rule.factors[k].kind}: it cannot be cut here'
             )
+        if len(free) == 1:
+            cuts[free[0]] = (*cuts[free[0]], *axes)
+            continue
+        held = _held(node, rest)
         batch = [a for a in free if node.samples[a]]
         for x in axes:
             if held.get(x) in free:
@@ -144,6 +142,17 @@ def op_cuts(
                 a = easy[_best(left, mesh[x])]
             cuts[a] = (*cuts[a], x)
     return tuple(cuts)
+
+
+def _held(node: Node, rest: Mapping[str, Axes]) -> dict[str, int]:
+    """Axis -> the atom on which it cuts an operand at rest, the first operand that has it."""
+    held: dict[str, int] = {}
+    for t, m in zip(node.inputs, node.operands):
+        for a, axes in zip(m, rest.get(t, ())):
+            if a != FIXED:
+                for x in axes:
+                    held.setdefault(x, a)
+    return held
 
 
 def _left(size: int, axes: tuple[str, ...], mesh: Mapping[str, int]) -> int:

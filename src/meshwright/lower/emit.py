@@ -12,6 +12,7 @@ from .atoms import FIXED, Atoms, Node, item_bytes
 from .convert import Axes, Do, Step, axes_of, local_size, steps
 from .program import GRAD, RAW, Instr
 
+_NONE: frozenset[str] = frozenset()
 COMMUNICATES = frozenset({"all_reduce", "all_gather", "reduce_scatter", "all_to_all"})
 _PAIR_OF_MAXIMUM_AND_SUM = frozenset({"softmax", "_softmax", "log_softmax", "_log_softmax", "cross_entropy_loss"})
 _MEAN_OVER_LABELS = frozenset({"cross_entropy_loss", "nll_loss", "nll_loss_nd", "nll_loss2d"})
@@ -109,9 +110,12 @@ class Emitter:
 
     def convert(self, w: Written, cache: dict[object, str], t: str, need: Axes, g: frozenset[str]) -> str:
         """The value of `t` as an op needs it."""
-        src, deferred = self.done.rest[t], self.sums.deferred.get(t, frozenset())
+        src = self.done.rest[t]
         grad = t in self.atoms.grad
-        summed = (g - deferred - axes_of(need)) if grad else frozenset()
+        deferred = self.sums.deferred.get(t, _NONE)
+        summed = (g - deferred - axes_of(need)) if g and grad else _NONE
+        if src == need and not summed:
+            return t
         may_pad = (axes_of(need) - axes_of(src)) & deferred
         key = (t, need, summed, may_pad)
         if key not in cache:
@@ -145,7 +149,8 @@ class Emitter:
         paths = []
         for t in node.outputs:
             here, partial = self.done.raw[t]
-            paths.append(steps(here, partial, self.done.rest[t], frozenset(), frozenset()))
+            rest = self.done.rest[t]
+            paths.append(steps(here, partial, rest, _NONE, _NONE) if partial or here != rest else ())
         raw = [t + RAW if p else t for t, p in zip(node.outputs, paths)]
         forward = self._compute(node, cuts, tuple(values), tuple(raw))
         for name, t in zip(raw, node.outputs):

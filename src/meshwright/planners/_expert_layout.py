@@ -195,6 +195,7 @@ class _Computing:
         self.shardings: dict[str, OpSharding] = {}
         self.layouts: dict[str, Layout] = {}
         self.waiting: dict[str, Node] = {}
+        self.alone = style.tp == style.cp == style.ep == 1
 
     def result(self) -> tuple[dict[str, OpSharding], dict[str, Layout], dict[str, Axes]]:
         atoms = self.atoms
@@ -252,6 +253,8 @@ class _Computing:
         for a, samples in enumerate(node.samples):
             if samples:
                 cuts[a] = data
+        if self.alone:  # data parallelism only
+            return tuple(cuts)
         picks = []
         if expert is not None:
             picks.append((EP, expert))
@@ -294,9 +297,9 @@ class _Computing:
 
     def _held(self, node: Node, axis: str) -> list[int]:
         """Atoms on which `axis` cuts an operand already, the largest operand first; samples do not count."""
-        order = sorted(
-            range(len(node.inputs)), key=lambda k: -prod(node.size[a] for a in node.operands[k] if a != FIXED)
-        )
+        order = [k for k, t in enumerate(node.inputs) if any(axis in x for x in self.rest[t])]
+        if len(order) > 1:
+            order.sort(key=lambda k: -prod(node.size[a] for a in node.operands[k] if a != FIXED))
         return [
             a
             for k in order

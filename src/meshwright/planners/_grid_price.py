@@ -16,10 +16,11 @@ from ..graph.ir import ITEM_BYTES, Floats
 from ..lower import lower
 from ..lower.program import Program, StageCode
 from ..plan.model import Plan
-from ..simulate.estimate import collect, estimate
+from ..simulate.estimate import Work, collect, estimate
 from ..simulate.fits import excess
 from ..simulate.price import Pricer, StagePrice
 from ..simulate.simulator import sends_of, simulate
+from ..simulate.tasks import Sends
 from ..solvers.capped_partition import Run, capped_partition
 from ._expert_layout import Style
 from ._grid_space import Point, Space
@@ -77,6 +78,7 @@ class Evaluator:
         self._pieces: dict[tuple[Style, int, int], Pieces] = {}
         self._sizes: dict[int, list[int]] = {}
         self._stages: dict[tuple[object, ...], tuple[StageCode, StagePrice]] = {}
+        self._works: dict[tuple[int, int], tuple[Program, Work, Sends]] = {}
 
     # ---- pieces
 
@@ -225,13 +227,22 @@ class Evaluator:
         ):
             simulation = simulate(self.problem, plan, detail=False, program=program, pricer=self.pricer)
             return simulation.step_seconds, float(simulation.peak.max())
-        prices = [self._stage(code, point.replicas) for code in program.stages]
         column = self.sizes(point.replicas).index(point.micro_batch)
-        cluster = self.problem.cluster
-        sends = sends_of(program, cluster, self.pricer)
-        work = collect(prices, column, [c.mesh for c in program.stages], sends, cluster, self.problem.cost)
+        work, sends = self._work(program, column, point.replicas)
         seconds, peaks = estimate(work, plan.schedule, sends, point.chunks, self.share, self.overhead)
         return seconds, float(peaks.max())
+
+    def _work(self, program: Program, column: int, replicas: int) -> tuple[Work, Sends]:
+        """What every rank does in a micro-batch; plans that differ in schedule only share it."""
+        key = (id(program.stages), program.micro_batch)
+        if key not in self._works:
+            prices = [self._stage(code, replicas) for code in program.stages]
+            cluster = self.problem.cluster
+            sends = sends_of(program, cluster, self.pricer)
+            meshes = [code.mesh for code in program.stages]
+            work = collect(prices, column, meshes, sends, cluster, self.problem.cost)
+            self._works[key] = program, work, sends
+        return self._works[key][1:]
 
     def _stage(self, code: StageCode, replicas: int) -> StagePrice:
         """Stages with the same code in the same kind of place cost the same; all micro-batch sizes at once."""

@@ -142,16 +142,20 @@ def _two_pass(p: int, v: int, m: int, warm: Index32, *, breadth: bool) -> Orders
     else:
         chunk, micro = np.zeros(n, np.int64), k
         back_micro = micro
+    ahead = np.minimum(warm.astype(np.int64), n)[:, None]
+    forward_at = np.where(k < ahead, k, 2 * k - ahead)
+    backward_at = np.where(k < n - ahead, ahead + 2 * k + 1, n + k)
+    rank = np.arange(p)[:, None]
     kind = np.empty((p, 2 * n), np.int8)
     stage = np.empty((p, 2 * n), np.int32)
     micro_batch = np.empty((p, 2 * n), np.int32)
-    for r in range(p):
-        ahead = min(int(warm[r]), n)
-        forward_at = np.where(k < ahead, k, ahead + 2 * (k - ahead))
-        backward_at = np.where(k < n - ahead, ahead + 2 * k + 1, n + k)
-        kind[r, forward_at], kind[r, backward_at] = FORWARD, BACKWARD
-        stage[r, forward_at], stage[r, backward_at] = chunk * p + r, (v - 1 - chunk) * p + r
-        micro_batch[r, forward_at], micro_batch[r, backward_at] = micro, back_micro
+    for at, what, of, which in (
+        (forward_at, FORWARD, chunk, micro),
+        (backward_at, BACKWARD, v - 1 - chunk, back_micro),
+    ):
+        np.put_along_axis(kind, at, np.int8(what), axis=1)
+        np.put_along_axis(stage, at, (of * p + rank).astype(np.int32), axis=1)
+        np.put_along_axis(micro_batch, at, np.broadcast_to(which, at.shape).astype(np.int32), axis=1)
     return _singles(kind.ravel(), stage.ravel(), micro_batch.ravel(), np.full(p, 2 * n), p * v, m)
 
 

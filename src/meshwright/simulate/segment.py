@@ -90,6 +90,8 @@ class SegmentPricer:
         self, segment: Segment, mesh: Mesh, micro: Ints, sums: tuple[tuple[Instr, float], ...], split: bool
     ) -> SegmentPrice:
         n = len(micro)
+        if segment.name == "constants":  # position tables and masks: computed once, not once a micro-batch
+            return SegmentPrice(np.zeros((n, WIDTH)), np.zeros((n, 2)), np.zeros(n))
         local = local_samples(mesh, segment.samples, micro)
         forward, backward, rerun, weight = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n)
         for device in self.devices(mesh):

@@ -11,7 +11,7 @@ from pathlib import Path
 from . import answer
 from . import output_folder as folders
 from .errors import InputError, MeshwrightError
-from .report.compare import Comparison, Entry, citations, compare_csv
+from .report.compare import NOT_SIMULATED, Comparison, Entry, citations, compare_csv
 from .request import to_toml
 from .stated import Stated
 
@@ -20,7 +20,7 @@ Told = Callable[[str, int, int], None]
 
 
 def planners_named(words: str) -> list[str]:
-    """ "a,b,./file.py", "all" or "tag:exact" as planner names.
+    """ "a,b,./file.py", "all" (that are finished) or "tag:exact" as planner names.
 
     Raises:
         InputError: no planner has the tag, or the list is empty.
@@ -28,7 +28,7 @@ def planners_named(words: str) -> list[str]:
     from .planners import registry
 
     if words == "all":
-        return sorted(registry.names())
+        return registry.finished_names()
     if words.startswith("tag:"):
         tag = words.removeprefix("tag:")
         infos = [kind.info for kind in registry.planners().values()]
@@ -42,6 +42,13 @@ def planners_named(words: str) -> list[str]:
     if not names:
         raise InputError("--planners names none: write a,b or all or tag:WORD", where="--planners")
     return names
+
+
+def unfinished() -> list[str]:
+    """Planners that "all" leaves out, because parts of their method are missing."""
+    from .planners import registry
+
+    return [name for name, kind in registry.planners().items() if kind.info.missing]
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -73,31 +80,34 @@ def compare(
         if stopped():
             break
         told(name, k, len(names))
-        planner = answer.planner_of(replace(stated.request, planner=name, fix={}, allow={}))
-        began = time.monotonic()
-        try:
-            outcome = answer.search(stated, planner, progress=progress)
-        except MeshwrightError as error:
-            spent = time.monotonic() - began
-            entries.append(Entry(planner.info, "refused", error.message, nan, "", None, spent, None))
-            continue
-        found = outcome if outcome.plan is not None else None
-        claim = outcome.claim if found else nan
-        entries.append(
-            Entry(
-                planner.info,
-                outcome.result_status,
-                outcome.reason,
-                claim,
-                outcome.claim_unit,
-                outcome.bound,
-                outcome.seconds,
-                found,
-            )
-        )
+        entries.append(_entry(stated, name, progress))
     return Comparison(
         stated.question, tuple(sorted(entries, key=Entry.order)), stated.request.seed, stated.request.budget
     )
+
+
+def _entry(stated: Stated, name: str, progress: answer.Progress | None) -> Entry:
+    from .planners.types import Budget
+
+    planner = answer.planner_of(replace(stated.request, planner=name, fix={}, allow={}))
+    began = time.monotonic()
+    budget = Budget(seconds=stated.request.budget)
+    try:
+        result = planner.plan(stated.problem, budget=budget, seed=stated.request.seed, progress=progress)
+    except MeshwrightError as error:
+        return Entry(planner.info, "refused", error.message, nan, "", None, time.monotonic() - began, None)
+    except Exception as error:  # a planner of someone else may raise anything; the others still answer
+        reason = f"{type(error).__name__} in its search: {' '.join(str(error).split())}"
+        return Entry(planner.info, "failed", reason, nan, "", None, time.monotonic() - began, None)
+    claim = result.objective if result.plan is not None else nan
+    status: str = result.status
+    reason, outcome = result.reason, None
+    if result.plan is not None:
+        try:
+            outcome = answer.outcome_of(stated, planner, result)
+        except MeshwrightError as error:
+            status, reason = NOT_SIMULATED, error.message
+    return Entry(planner.info, status, reason, claim, result.unit, result.bound, result.seconds, outcome)
 
 
 def write(found: Comparison, stated: Stated, folder: Path) -> dict[str, int]:

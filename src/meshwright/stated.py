@@ -56,9 +56,9 @@ def state(request: Request, say: Say = _silent, cost: CostModel | None = None) -
         raise InputError(f'no precision "{request.precision}": use one of {", ".join(PRECISIONS)}', where="--precision")
     if request.objective not in GOALS:
         raise InputError(f'no objective "{request.objective}": use one of {", ".join(GOALS)}', where="--objective")
-    for name, size in (("--batch", request.batch), ("--seq", request.seq)):
-        if size is not None and size < 1:
-            raise InputError(f"{name} {size}: must be a whole number of at least 1", where=name)
+    for name, asked in (("--batch", request.batch), ("--seq", request.seq)):
+        if asked is not None and asked < 1:
+            raise InputError(f"{name} {asked}: must be a whole number of at least 1", where=name)
     if request.budget is not None and not 0 < request.budget < inf:
         raise InputError(f"--budget {request.budget:g}: must be a number of seconds, above 0", where="--budget")
     cluster = resolve(request.cluster)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf, isfinite
@@ -18,6 +18,10 @@ from .payload import plan_object
 from .words import MISSING, count, number, percent
 
 SCHEMA = "meshwright.compare/1"
+NOT_SIMULATED = "not simulated"
+HEADS = ("family", "step s", "to best", "memory", "own claim", "gap", "search s", "status")
+DROPPED = ("family", "gap", "own claim", "search s")
+"""Columns that a narrow terminal loses, first to last."""
 
 
 class About(Protocol):
@@ -41,7 +45,7 @@ class Entry:
 
     about: About
     status: str
-    """The planner's own, or "refused": it cannot take this problem."""
+    """The planner's own, "refused" (it cannot take this problem), "not simulated" (its plan has no price), or "failed"."""
     reason: str
     claim: float
     """By its own objective."""
@@ -84,6 +88,11 @@ class Comparison:
     def ranked(self) -> list[tuple[Entry, Candidate]]:
         return [(e, e.row) for e in self.entries if e.row is not None and e.row.fits]
 
+    @property
+    def answered(self) -> bool:
+        """Whether a planner found a plan that fits, or that only the simulator cannot price."""
+        return bool(self.ranked) or any(e.status == NOT_SIMULATED for e in self.entries)
+
     @cached_property
     def tied_with(self) -> list[int]:
         return ties([row.step_s for _, row in self.ranked], error_model().pairs_within)
@@ -117,56 +126,88 @@ def compare_lines(c: Comparison, width: int) -> list[Line]:
         if len(left) + len(right) + 5 <= width
         else [Line(left, "title"), Line(right)]
     )
-    head = ["", "planner", "family", "step s", "to best", "memory", "own claim", "gap", "search s", "status"]
-    rows, styles = [head], ["quiet"]
-    best = c.ranked[0][1].step_s if c.ranked else inf
-    starred = False
-    for i, entry in enumerate(c.entries):
-        row, fits = entry.row, entry.row is not None and entry.row.fits
-        mark = f"{'▶' if i == 0 else ' '} {i + 1}" if fits else "  –"
-        tie = c.tied_with[i] if fits else -1
-        status = "ok" if fits else "does not fit" if row is not None else entry.status
-        optimal = entry.status == "optimal" and fits
-        star = " *" if entry.gap is not None or optimal else ""
-        starred |= bool(star)
-        rows.append(
-            [
-                mark,
-                entry.about.name,
-                entry.about.family,
-                number(row.step_s) if row else MISSING,
-                MISSING if not fits or i == 0 or row is None else f"+ {percent(row.step_s / best - 1)}",
-                f"{100 * row.memory_bytes / q.usable:.0f} %" if row else MISSING,
-                f"{number(entry.claim)} {entry.unit}" if isfinite(entry.claim) else MISSING,
-                f"{percent(entry.gap)} *" if entry.gap is not None else MISSING,
-                number(entry.seconds, 2),
-                ("optimal *" if optimal else status) + (f"   tie with {tie + 1}" if tie >= 0 else ""),
-            ]
-        )
-        styles.append("chosen" if i == 0 and fits else "" if fits else "refused")
-    keep = list(range(len(head)))
-    for dropped in ("family", "gap", "own claim", "search s"):
-        texts = columns([[r[k] for k in keep] for r in rows], {j for j, k in enumerate(keep) if 3 <= k <= 8})
-        if max(map(len, texts)) <= width:
-            break
-        keep.remove(head.index(dropped))
-    else:
-        texts = columns([[r[k] for k in keep] for r in rows], {j for j, k in enumerate(keep) if 3 <= k <= 8})
-    found: Sequence[Style] = styles  # type: ignore[assignment]
-    lines = [*heads, *(Line(t, s) for t, s in zip(texts, found, strict=True))]
+    rows = _rows(c)
+    texts, ties_below = _fitted(rows, c, width)
+    styles: list[Style] = ["quiet"]
+    styles += ["chosen" if i == 0 and _fits(e) else "" if _fits(e) else "refused" for i, e in enumerate(c.entries)]
+    lines = [*heads, *(Line(t, s) for t, s in zip(texts, styles, strict=True))]
+    if ties_below:
+        lines += [Line(t) for t in labelled("", [ties_below], width, indent=0)]
+    starred = any("*" in cell for row in rows for cell in row)
     if starred:
-        lines.append(Line("* gap and optimality are for the planner's own objective, not for the step time", "quiet"))
+        note = "* gap and optimality are for the planner's own objective, not for the step time"
+        lines += [Line(t, "quiet") for t in labelled("", [note], width, indent=0)]
     for entry in c.entries:
         if entry.reason and entry.order()[0] > 0:
             lines += [Line(t) for t in labelled("", [f"{entry.about.name}: {entry.reason}"], width, indent=0)]
     return lines
 
 
+def _fits(entry: Entry) -> bool:
+    return entry.row is not None and entry.row.fits
+
+
+def _rows(c: Comparison) -> list[list[str]]:
+    """The table without ties, its heads first."""
+    wide = len(str(len(c.ranked)))
+    rows = [[" " * (wide + 3) + "planner", *HEADS]]
+    best = c.ranked[0][1].step_s if c.ranked else inf
+    for i, entry in enumerate(c.entries):
+        row, fits = entry.row, _fits(entry)
+        rank = f"{'▶' if i == 0 else ' '} {i + 1:{wide}}" if fits else f"  {'–':>{wide}}"
+        status = "ok" if fits else "does not fit" if row is not None else entry.status
+        rows.append(
+            [
+                f"{rank} {entry.about.name}",
+                entry.about.family,
+                number(row.step_s) if row else MISSING,
+                MISSING if not fits or i == 0 or row is None else f"+ {_above(row.step_s / best - 1)}",
+                f"{100 * row.memory_bytes / c.question.usable:.0f} %" if row else MISSING,
+                f"{number(entry.claim)} {_short(entry.unit)}" if isfinite(entry.claim) else MISSING,
+                f"{percent(entry.gap)} *" if entry.gap is not None else MISSING,
+                number(entry.seconds, 2),
+                "optimal *" if entry.status == "optimal" and fits else status,
+            ]
+        )
+    return rows
+
+
+def _above(share: float) -> str:
+    return percent(share, 1 if share < 1 else 0)
+
+
+def _short(unit: str) -> str:
+    return unit.replace("micro-batch", "µbatch")
+
+
+def _fitted(rows: list[list[str]], c: Comparison, width: int) -> tuple[list[str], str]:
+    """(lines of the table, ties if they stand below it): what does not fit is first moved, then set closer, then left out."""
+    tied = [(i, t) for i, t in enumerate(c.tied_with) if t >= 0]
+    right = set(range(2, 8))
+    beside = [[*r[:-1], r[-1]] for r in rows]
+    for i, t in tied:
+        beside[i + 1][-1] += f"   tie with {t + 1}"
+    below = f"Ties: {', '.join(f'{i + 1} with {t + 1}' for i, t in tied)}" if tied else ""
+    keep = list(range(len(rows[0])))
+    for table, gap, note in ((beside, 2, ""), (rows, 2, below), (rows, 1, below)):
+        texts = columns(table, right, gap)
+        if max(map(len, texts)) <= width:
+            return texts, note
+    for name in DROPPED:
+        keep.remove(1 + HEADS.index(name))
+        kept, numbers = [[r[k] for k in keep] for r in rows], {j for j, k in enumerate(keep) if k in right}
+        for gap in (2, 1):
+            texts = columns(kept, numbers, gap)
+            if max(map(len, texts)) <= width:
+                return texts, below
+    return texts, below
+
+
 def compare_object(c: Comparison, files: Mapping[str, str]) -> dict[str, Any]:
     q = c.question
     return {
         "schema": SCHEMA,
-        "status": "ok" if c.ranked else "infeasible",
+        "status": "ok" if c.answered else "infeasible",
         "problem": {"model": q.model, "cluster": q.cluster.name, "batch": q.batch, "seq": q.seq},
         "seed": c.seed,
         "budget_s": c.budget,

@@ -76,6 +76,17 @@ def labelled(label: str, paragraphs: Sequence[str], width: int, indent: int = 9)
     return lines
 
 
+def listed(head: str, items: Sequence[str], width: int) -> list[str]:
+    """ "Wrote    folder/   a · b", broken between items, the following ones set under the first."""
+    lines = [head + (items[0] if items else "")]
+    for item in items[1:]:
+        if len(lines[-1]) + 3 + len(item) <= width:
+            lines[-1] += f" · {item}"
+        else:
+            lines.append(" " * min(len(head), width // 2) + item)
+    return lines
+
+
 def sums(label: str, total: str, parts: Sequence[str], tail: str, width: int, indent: int = 9) -> list[str]:
     """ "Step     15.6 s = compute 14.1 + …": broken before a plus sign, `tail` after three blanks if it still fits."""
     head = label.ljust(indent) + f"{total} = "

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ..plan.model import Plan
 from .candidates import Candidate
-from .lines import Line, Style, bar, columns, labelled, sums
+from .lines import Line, Style, bar, columns, labelled, listed, sums
 from .outcome import Outcome, Question
 from .words import MISSING, count, decimals_for, file_size, gib, number, percent, rounded_parts, time_part
 
@@ -226,14 +226,7 @@ def next_lines(outcome: Outcome, width: int) -> list[Line]:
 
 def written_lines(outcome: Outcome, width: int) -> list[Line]:
     names = [f"{name} {file_size(size)}" if size > 1000 else name for name, size in outcome.files.items()]
-    head = f"Wrote    {outcome.folder}/   "
-    lines = [head + names[0]]
-    for name in names[1:]:
-        if len(lines[-1]) + 3 + len(name) <= width:
-            lines[-1] += f" · {name}"
-        else:
-            lines.append(" " * len(head) + name)
-    return [Line(t) for t in lines]
+    return [Line(t) for t in listed(f"Wrote    {outcome.folder}/   ", names, width)]
 
 
 def plan_words(plan: Plan) -> str:

@@ -32,7 +32,7 @@ def compare(
     """Let many planners answer one problem, and judge all plans by the same simulator."""
     from ... import comparing
     from ...report.compare import compare_lines, compare_object
-    from ...report.lines import Line
+    from ...report.lines import Line, labelled, listed
     from ...stated import state
     from ._session import request_of, working
 
@@ -41,6 +41,7 @@ def compare(
         model, cluster=cluster, batch=batch, seq=seq, precision=precision, budget=budget, objective=objective, seed=seed
     )
     names = comparing.planners_named(planners)
+    left_out = comparing.unfinished() if planners == "all" else []
     with working(screen) as (progress, interrupt):
 
         def told(name: str, k: int, n: int) -> None:
@@ -60,7 +61,10 @@ def compare(
         interrupt.writing = True
         files = comparing.write(found, stated, folder)
     lines = compare_lines(found, screen.width)
-    lines.append(Line(f"Wrote {folder}/   " + " · ".join(files)))
+    shown = list(dict.fromkeys("plans/*.json" if name.startswith("plans/") else name for name in files))
+    lines += map(Line, listed(f"Wrote {folder}/   ", shown, screen.width))
+    if left_out:
+        lines += map(Line, labelled("", [f"Left out as unfinished: {', '.join(left_out)}"], screen.width, indent=0))
     screen.lines(lines)
     screen.json(compare_object(found, {name: str(folder / name) for name in files}))
-    return 0 if found.ranked else 3
+    return 0 if found.answered else 3

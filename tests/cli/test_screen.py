@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -105,3 +106,31 @@ def test_a_page_gives_the_source_of_every_figure(meshwright: Command) -> None:
     page = meshwright("clusters", "h100").out
     for figure in ("memory", "bandwidth", "peak", "inside", "nic"):
         assert f"source of {figure}" in page
+
+
+@pytest.mark.parametrize("columns", [50, 80, 100])
+@pytest.mark.parametrize("command", ["models", "clusters", "planners"])
+def test_a_listing_is_wrapped_and_loses_no_word(
+    meshwright: Command, monkeypatch: pytest.MonkeyPatch, command: str, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    wide = meshwright(command).out.split()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    done = meshwright(command).out
+    assert sorted(done.split()) == sorted(wide)
+    table = done.split("\n\n")[0].splitlines()
+    assert max(map(len, table)) <= max(columns, 70)
+
+
+def test_what_a_planner_lacks_is_listed_and_on_its_page(meshwright: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from meshwright.planners import registry
+
+    class Half(registry.planners()["gpipe"]):  # type: ignore[misc]
+        info = replace(registry.planners()["gpipe"].info, name="half", missing=("no replicas yet", "no schedule"))
+
+    monkeypatch.setattr(registry, "planners", lambda: {"half": Half})
+    monkeypatch.setenv("COLUMNS", "200")
+    listed = meshwright("planners").out
+    assert "unfinished: no replicas yet" in listed and "unfinished: no schedule" in listed
+    page = " ".join(meshwright("planners", "half").out.split())
+    assert "unfinished no replicas yet; no schedule" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,8 @@ from .. import options as o
 from ..completion import model_names
 from ..screen import Screen
 
+NARROW = 24
+"""Columns under which the last one is no longer set beside the others."""
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show the page of this one.")]
 Tag = Annotated[str | None, typer.Option("--tag", help="Only those with this word among their tags.")]
 
@@ -114,6 +117,7 @@ def planners(name: Name = None, tag: Tag = None, as_json: o.Json = False, color:
         {
             "name": i.name, "title": i.title, "year": i.year, "reference": i.reference, "family": i.family,
             "decides": sorted(i.decides), "handles": sorted(i.handles), "goals": sorted(i.goals),
+            "missing": list(i.missing),
         }
         for i in (kind.info for kind in registry.planners().values())
     ]  # fmt: skip
@@ -128,12 +132,15 @@ def planners(name: Name = None, tag: Tag = None, as_json: o.Json = False, color:
             "decides": ", ".join(page["decides"]),
             "handles": ", ".join(page["handles"]) or "homogeneous clusters",
             "goals": ", ".join(page["goals"]),
+            **({"unfinished": "; ".join(page["missing"])} if page["missing"] else {}),
         }
         screen.lines([Line(name, "title"), *_page(facts, screen.width)])
         return
     screen.json({"schema": "meshwright.planners/1", "status": "ok", "planners": rows})
-    table = [["planner", "family", "year", "decides", "what"]]
-    table += [[r["name"], r["family"], str(r["year"]), ", ".join(r["decides"]), r["title"]] for r in rows]
+    table = [["planner", "family", "year", "what"]]
+    for r in rows:
+        about = [r["title"], f"decides {', '.join(r['decides'])}", *(f"unfinished: {part}" for part in r["missing"])]
+        table.append([r["name"], r["family"], str(r["year"]), "\n".join(about)])
     _table(screen, table, set())
     screen.text("", "Also: any ./file.py that defines a planner; CONTRIBUTING.md shows one.")
 
@@ -159,5 +166,19 @@ def _page(facts: dict[str, str], width: int) -> list[Line]:
 
 
 def _table(screen: Screen, rows: list[list[str]], right: set[int]) -> None:
-    texts = [t[: screen.width] for t in columns(rows, right)]
-    screen.lines([Line(texts[0], "quiet"), *map(Line, texts[1:])])
+    """The last column is wrapped, its lines one by one; where it has no room, it stands under its row."""
+    short = [row[:-1] for row in rows]
+    starts = max(map(len, columns(short, right))) + 2
+    if screen.width - starts < NARROW:
+        starts = 4
+    lines: list[Line] = []
+    for k, (head, row) in enumerate(zip(columns(short, right), rows, strict=True)):
+        room = max(NARROW, screen.width - starts)
+        cells = [t for text in row[-1].split("\n") for t in textwrap.wrap(text, room, break_on_hyphens=False)]
+        texts = [" " * starts + t for t in cells]
+        if texts and len(head) + 2 <= starts:
+            texts[0] = head.ljust(starts) + cells[0]
+        else:
+            texts.insert(0, head)
+        lines += [Line(t, "" if k else "quiet") for t in texts]
+    screen.lines(lines)

@@ -113,3 +113,14 @@ def test_signs_have_plain_stand_ins() -> None:
 
 def test_bars_are_in_eighths() -> None:
     assert [bar(x, 4) for x in (0, 0.5, 1, 1.2)] == ["░░░░", "██░░", "████", "███▶"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_the_fullest_memory_names_its_rank_and_the_stages_of_it(outcome: Outcome, width: int) -> None:
+    sim = outcome.simulations[2]
+    lanes = (replace(sim.lanes[0], stages=(0, 2, 4)), replace(sim.lanes[1], stages=(1, 3, 5)))
+    last = replace(sim, lanes=lanes, peak=sim.peak[::-1], peak_by=sim.peak_by[::-1])
+    for found, words in ((sim, "rank 1 of 2 (stage 0);"), (last, "rank 2 of 2 (stages 1, 3, 5);")):
+        lines = texts(replace(outcome, simulations=(found,)), width)
+        assert f"on pipeline {words}" in " ".join(" ".join(lines).split())
+        assert max(map(len, lines)) <= width

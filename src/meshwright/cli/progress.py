@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -68,11 +69,11 @@ class Progress:
             f"{self.planner or phase:8}{bar if total else ''}",
             f"{done:,} of {total:,}" if total else f"{done:,} priced",
         ]
-        if best == best and best != float("inf"):
+        if 0 < best < inf:
             words.append(f"best {number(best)} s")
         # A search may end before it has seen all points, so this is the most that it can take.
-        left = f", at most {number(spent * (1 - share) / share, 1)} s left" if share > 0.02 and spent > 1 else ""
-        words.append(f"{number(spent, 1)} s{left}")
+        left = f", at most {_seconds(spent * (1 - share) / share)} left" if share > 0.02 and spent > 1 else ""
+        words.append(f"{_seconds(spent)}{left}")
         self._lines["search"] = "search   " + "   ".join(words)
         if self._live is None:
             self._say(self._lines["search"].replace(bar, "").replace("    ", " "))
@@ -89,3 +90,8 @@ class Progress:
             return
         self._last = now
         self._screen.note(" ".join(text.split()))
+
+
+def _seconds(spent: float) -> str:
+    """Tenths at the start, whole seconds later: more would only flicker."""
+    return f"{spent:.1f} s" if spent < 9.95 else f"{spent:,.0f} s"

@@ -101,5 +101,5 @@ def sums(label: str, total: str, parts: Sequence[str], tail: str, width: int, in
         if len(lines[-1]) + 8 + len(tail) <= width:
             lines[-1] += " " * 8 + tail
         else:
-            lines.append(" " * indent + tail)
+            lines += labelled("", [tail], width, indent)
     return lines

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..plan.model import Plan
+from ..simulate.result import Lane
 from .candidates import Candidate
 from .lines import Line, Style, bar, columns, labelled, listed, sums
 from .outcome import Outcome, Question
@@ -191,9 +192,15 @@ def memory_lines(outcome: Outcome, width: int) -> list[Line]:
     unit, name = outcome.unit
     parts = {k: v / unit for k, v in sim.peak_by[fullest].items()}
     texts = [f"{k} {v}" for k, v in rounded_parts(parts, 1)]
-    where = f"on every {q.device_word}" if len(sim.lanes) == 1 else f"on {lane.name}, the fullest of {len(sim.lanes)}"
+    where = f"on every {q.device_word}"
+    if len(sim.lanes) > 1:
+        where = f"on pipeline rank {fullest + 1} of {len(sim.lanes)} ({_stages(lane)})"
     tail = f"{where}; {gib(q.installed, unit)} installed, {gib(q.installed - q.usable, unit)} kept free"
     return [Line(t) for t in sums("Memory", f"{gib(float(sim.peak[fullest]), unit)} {name}", texts, tail, width)]
+
+
+def _stages(lane: Lane) -> str:
+    return f"stage{'s' if len(lane.stages) > 1 else ''} {', '.join(map(str, lane.stages))}"
 
 
 def sure(outcome: Outcome) -> list[str]:

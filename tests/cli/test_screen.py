@@ -81,6 +81,31 @@ def test_completion_offers_names_without_loading_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["", "pl", "plan ", "plan llama-", "plan gpt2 -c h100x", "compare gpt2 --cluster a100", "models gpt", "check g",
+     "plan gpt2 --planner gr", "plan gpt2 --bud", "plan gpt2 --fix t", "plan nothing-like-it"],
+)  # fmt: skip
+def test_the_quick_completion_says_what_the_parser_says(line: str) -> None:
+    words = ["meshwright", *line.split()]
+    place = len(words) - (0 if line.endswith(" ") or not line else 1)
+    env = {
+        "_MESHWRIGHT_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(place),
+    }  # fmt: skip
+    parser = "from meshwright.cli.app import app; app(prog_name='meshwright')"
+    slow = subprocess.run([sys.executable, "-c", parser], capture_output=True, env={**os.environ, **env}, timeout=60)
+    assert in_shell(**env).stdout.split() == slow.stdout.split()
+
+
+def test_names_are_completed_without_the_parser() -> None:
+    code = (
+        "import sys; from meshwright.cli.completion import quick;"
+        "env = {'_MESHWRIGHT_COMPLETE': 'complete_bash', 'COMP_WORDS': 'meshwright plan llama-', 'COMP_CWORD': '2'};"
+        "print(len(quick(env)) > 1, 'typer' in sys.modules, 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True False False\n"
+
+
 def test_completed_degrees_divide_the_cluster() -> None:
     context = SimpleNamespace(params={"cluster": "h100x8"})
     assert layout_words(context, "tp=") == ["tp=1", "tp=2", "tp=4", "tp=8"]  # type: ignore[arg-type]

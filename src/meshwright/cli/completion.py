@@ -1,11 +1,13 @@
-"""What the shell completes: models, clusters, planners, plans, degrees that divide the cluster. Loads no torch."""
+"""What the shell completes: models, clusters, planners, plans, degrees that divide the cluster. Loads no torch, and no parser."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import typer
+from ._epilogs import EPILOG
 
 
 def model_names(incomplete: str) -> list[str]:
@@ -34,8 +36,8 @@ def plan_paths(incomplete: str) -> list[str]:
     return [str(p) for p in folders if str(p).startswith(incomplete)] + _files(incomplete, (".json",))
 
 
-def layout_words(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Degrees that divide the cluster: "tp=2", "tp=4", … after what is there already."""
+def layout_words(ctx: Any, incomplete: str) -> list[str]:
+    """Degrees that divide the cluster: "tp=2", "tp=4", … after what is there already; `ctx` is the parser's."""
     from ..cluster import resolve
 
     done, comma, last = incomplete.rpartition(",")
@@ -47,6 +49,31 @@ def layout_words(ctx: typer.Context, incomplete: str) -> list[str]:
     degrees = [d for d in range(1, count + 1) if count % d == 0] if count <= 1 << 16 else []
     words = [f"{axis}={d}" for axis in ("dp", "tp", "pp") if not re.search(rf"\b{axis}=", done) for d in degrees]
     return [f"{done}{comma}{w}" for w in words if w.startswith(last)]
+
+
+def quick(env: Mapping[str, str]) -> list[str]:
+    """Commands, models, clusters and planners for bash, without the parser, whose import a person would wait for.
+
+    [] = not one of those, or nothing found: the parser answers.
+    """
+    line, place = env.get("COMP_WORDS", ""), env.get("COMP_CWORD", "")
+    if env.get("_MESHWRIGHT_COMPLETE") != "complete_bash" or not place.isdigit() or re.search(r"[\"'\\]", line):
+        return []
+    words = line.split()
+    before, incomplete = words[1 : int(place)], "".join(words[int(place) : int(place) + 1])
+    if incomplete.startswith("-"):
+        return []
+    if not before:
+        return [name for name in EPILOG if name != "meshwright" and name.startswith(incomplete)]
+    command, last = before[0], before[-1]
+    searches = command in ("plan", "compare")
+    if searches and last in ("-c", "--cluster"):
+        return cluster_names(incomplete)
+    if len(before) == 1 and (searches or command == "models"):
+        return model_names(incomplete)
+    if (len(before) == 1 and command == "check") or (command == "plan" and last == "--planner"):
+        return planner_names(incomplete)
+    return []
 
 
 def _files(incomplete: str, endings: tuple[str, ...]) -> list[str]:

@@ -20,6 +20,12 @@ BAD_INPUT = 2
 def run(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     args = sys.argv[1:] if argv is None else argv
+    if "_MESHWRIGHT_COMPLETE" in os.environ:
+        from .completion import quick
+
+        if found := quick(os.environ):
+            sys.stdout.write("\n".join(found) + "\n")
+            return 0
     from .app import app
 
     try:

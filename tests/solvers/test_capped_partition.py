@@ -22,7 +22,7 @@ runs = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(runs, st.integers(1, 4), st.data())
 def test_equals_every_cut_tried(chain: list[Run], stages: int, data: st.DataObject) -> None:
     room = data.draw(st.lists(st.sampled_from([2.0, 4.0, 8.0, 1e9]), min_size=stages, max_size=stages))

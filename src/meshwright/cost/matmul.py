@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 
 import numpy as np
 
@@ -56,11 +56,11 @@ def _one(rates: Rates, batch: float, m: float, n: float, k: float) -> float:
     if batch <= 0:
         return 0.0
     m, n, k = max(m, 1.0), max(n, 1.0), max(k, 1.0)
-    sms, area = rates.sms, batch * m * n
-    wave = min(
-        ceil(batch * ceil(m / rows) * ceil(n / columns) / sms) * (sms * rows * columns / rate) / area
-        for rows, columns, rate in TILES
-    )
+    sms, area, wave = rates.sms, batch * m * n, inf
+    for rows, columns, rate in TILES:
+        waves = ceil(batch * ceil(m / rows) * ceil(n / columns) / sms) * (sms * rows * columns / rate) / area
+        if waves < wave:
+            wave = waves
     depth = 1.0 + rates.depth * rates.flops / rates.bandwidth / A100_BALANCE / k
     compute = 2.0 * area * k / rates.flops * depth * wave
     memory = rates.item * batch * (m * n + m * k + n * k) / rates.bandwidth

@@ -92,13 +92,14 @@ def plan_layout(atoms: Atoms, tensor: str, axes: Axes, partial: tuple[str, ...] 
 
 @lru_cache(maxsize=65536)
 def _explicit(sizes: tuple[int, ...], dims: tuple[int, ...], axes: Axes, partial: tuple[str, ...]) -> Layout:
-    subs = [(n, _cuts(x)) for n, x in zip(sizes, axes)]
+    subs = [(n, cuts_along(x)) for n, x in zip(sizes, axes)]
     ends = itertools.accumulate(dims, initial=0)
     return Layout(tuple(tuple(subs[a:b]) for a, b in itertools.pairwise(ends)), partial)
 
 
 @lru_cache(maxsize=4096)
-def _cuts(axes: tuple[str, ...]) -> tuple[Cut, ...]:
+def cuts_along(axes: tuple[str, ...]) -> tuple[Cut, ...]:
+    """Equal cuts along `axes`, major first."""
     return tuple(map(Cut, axes))
 
 

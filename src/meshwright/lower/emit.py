@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..graph.ir import ITEM_BYTES, Phase
 from ..plan.model import Cut, Layout
-from .assign import Assignment, Sums, plan_layout
+from .assign import Assignment, Sums, cuts_along, plan_layout
 from .atoms import FIXED, Atoms, Node, item_bytes
 from .convert import Axes, Do, Step, axes_of, local_size, steps
 from .program import GRAD, RAW, Instr
@@ -182,7 +182,7 @@ class Emitter:
         for f, axes in zip(node.factor, cuts):
             if axes:
                 name = op.rule.factors[f].name
-                by_factor[name] = by_factor.get(name, ()) + tuple(Cut(a) for a in axes)
+                by_factor[name] = by_factor.get(name, ()) + cuts_along(axes)
         sizes, over = self.sizes(node, cuts)
         operands = tuple(
             self.layout(t, tuple(() if a == FIXED else cuts[a] for a in m)) for t, m in zip(node.inputs, node.operands)
@@ -197,7 +197,7 @@ class Emitter:
         """All-reduces inside an op whose stat factor is cut, and the count of labels of a cut loss."""
         op = self.graph.ops[node.index]
         found: list[Instr] = []
-        statistic = [a for a, k in enumerate(node.kind) if k == "stat" and cuts[a]]
+        statistic = [a for a, k in enumerate(node.kind) if k == "stat" and cuts[a]] if "stat" in node.kind else []
         if statistic:
             keep = tuple(() if a == FIXED or a in statistic else cuts[a] for a in node.operands[0])
             ones = [a != FIXED and node.kind[a] == "stat" for a in node.operands[0]]

@@ -21,7 +21,7 @@ from math import prod
 
 from ..graph.ir import Graph
 from ..graph.kinds import kind_of
-from ..lower.assign import Choices, on, plan_layout
+from ..lower.assign import Choices, cuts_along, on, plan_layout
 from ..lower.atoms import FIXED, PRODUCTS, Atoms, Node, refine
 from ..lower.convert import Axes
 from ..lower.fold import fold
@@ -272,14 +272,18 @@ class _Computing:
         for a, f in enumerate(node.factor):
             if cuts[a]:
                 name = op.rule.factors[f].name
-                by_factor[name] = by_factor.get(name, ()) + tuple(Cut(x) for x in cuts[a])
+                by_factor[name] = by_factor.get(name, ()) + cuts_along(cuts[a])
         if by_factor:
             self.shardings[op.name] = OpSharding(by_factor)
 
     def _leave(self, node: Node, t: str, mapping: tuple[int, ...], cuts: Axes) -> None:
         """How a result rests: as produced, but sums over experts go back to the samples, sums over "tp" to positions."""
-        here = [*on(mapping, cuts)]
+        produced = on(mapping, cuts)
         partial = {x for a in node.summed for x in cuts[a]}
+        if EP not in partial and not (TP in partial and self.style.sequence):
+            self.rest[t] = produced
+            return
+        here = [*produced]
         if EP in partial:
             for k, a in enumerate(mapping):
                 if a != FIXED and node.samples[a]:
@@ -290,7 +294,7 @@ class _Computing:
             if longest is not None:
                 here[longest] = (*here[longest], TP)
         self.rest[t] = tuple(here)
-        if self.rest[t] != on(mapping, cuts):
+        if self.rest[t] != produced:
             self.layouts[t] = plan_layout(self.atoms, t, self.rest[t])
 
     # ---- which atom an axis cuts

@@ -170,17 +170,25 @@ class Pricer:
             seconds = self._scalars[key] = float(self.cost.collective(kind, np.array([nbytes]), group)[0])
         return seconds
 
-    def transfer(self, nbytes: float, src: int, dst: int) -> float:
-        """Seconds of one message; in a regular cluster only the lowest level that both share matters."""
-        if src == dst or not nbytes:
-            return 0.0
-        where: tuple[object, ...] = (src, dst)
+    def transfers(self, nbytes: Floats, src: Sequence[int], dst: Sequence[int]) -> Floats:
+        """Seconds [n] of n messages; in a regular cluster only the lowest level that both ends share matters."""
         if self._regular:
-            where = tuple(src // level.size == dst // level.size for level in self.cluster.levels)
-        key = ("transfer", nbytes, where)
-        if key not in self._scalars:
-            self._scalars[key] = float(self.cost.transfer(np.array([nbytes]), src, dst, self.cluster)[0])
-        return self._scalars[key]
+            x, y = np.asarray(src), np.asarray(dst)
+            where = np.where(x == y, -1, 0)
+            for k, level in enumerate(self.cluster.levels):
+                where += (x // level.size == y // level.size) << k
+            places: Sequence[object] = where.tolist()
+        else:
+            places = list(zip(src, dst, strict=True))
+        found = np.zeros(len(nbytes))
+        for row, (size, i, j, place) in enumerate(zip(nbytes.tolist(), src, dst, places, strict=True)):
+            if i == j or not size:
+                continue
+            key = ("transfer", size, place)
+            if key not in self._scalars:
+                self._scalars[key] = float(self.cost.transfer(np.array([size]), i, j, self.cluster)[0])
+            found[row] = self._scalars[key]
+        return found
 
     # ---- one stage
 

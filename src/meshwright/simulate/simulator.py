@@ -103,11 +103,11 @@ def sends_of(program: Program, cluster: Cluster, pricer: Pricer) -> Sends:
     pairs = sorted(amounts)
     nbytes = np.array([amounts[k] for k in pairs], np.float64).reshape(len(pairs), 2)
     seconds = np.zeros((len(pairs), 2))
-    for row, (src, dst) in enumerate(pairs):
-        a, b = program.stages[src].mesh.devices, program.stages[dst].mesh.devices
-        for i, j in {(a[0], b[0]), (a[-1], b[-1])}:
-            there, back = pricer.transfer(nbytes[row, 0], i, j), pricer.transfer(nbytes[row, 1], j, i)
-            seconds[row] = np.maximum(seconds[row], (there, back))
+    for end in (0, -1):
+        src = [program.stages[s].mesh.devices[end] for s, _ in pairs]
+        dst = [program.stages[d].mesh.devices[end] for _, d in pairs]
+        for way, (x, y) in enumerate(((src, dst), (dst, src))):
+            seconds[:, way] = np.maximum(seconds[:, way], pricer.transfers(nbytes[:, way], x, y))
     return Sends(
         np.array([s for s, _ in pairs], np.int32),
         np.array([d for _, d in pairs], np.int32),

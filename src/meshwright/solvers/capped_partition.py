@@ -1,15 +1,19 @@
 """Cut a chain of units into consecutive stages: the largest stage time least, under a memory cap for every stage.
 
-Units come in runs of equal ones, so a pass costs O(stages + runs). Stages are filled from the back, each as full as the
-trial time allows; a failed pass says the next time worth trying. Exact: a maximal filling from one end succeeds if any
-cut does, because what a stage leaves can only burden the stages after it.
+Units come in runs of equal ones. Stages are filled from the back, each as full as a trial time allows; a failed pass says
+the next time worth trying, and a pass costs O(stages + runs). That is exact where no stage holds less than the one before
+it: what a stage leaves can only burden the stages before. Where the caps go up and down (chunks of a rank hold alike), a
+filling that fails proves nothing, and a programme over all borders decides, O(stages · units²).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
+
+import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,18 @@ def capped_partition(
         room: bytes [stage].
         flights: how often a stage holds what a unit leaves behind, [stage].
     """
+    rising = all(a <= b for a, b in itertools.pairwise(room)) and all(a >= b for a, b in itertools.pairwise(flights))
+    found = _filled(runs, stages, room, flights)
+    if rising or (found is not None and _least_possible(runs, stages, found)):
+        return found
+    if found is None and _filled(runs, stages, [max(room)] * stages, [min(flights)] * stages) is None:
+        return None
+    return _over_all_borders(runs, stages, room, flights)
+
+
+def _filled(
+    runs: Sequence[Run], stages: int, room: Sequence[float], flights: Sequence[float]
+) -> tuple[int, ...] | None:
     total = sum(r.count for r in runs)
     if total < stages:
         return None
@@ -40,6 +56,22 @@ def capped_partition(
         if parts is not None:
             return parts
     return None
+
+
+def _least_possible(runs: Sequence[Run], stages: int, parts: tuple[int, ...]) -> bool:
+    """Whether no cut at all, caps or not, has a smaller largest time."""
+    free = _filled(runs, stages, [_all_bytes(runs)] * stages, [0.0] * stages)
+    return free is not None and _worst(runs, parts) <= _worst(runs, free) * (1 + 1e-12)
+
+
+def _all_bytes(runs: Sequence[Run]) -> float:
+    """More than all units together rest on."""
+    return 1.0 + sum(r.count * r.rest for r in runs)
+
+
+def _worst(runs: Sequence[Run], parts: Sequence[int]) -> float:
+    seconds = np.cumsum([0.0, *(r.seconds for r in runs for _ in range(r.count))])
+    return float(np.diff(seconds[np.cumsum([0, *parts])]).max())
 
 
 def _fill(
@@ -74,3 +106,30 @@ def _fill(
     if units_left:
         return None, following
     return tuple(parts), trial
+
+
+def _over_all_borders(
+    runs: Sequence[Run], stages: int, room: Sequence[float], flights: Sequence[float]
+) -> tuple[int, ...] | None:
+    """least[s, i] = the least largest time of the first s + 1 stages over the first i units."""
+    units = [r for r in runs for _ in range(r.count)]
+    n = len(units)
+    sums = np.cumsum([(0.0, 0.0, 0.0), *((u.seconds, u.rest, u.held) for u in units)], axis=0)
+    seconds, rest, held = (sums[None, :, k] - sums[:, None, k] for k in range(3))  # [from, to]
+    ordered = np.triu(np.ones((n + 1, n + 1), bool), 1)
+    before = np.full(n + 1, inf)
+    before[0] = 0.0
+    choice = np.zeros((stages, n + 1), np.int64)
+    for s in range(stages):
+        legal = ordered & (rest + held * flights[s] <= room[s] * (1 + 1e-12))
+        worst = np.where(legal, np.maximum(before[:, None], seconds), inf)
+        choice[s] = worst.argmin(axis=0)
+        before = worst.min(axis=0)
+    if before[n] == inf:
+        return None
+    parts, at = [], n
+    for s in range(stages - 1, -1, -1):
+        start = int(choice[s, at])
+        parts.append(at - start)
+        at = start
+    return tuple(reversed(parts))

@@ -34,7 +34,7 @@ def compare(
     from ...report.compare import compare_lines, compare_object
     from ...report.lines import Line, labelled, listed
     from ...stated import state
-    from ._session import request_of, working
+    from ._asked import request_of, working
 
     screen = Screen(as_json, quiet, verbose, color)
     request = request_of(

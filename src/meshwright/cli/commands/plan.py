@@ -32,7 +32,7 @@ def plan(
     from ...report.table import plan_lines
     from ...stated import state
     from ..entry import complain
-    from ._session import request_of, working
+    from ._asked import request_of, working
 
     screen = Screen(as_json, quiet, verbose, color)
     request = request_of(

@@ -31,7 +31,7 @@ def verify(
 ) -> int:
     """Run a plan on processes of this machine, scaled down: same loss and gradients as one device?"""
     from ... import api
-    from ._session import working
+    from ._asked import working
 
     screen = Screen(as_json, quiet, verbose, color)
     with working(screen) as (progress, _):
@@ -102,7 +102,7 @@ def check(
     """Run the public conformance suite on a planner."""
     from ...planners.registry import load
     from ...testing import conformance
-    from ._session import working
+    from ._asked import working
 
     screen = Screen(as_json, quiet, color=color)
     found = load(planner)
@@ -139,7 +139,7 @@ def validate(
 ) -> int:
     """Predict published step times, each source by constants that were fitted without it."""
     from ...validation import validate as score
-    from ._session import working
+    from ._asked import working
 
     screen = Screen(as_json, quiet, color=color)
     if data is None:

@@ -40,7 +40,7 @@ def run(
 ) -> int:
     """Train a plan on this machine: starts one process a device, or runs as one rank under torchrun."""
     from ... import api
-    from ._session import working
+    from ._asked import working
 
     speaks = os.environ.get("RANK", "0") == "0"  # under torchrun one rank speaks for all
     screen = Screen(as_json, quiet or not speaks, verbose, color)

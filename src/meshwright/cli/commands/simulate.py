@@ -54,7 +54,7 @@ def simulate(
     from ...report.payload import plan_object
     from ...report.table import plan_lines
     from ...stated import state
-    from ._session import is_plan, request_of, working
+    from ._asked import is_plan, request_of, working
 
     screen = Screen(as_json, quiet, verbose, color)
     given = {"cluster": cluster, "batch": batch, "seq": seq, "precision": precision, "seed": seed}

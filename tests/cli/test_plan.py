@@ -108,6 +108,13 @@ def test_a_plan_for_another_model_is_refused(meshwright: Command, tmp_path: Path
     done = meshwright("show", "gpt2-a100x8", "--text")
     assert done.code == 2
     assert "gpt2-a100x8/plan.json is for another gpt2: its graph is " in done.err
+    problem.write_text(problem.read_text().replace('name = "gpt2"', 'name = "gpt2-medium"'))
+    done = meshwright("show", "gpt2-a100x8", "--text")
+    assert done.code == 2
+    assert done.err.splitlines()[-1] == (
+        "meshwright: plan.json is for gpt2, not gpt2-medium: 148 of 148 parameters differ, first transformer.wte.weight "
+        "(50257×768, not 50257×1024)"
+    )
 
 
 def test_a_layout_that_does_not_fit_is_exit_3_with_what_it_is_over_by(meshwright: Command) -> None:

@@ -33,6 +33,7 @@ def plan_object(outcome: Outcome) -> dict[str, Any]:
             "memory_bytes": q.installed,
             "usable_bytes": q.usable,
             "notes": list(q.graph.notes),
+            "shapes": {t.name: list(t.shape) for t in q.graph.params()},
         },
         "result": {
             "planner": outcome.planner,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +82,25 @@ def test_a_loss_that_is_no_number_is_found(pools: Pools) -> None:
     answers = pools(1).run("meshwright.execute.verification:answer", task)
     answers[0].losses[1] = float("nan")
     assert compare(task, model.truth, answers).problems[0].startswith("rank 0 has loss nan in micro-batch 1")
+
+
+def test_a_users_model_of_one_length_is_verified_at_that_length(tmp_path: Path) -> None:
+    """`build()` without a parameter called seq: nothing can be shortened."""
+    (tmp_path / "model.py").write_text(
+        "import torch\n"
+        "from torch import nn\n\n\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.embed, self.head = nn.Embedding(64, 16), nn.Linear(16, 64)\n\n"
+        "    def forward(self, tokens, labels):\n"
+        "        logits = self.head(torch.relu(self.embed(tokens)))\n"
+        "        return {'loss': nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())}\n\n\n"
+        "def build():\n"
+        "    x = torch.zeros(2, 24, dtype=torch.long)\n"
+        "    return Net(), {'tokens': x, 'labels': x}\n"
+    )
+    source = resolve(f"{tmp_path / 'model.py'}:build")
+    graph = source.graph(2, 24, "float32", cache=False)
+    result = verify(plan_of(graph, Layout(dp=2), 1), graph, source, ranks=2)
+    assert result.equal, result.problems[:5]

@@ -110,6 +110,7 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
         thin[thin.index(max(thin))] = 2
     micro_batch, micro_batches = _batch(plan, mesh, lengths, depth, new_depth)
     shrink = _shrink(graph, plan, mesh, sum(thin) if run is not None and len(graph.runs) == 1 else 0)
+    shrink = replace(shrink, seq=source.sequence(SEQUENCE))
     small, shrink, found = _small(source, graph, run, shrink, micro_batch)
     whole = found is not None and run is not None and found.count == run.count and sum(thin) != run.count
     if found is not None and not whole and found.count != sum(thin):
@@ -122,7 +123,7 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
     dropped = _untested(plan, graph)
     new = Plan(small.digest, micro_batch * micro_batches, stages.stages, schedule, plan.frozen & set(small.tensor))
     words = _words(source, graph, small, run, found, mesh, lengths, depth, new_depth)
-    return Scaled(new, small, shrink, SEQUENCE, prod(lengths) * new_depth, words, (*dropped, *stages.dropped))
+    return Scaled(new, small, shrink, shrink.seq, prod(lengths) * new_depth, words, (*dropped, *stages.dropped))
 
 
 # ------------------------------------------------------------------ structure
@@ -136,7 +137,7 @@ def _small(
 ) -> tuple[Graph, Shrink, Run | None]:
     """The scaled-down graph whose blocks are those of `graph`: with fewer blocks if the model can have fewer, else all."""
     for tried in dict.fromkeys((shrink, replace(shrink, blocks=0))):
-        small = source.graph(micro_batch, SEQUENCE, "float32", shrink=tried)
+        small = source.graph(micro_batch, tried.seq, "float32", shrink=tried)
         found = next((r for r in small.runs if run is not None and r.name == run.name), None)
         if run is None or (found is not None and _kinds(graph, run) == _kinds(small, found)):
             return small, tried, found

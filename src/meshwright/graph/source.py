@@ -52,6 +52,10 @@ class ModelSource(abc.ABC):
     @abc.abstractmethod
     def text(self) -> bool: ...
 
+    def sequence(self, wanted: int) -> int:
+        """Tokens a sample that the model can be built for: `wanted`, or its only length."""
+        return wanted
+
     @abc.abstractmethod
     def identity(self) -> Mapping[str, object]:
         """Everything about the model that a captured graph depends on, as JSON values."""

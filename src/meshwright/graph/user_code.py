@@ -76,6 +76,11 @@ class CodeSource(ModelSource):
     def text(self) -> bool:
         return bool(self._facts["text"])
 
+    def sequence(self, wanted: int) -> int:
+        with _folder_on_path(self.path), _told(self.path):
+            free = "seq" in inspect.signature(self._function()).parameters
+        return wanted if free or not self.text else self.default_seq
+
     def identity(self) -> Mapping[str, object]:
         return {
             "function": self.function,

@@ -144,3 +144,18 @@ def _cycle(after: Mapping[V, list[V]], start: V, left: set[V]) -> list[V]:
         path.append(before[path[-1]])
     at = path.index(before[path[-1]])
     return [path[at], *reversed(path[at:])]
+
+
+def nodes_by_id(top: Fields, file: str) -> dict[int, Fields]:
+    """The rows of "nodes", each under an id of its own.
+
+    Raises:
+        InputError: an id that stands twice, or no nodes.
+    """
+    nodes: dict[int, Fields] = {}
+    for node in top.rows("nodes"):
+        if nodes.setdefault(node.ident("id"), node) is not node:
+            raise node.wrong("id", node.value["id"], "an id of its own")
+    if not nodes:
+        raise InputError(f"{file}: nodes is empty: a graph has at least one")
+    return nodes

@@ -22,7 +22,7 @@ from ..graph.ir import ITEM_BYTES, Graph, Ints, Op, Phase, Rule, Tensor
 from ..graph.serial import digest_of
 from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Limits, Problem, Recipe
-from ._fields import Fields, in_order, load
+from ._fields import Fields, in_order, load, nodes_by_id
 
 HOST_BANDWIDTH = 2.0**31
 """Bytes/s between an accelerator and host memory: what the files' costs were computed with."""
@@ -74,12 +74,7 @@ def parse(
 ) -> Problem:
     """`read`, of a parsed document."""
     top = Fields(document, file)
-    nodes: dict[int, Fields] = {}
-    for node in top.rows("nodes"):
-        if nodes.setdefault(node.ident("id"), node) is not node:
-            raise node.wrong("id", node.value["id"], "an id of its own")
-    if not nodes:
-        raise InputError(f"{file}: nodes is empty: a graph has at least one")
+    nodes = nodes_by_id(top, file)
     edges = _edges(top, nodes, bandwidth)
     backward = {v: node.flag("isBackwardNode", False) for v, node in nodes.items()}
     order = in_order(nodes, edges, file)

@@ -22,7 +22,7 @@ from ..errors import InputError, Unsupported
 from ..graph.ir import ITEM_BYTES, Factor, Graph, Op, Phase, Rule, Tensor
 from ..graph.serial import digest_of
 from ..plan.problem import Limits, Problem, Recipe
-from ._fields import Fields, in_order, load
+from ._fields import Fields, in_order, load, nodes_by_id
 
 UNKNOWN = 1.0
 """FLOP/s of a device of which a profile gives times only; its ops state no FLOPs, so that they use none of it."""
@@ -68,12 +68,7 @@ def parse(
 ) -> Problem:
     """`read`, of a parsed document."""
     top = Fields(document, file)
-    nodes: dict[int, Fields] = {}
-    for node in top.rows("nodes"):
-        if nodes.setdefault(node.ident("id"), node) is not node:
-            raise node.wrong("id", node.value["id"], "an id of its own")
-    if not nodes:
-        raise InputError(f"{file}: nodes is empty: a graph has at least one")
+    nodes = nodes_by_id(top, file)
     edges: dict[tuple[int, int], float] = {}
     for edge in top.rows("edges"):
         ends = edge.ident("sourceId"), edge.ident("destId")

@@ -75,7 +75,7 @@ class Evaluator:
         devices = min(problem.cluster.count, problem.limits.devices or problem.cluster.count)
         self.overhead = problem.cost.step_overhead(devices)
         self.share = problem.cost.overlap("data")
-        self._pieces: dict[tuple[Style, int, int], Pieces] = {}
+        self._pieces: dict[tuple[Style, int], Pieces] = {}
         self._sizes: dict[int, list[int]] = {}
         self._stages: dict[tuple[object, ...], tuple[StageCode, StagePrice]] = {}
         self._works: dict[tuple[int, int], tuple[Program, Work, Sends]] = {}
@@ -92,9 +92,9 @@ class Evaluator:
             self._sizes[replicas] = found
         return self._sizes[replicas]
 
-    def pieces(self, style: Style, dp: int, pp: int) -> Pieces:
-        """Prices of single units, from a plan with one stage a piece; pp tells on how many devices a stage lies."""
-        key = (style, dp, min(pp, 2))
+    def pieces(self, style: Style, dp: int) -> Pieces:
+        """Prices of single units, from a plan with one stage a piece."""
+        key = (style, dp)
         if key not in self._pieces:
             self._pieces[key] = self._price_pieces(style, dp)
         return self._pieces[key]
@@ -130,7 +130,7 @@ class Evaluator:
     def first_bound(self, point: Point) -> float:
         """`bound` of the same layout with nothing recomputed, nothing stored cut and one replica: never above its own."""
         base = replace(point.style, zero=0, recompute="none")
-        return self._bound(point, self.pieces(base, 1, point.pp), self.sizes(point.ep))
+        return self._bound(point, self.pieces(base, 1), self.sizes(point.ep))
 
     def rest_bytes(self, point: Point) -> float:
         """Bytes of parameters, gradients and optimizer state that the fullest rank holds at least, all cut as far as may be."""
@@ -153,7 +153,7 @@ class Evaluator:
         Stage s needs m·t_s and, before it, one forward and one backward of all stages before it; the best convex
         combination of these p statements is total / (1 − (1 − 1/m)^p). With chunks only the busiest device counts.
         """
-        return self._bound(point, self.pieces(point.style, point.dp, point.pp), self.sizes(point.replicas))
+        return self._bound(point, self.pieces(point.style, point.dp), self.sizes(point.replicas))
 
     def _bound(self, point: Point, pieces: Pieces, sizes: list[int]) -> float:
         b = sizes.index(point.micro_batch)
@@ -175,7 +175,7 @@ class Evaluator:
         The ranks together hold every unit's rest once and what it leaves behind at least as often as the last stage
         does; the fullest holds at least the mean, and at least the smallest work space.
         """
-        pieces = self.pieces(point.style, point.dp, point.pp)
+        pieces = self.pieces(point.style, point.dp)
         b = self.sizes(point.replicas).index(point.micro_batch)
         m = self.problem.recipe.samples // (point.replicas * point.micro_batch)
         flight = min(self._flights(point, m))
@@ -188,7 +188,7 @@ class Evaluator:
 
     def parts(self, point: Point) -> tuple[int, ...]:
         """Units per stage: least bottleneck under the memory caps; without caps if they cannot be kept."""
-        pieces = self.pieces(point.style, point.dp, point.pp)
+        pieces = self.pieces(point.style, point.dp)
         b = self.sizes(point.replicas).index(point.micro_batch)
         p, v = point.pp, point.chunks
         if p * v == 1:

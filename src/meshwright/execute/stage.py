@@ -14,7 +14,7 @@ values made again. The edges hold no operand: an op that saves nothing keeps not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -32,6 +32,8 @@ from .site import Local, Moment, Site
 from .twins import localise
 
 Part: TypeAlias = Literal["all", "input", "weight"]
+Finished: TypeAlias = Callable[[Mapping[str, Tensor]], None]
+"""Told {parameter: its gradient of this micro-batch}, in the layout of the part at rest, once the gradient is complete."""
 
 
 class _Entry(torch.autograd.Function):
@@ -106,6 +108,8 @@ class _Code:
     last_grad: Mapping[str, int]
     weight_side: frozenset[str]
     """Gradients of values that derive from parameters alone."""
+    completes: tuple[str, ...]
+    """Parameters of which no earlier segment adds to the gradient."""
 
 
 class StageRunner:
@@ -129,10 +133,11 @@ class StageRunner:
         self.constants, self.params = constants, params
         self._device = device or torch.device("cpu")
         self._token = torch.empty(0, requires_grad=True, device=self._device)
-        self._segments = [self._prepare(s, seed, dropout) for s in code.segments]
+        completes = completed(code)
+        self._segments = [self._prepare(s, c, seed, dropout) for s, c in zip(code.segments, completes, strict=True)]
         self._last_use = self._last_uses(frozenset(outputs))
 
-    def _prepare(self, segment: Segment, seed: int, dropout: bool) -> _Code:
+    def _prepare(self, segment: Segment, completes: tuple[str, ...], seed: int, dropout: bool) -> _Code:
         stats: dict[tuple[str, str], list[Instr]] = {}
         for phase, instrs in (("forward", segment.forward), ("backward", segment.backward)):
             for instr in instrs:
@@ -170,6 +175,7 @@ class StageRunner:
             taped_later=frozenset(i.on for i in segment.rerun if i.kind == "compute"),
             last_grad=last_grad,
             weight_side=self._weight_side(segment),
+            completes=completes,
         )
 
     def _weight_side(self, segment: Segment) -> frozenset[str]:
@@ -253,17 +259,23 @@ class StageRunner:
 
     # --------------------------------------------------------------- backward
 
-    def backward(self, flight: Flight, part: Part = "all") -> None:
+    def backward(self, flight: Flight, part: Part = "all", finished: Finished | None = None) -> None:
         """From the gradients in `flight.grads` ("∂loss", "∂v" of sent values) to those of arrivals and parameters.
 
         `part`: "all"; or first "input" (what flows to other ops and stages), later "weight" (what remains: parameters).
+        `finished`: gets each parameter's gradient out of `flight.grads` as soon as it is complete, segment after segment
+        from the last to the first, in an order that is the same on all ranks of the stage. Parameters to which nothing
+        flows are left out.
+
         What is left in `flight.grads` is what no instruction of this stage reads.
         """
         if part == "weight":
-            for code, instr, entering, again in flight.later:
+            for k, (code, instr, entering, again) in enumerate(flight.later):
                 flight.again = again
                 flight.grads.update(entering)
                 self._execute_backward(code, instr, flight, part)
+                if k + 1 == len(flight.later) or flight.later[k + 1][0] is not code:
+                    hand_over(code.completes, flight, finished)
             flight.later, flight.again, flight.values = [], {}, {}
             return
         for code in reversed(self._segments):
@@ -275,6 +287,8 @@ class StageRunner:
                 for name in instr.inputs:
                     if code.last_grad[name] == k:
                         flight.grads.pop(name, None)
+            if part == "all":
+                hand_over(code.completes, flight, finished)
         flight.again = {}
         if part == "all":
             flight.values = {}
@@ -335,6 +349,25 @@ class StageRunner:
     def _add(flight: Flight, name: str, grad: Tensor) -> None:
         old = flight.grads.get(name)
         flight.grads[name] = grad if old is None else old + grad
+
+
+def completed(code: StageCode) -> list[tuple[str, ...]]:
+    """Per segment: the parameters whose gradient is complete once its backward has run, in the order of `code.params`."""
+    first: dict[str, int] = {}
+    for k, segment in enumerate(code.segments):
+        for instr in segment.backward:
+            for name in instr.outputs:
+                first.setdefault(name, k)
+    return [tuple(p.name for p in code.params if first.get(GRAD + p.name) == k) for k in range(len(code.segments))]
+
+
+def hand_over(names: Iterable[str], flight: Flight, finished: Finished | None) -> None:
+    """Gives complete gradients of parameters away; without a taker they stay in the flight."""
+    if finished is None:
+        return
+    found = {name: flight.grads.pop(GRAD + name) for name in names if GRAD + name in flight.grads}
+    if found:
+        finished(found)
 
 
 def _saving(operands: Sequence[Tensor], names: Sequence[str], remade: frozenset[str], flight: Flight) -> Any:

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "validation": {"planners"},
 }
 """DESIGN's table; a folder may import what these may import, too. Everything else (the glue, cli) may import all."""
-ALWAYS = {"errors", "_callable", "_jit", "_spelling"}
+ALWAYS = {"errors", "_callable", "_jit", "_spelling", "_views"}
 
 
 def allowed(folder: str) -> set[str]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from .._views import Viewed
 from ..cluster.model import Mesh
 from ..cost.base import Collective
 from ..graph.ir import Graph
@@ -156,7 +157,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Viewed):
     graph: str
     """Digest of the graph it speaks of."""
     samples: int

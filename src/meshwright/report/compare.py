@@ -8,14 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf, isfinite
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from .._views import Viewed
 from .candidates import Candidate, ties
 from .error_model import error_model
 from .lines import Line, Style, columns, labelled
 from .outcome import Outcome, Question
 from .payload import plan_object
 from .words import MISSING, count, number, percent
+
+if TYPE_CHECKING:
+    from .views import Frame
 
 SCHEMA = "meshwright.compare/1"
 NOT_SIMULATED = "not simulated"
@@ -77,7 +81,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Viewed):
     question: Question
     entries: tuple[Entry, ...]
     """Best first."""
@@ -97,15 +101,16 @@ class Comparison:
     def tied_with(self) -> list[int]:
         return ties([row.step_s for _, row in self.ranked], error_model().pairs_within)
 
-    def _repr_html_(self) -> str:
-        from .notebook import comparison_html
+    def show(self) -> Frame:
+        """The report, in a notebook's cell."""
+        from .views import framed
 
-        return comparison_html(self)
+        return framed(self)
 
     def __str__(self) -> str:
-        from .notebook import TEXT_WIDTH, text
+        from .views import text_of
 
-        return text(compare_lines(self, TEXT_WIDTH))
+        return text_of(self)
 
     def to_frame(self) -> list[dict[str, Any]]:
         """One row a planner; units in the keys."""

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import nan
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from .._views import Viewed
 from ..cluster.model import Cluster
 from ..graph.ir import Graph
 from ..plan.model import Plan
@@ -16,6 +17,9 @@ from .candidates import Candidate, ties
 from .error_model import ErrorModel, error_model
 from .why import Why, explain
 from .words import GIB, memory_unit
+
+if TYPE_CHECKING:
+    from .views import Frame
 
 Status = Literal["ok", "stopped", "infeasible"]
 
@@ -76,7 +80,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Viewed):
     question: Question
     status: Status
     planner: str
@@ -147,16 +151,16 @@ class Outcome:
         rows = [candidate_object(c, self.tied_with[i]) for i, c in enumerate(self.candidates)]
         return rows + [candidate_object(c) for c in self.misses]
 
-    def _repr_html_(self) -> str:
-        from .notebook import outcome_html
+    def show(self) -> Frame:
+        """The report, in a notebook's cell."""
+        from .views import framed
 
-        return outcome_html(self)
+        return framed(self)
 
     def __str__(self) -> str:
-        from .notebook import TEXT_WIDTH, text
-        from .table import plan_lines
+        from .views import text_of
 
-        return text(plan_lines(self, TEXT_WIDTH, next_steps=False))
+        return text_of(self)
 
     def shown(self) -> tuple[Candidate, ...]:
         return self.candidates[: self.top]

@@ -13,6 +13,7 @@ from .words import gib, percent, plural
 STAGES = 64
 """More stages are summed up in a last line."""
 PLACEMENTS = 4
+STAGE_HEADS = ("stage", "ops", "devices", "mesh", "ops cut", "parameters at rest", "recompute")
 
 
 def stage_table(outcome: Outcome) -> str:
@@ -20,11 +21,7 @@ def stage_table(outcome: Outcome) -> str:
     plan = outcome.plan
     assert plan is not None
     rows = [stage_words(k, stage) for k, stage in enumerate(plan.stages[:STAGES])]
-    text = (
-        '<div class="words">'
-        + table(["stage", "ops", "devices", "mesh", "ops cut", "parameters at rest", "recompute"], rows, left=7)
-        + "</div>"
-    )
+    text = '<div class="words">' + table(STAGE_HEADS, rows, left=7) + "</div>"
     more = len(plan.stages) - STAGES
     return text + (f"<p>… and {more:,} more stages.</p>" if more > 0 else "") + f"<p>{schedule_words(plan)}</p>"
 

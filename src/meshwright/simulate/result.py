@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .._views import Viewed
 from ..graph.ir import Floats, Ints
 
 CATEGORIES = ("weights", "gradients", "optimizer", "activations", "loss", "buffers")
@@ -64,7 +65,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Simulation:
+class Simulation(Viewed):
     step_seconds: float
     """Asynchronous plans: steady-state period of `samples` samples."""
     samples_per_second: float

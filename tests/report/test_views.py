@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from meshwright.report.notebook import bar
 from meshwright.report.outcome import Outcome
+from meshwright.report.views import bar
 
 
 def test_a_notebook_shows_every_figure_without_script(outcome: Outcome) -> None:
@@ -26,3 +26,20 @@ def test_a_frame_has_one_record_a_candidate(outcome: Outcome) -> None:
 def test_parts_of_a_bar_fill_it() -> None:
     svg = bar("x", {"a": 3.0, "b": 1.0, "none": 0.0})
     assert 'width="479.0"' in svg and 'width="159.0"' in svg and "none" not in svg
+
+
+def test_plans_and_simulations_show_themselves(outcome: Outcome) -> None:
+    assert outcome.plan is not None and outcome.simulation is not None
+    for thing in (outcome, outcome.plan, outcome.simulation):
+        bundle = thing._repr_mimebundle_()
+        assert bundle["text/html"] == thing._repr_html_() and len(bundle["text/html"]) < 60_000
+        assert "<script" not in bundle["text/html"] and bundle["text/plain"]
+    step = f"{outcome.simulation.step_seconds:.1f}"
+    assert step in outcome.simulation._repr_mimebundle_()["text/plain"]
+    text = outcome.plan._repr_mimebundle_()["text/plain"]
+    assert len(text.splitlines()) == 3 + len(outcome.plan.stages)
+
+
+def test_the_report_stands_in_a_frame_of_its_own(outcome: Outcome) -> None:
+    html = outcome.show()._repr_html_()
+    assert html.startswith("<iframe srcdoc=") and "<script" not in html

@@ -1,0 +1,177 @@
+"""How answers, plans and simulations look in a notebook and when printed: the table first, then step and memory as bars.
+
+No script; without SVG all figures stay. `Viewed` (meshwright/_views.py) finds `html_of` and `text_of` here by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+from html import escape
+from typing import Any
+
+from ..plan.model import Plan
+from ..simulate.result import Simulation
+from .compare import Comparison, compare_lines
+from .html import report_html
+from .lines import columns
+from .outcome import Outcome
+from .payload import candidate_object
+from .plan_words import STAGE_HEADS, STAGES, schedule_words, stage_words
+from .table import plan_lines, recipe_words, searched_words
+from .words import count, gib, number, percent, time_part
+
+WIDTH, HEIGHT = 640, 26
+TEXT_WIDTH = 100
+CELL = "padding:2px 10px 2px 0;text-align:"
+COLORS = ("#56b4e9", "#e69f00", "#d55e00", "#cc79a7", "#f0e442", "#bbbbbb", "#009e73", "#0072b2")
+"""Okabe and Ito's, in an order in which neighbours differ in lightness."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A whole page inside a notebook's cell; `html` is the page."""
+
+    html: str
+    height: int = 800
+    """Pixels."""
+
+    def _repr_html_(self) -> str:
+        return f'<iframe srcdoc="{escape(self.html)}" width="100%" height="{self.height}" style="border:0"></iframe>'
+
+
+def framed(thing: Outcome | Comparison) -> Frame:
+    """The report in a frame."""
+    from .compare_html import compare_html
+
+    return Frame(report_html(thing) if isinstance(thing, Outcome) else compare_html(thing))
+
+
+@singledispatch
+def html_of(thing: Any) -> str:
+    """Under 60 kB."""
+    raise TypeError(f"{type(thing).__name__} has no view")
+
+
+@singledispatch
+def text_of(thing: Any) -> str:
+    """For a terminal of `TEXT_WIDTH` columns."""
+    raise TypeError(f"{type(thing).__name__} has no view")
+
+
+@html_of.register
+def _(outcome: Outcome) -> str:
+    q = outcome.question
+    rows = [candidate_object(c, outcome.tied_with[i]) for i, c in enumerate(outcome.shown())]
+    rows += [candidate_object(c) for c in outcome.misses[:1]]
+    parts = _bars(outcome.simulation) if outcome.simulation is not None else ""
+    why = "".join(f"<div>{escape(s)}</div>" for s in outcome.sentences())
+    about = f"<div>{escape(recipe_words(q))}; {escape(searched_words(outcome))}</div>"
+    return _view(f"{q.model} on {q.cluster.name}", about + records_table([_plain(r) for r in rows]) + parts + why)
+
+
+@text_of.register
+def _(outcome: Outcome) -> str:
+    return text(plan_lines(outcome, TEXT_WIDTH, next_steps=False))
+
+
+@html_of.register
+def _(found: Comparison) -> str:
+    q = found.question
+    steps = {e.about.name: row.step_s for e, row in found.ranked}
+    bars = "".join(bar(f"{name}, seconds", {"step": s}, max(steps.values())) for name, s in steps.items())
+    table = records_table([_plain(r) for r in found.to_frame()])
+    return _view(f"{len(found.entries)} planners for {q.model} on {q.cluster.name}", table + bars)
+
+
+@text_of.register
+def _(found: Comparison) -> str:
+    return text(compare_lines(found, TEXT_WIDTH))
+
+
+@html_of.register
+def _(plan: Plan) -> str:
+    rows = [dict(zip(STAGE_HEADS, row, strict=True)) for row in _stages(plan)]
+    return _view(_plan_title(plan), records_table(rows) + f"<div>{escape(schedule_words(plan))}</div>")
+
+
+@text_of.register
+def _(plan: Plan) -> str:
+    return "\n".join([_plan_title(plan), *columns([list(STAGE_HEADS), *_stages(plan)], ()), schedule_words(plan)])
+
+
+@html_of.register
+def _(sim: Simulation) -> str:
+    return _view("One step", records_table([_headline(sim)]) + _bars(sim))
+
+
+@text_of.register
+def _(sim: Simulation) -> str:
+    found = _headline(sim)
+    parts = " + ".join(f"{time_part(k)} {number(v)}" for k, v in sim.seconds_by.items() if v > 0)
+    return "\n".join([*columns([list(found), list(found.values())], range(len(found))), f"step  {parts}"])
+
+
+def _headline(sim: Simulation) -> dict[str, str]:
+    return {
+        "step s": number(sim.step_seconds),
+        "samples/s": number(sim.samples_per_second),
+        "MFU": percent(sim.mfu),
+        "bubble": percent(sim.bubble),
+        "peak GiB": gib(float(sim.peak.max())) if len(sim.peak) else gib(0.0),
+        "exposed communication s": number(sim.exposed_communication),
+    }
+
+
+def _plan_title(plan: Plan) -> str:
+    devices = len({d for s in plan.stages for d in s.mesh.devices})
+    stages = len(plan.stages)
+    return f"Plan of {count(stages)} stage{'s' if stages > 1 else ''} on {count(devices)} device{'s' if devices > 1 else ''}"
+
+
+def _stages(plan: Plan) -> list[list[str]]:
+    return [stage_words(k, stage) for k, stage in enumerate(plan.stages[:STAGES])]
+
+
+def _bars(sim: Simulation) -> str:
+    lane = int(sim.peak.argmax())
+    return bar("step, seconds", {time_part(k): v for k, v in sim.seconds_by.items()}) + bar(
+        f"memory, GiB on {sim.lanes[lane].name}", {k: v / 2**30 for k, v in sim.peak_by[lane].items()}
+    )
+
+
+def _view(title: str, body: str) -> str:
+    return f'<div style="font-family:sans-serif;font-size:13px"><b>{escape(title)}</b>{body}</div>'
+
+
+def text(lines: Sequence[Any]) -> str:
+    return "\n".join(line.text for line in lines)
+
+
+def records_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Mappings of one shape as a table; figures to the right."""
+    if not rows:
+        return ""
+    head = "".join(f'<th style="{CELL}left">{escape(k)}</th>' for k in rows[0])
+    body = "".join(
+        "<tr>" + "".join(f'<td style="{CELL}left">{escape(v)}</td>' for v in r.values()) + "</tr>" for r in rows
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def bar(title: str, parts: Mapping[str, float], whole: float = 0.0) -> str:
+    """One stacked bar as inline SVG, with every figure as text below it."""
+    shown = {k: v for k, v in parts.items() if v > 0}
+    total = whole or sum(shown.values()) or 1.0
+    x, boxes = 0.0, ""
+    for i, (name, value) in enumerate(shown.items()):
+        wide = WIDTH * value / total
+        boxes += f'<rect x="{x:.1f}" y="0" width="{max(0.5, wide - 1):.1f}" height="{HEIGHT}" fill="{COLORS[i % len(COLORS)]}"><title>{escape(name)} {number(value)}</title></rect>'
+        x += wide
+    words = " · ".join(f"{escape(k)} {number(v)}" for k, v in shown.items())
+    return f'<div style="margin-top:6px">{escape(title)}: {words}</div><svg width="{WIDTH}" height="{HEIGHT}" role="img">{boxes}</svg>'
+
+
+def _plain(record: Mapping[str, Any]) -> dict[str, str]:
+    return {k: "" if v is None else number(v) if isinstance(v, float) else str(v) for k, v in record.items()}

@@ -48,6 +48,12 @@ def test_parts_of_the_step_add_up_to_it(graph, shape, cost):
         assert sum(parts.values()) == pytest.approx(found.peak[lane], rel=1e-9)
         assert found.memory[lane].sum(axis=1).max() == pytest.approx(found.peak[lane], rel=1e-9)
         assert set(parts) == set(CATEGORIES)
+    for parts in found.lane_seconds:
+        assert sum(parts.values()) == pytest.approx(found.step_seconds, rel=1e-9)
+        assert all(x >= -1e-12 for x in parts.values())
+    slowest = max(range(len(found.lanes)), key=lambda k: -found.lane_seconds[k]["idle"])
+    compute = found.lane_seconds[slowest]["forward"] + found.lane_seconds[slowest]["backward"]
+    assert len(found.lanes) > 1 or compute == pytest.approx(found.seconds_by["compute"])
 
 
 @pytest.mark.parametrize("shape", PLANS)

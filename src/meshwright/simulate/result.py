@@ -92,3 +92,5 @@ class Simulation(Viewed):
     calls_by: Mapping[str, int] = field(default_factory=dict)
     """Collective kind -> calls of the slowest lane in one step."""
     bytes_by: Mapping[str, float] = field(default_factory=dict)
+    lane_seconds: tuple[Mapping[str, float], ...] = ()
+    """Per lane, with details: "forward" and "backward" compute, then the keys of `seconds_by`; they add up to the step."""

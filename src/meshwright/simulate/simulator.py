@@ -209,7 +209,19 @@ def _report(
         priced_by=problem.cost.name,
         calls_by={k: int(n) for k, n in zip(KINDS, calls, strict=True) if n},
         bytes_by={k: float(b) for k, b in zip(KINDS, moved, strict=True) if b},
+        lane_seconds=tuple(
+            _by_phase(_breakdown(problem, order, work, sends, step, rank, r, busy, ended), work, rank == r, m)
+            for r in range(p if detail else 0)
+        ),
     )
+
+
+def _by_phase(
+    seconds: Mapping[str, float], work: Work, here: NDArray[np.bool_], micro_batches: int
+) -> dict[str, float]:
+    """The parts of a lane's step with its compute told apart by phase."""
+    forward, backward = (micro_batches * float(x[here, 0].sum()) for x in (work.forward, work.backward))
+    return {"forward": forward, "backward": backward, **{k: v for k, v in seconds.items() if k != "compute"}}
 
 
 def _breakdown(
@@ -223,7 +235,7 @@ def _breakdown(
     busy: Floats,
     ended: Floats,
 ) -> dict[str, float]:
-    """Where the slowest lane's step goes; the parts add up to the step.
+    """Where the step of lane `slow` goes; the parts add up to the step.
 
     Without the time of its sends the same order of actions would end earlier: that difference is "send". What it still
     waits is the bubble. The host, stragglers and fixed work are "idle".

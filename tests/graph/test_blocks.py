@@ -104,7 +104,7 @@ def test_a_block_read_by_the_tail_ends_the_run() -> None:
         x = build.op("tanh", build.op("linear", x, f"l.{i}.w", module=f"l.{i}"), x, module=f"l.{i}")
         seen = x if i == 3 else seen
     build.op("mul", x, seen)
-    assert repeated_runs(build.graph()) == (Run("l", 1, 2, 4), Run("l", 9, 2, 2))
+    assert repeated_runs(build.graph()) == (Run("l", 1, 2, 4), Run("l.4", 9, 2, 2)), "no two runs have one name"
 
 
 def test_shared_parameters_are_allowed_when_all_blocks_share_them_and_not_otherwise() -> None:
@@ -147,6 +147,7 @@ def test_found_runs_are_true_repeats(stacks: list[tuple[int, list[str]]]) -> Non
                 second = f"s{s}.{i}.{len(build.ops)}.weight" if kind == "linear" else x
                 x = build.op(kind, x, second, module=f"s{s}.{i}")
     graph = build.graph()
+    assert len({run.name for run in repeated_runs(graph)}) == len(repeated_runs(graph))
     covered = 0
     for run in repeated_runs(graph):
         assert run.count >= 2 and run.first >= covered

@@ -36,7 +36,7 @@ def with_runs(graph: Graph) -> Graph:
 
 
 def repeated_runs(graph: Graph) -> tuple[Run, ...]:
-    """Runs in program order; they do not overlap, and each block holds at least one parameter of its own."""
+    """Runs in program order; they do not overlap, no two have one name, each block holds a parameter of its own."""
     wiring = _Wiring(graph)
     tokens = _tokens(graph)
     found: list[Run] = []
@@ -47,7 +47,17 @@ def repeated_runs(graph: Graph) -> tuple[Run, ...]:
         if run is not None:
             found.append(run)
             waiting += [(start, run.first), (run.first + run.length * run.count, end)]
-    return tuple(sorted(found, key=lambda run: run.first))
+    return _told_apart(graph, wiring, sorted(found, key=lambda run: run.first))
+
+
+def _told_apart(graph: Graph, wiring: _Wiring, runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Layers of two kinds in one list ("model.layers"): later runs are called after their first block ("model.layers.3")."""
+    found: dict[str, Run] = {}
+    for run in runs:
+        names = (run.name, ".".join(_common(graph, wiring, run.first, run.length)), f"{run.name}+{run.first}")
+        name = next(name for name in names if name not in found)
+        found[name] = replace(run, name=name)
+    return tuple(found.values())
 
 
 def _best(graph: Graph, wiring: _Wiring, tokens: Ints, start: int, end: int) -> Run | None:
@@ -160,19 +170,21 @@ def _shared(a: tuple[str, ...], b: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _path(graph: Graph, wiring: _Wiring, first: int, length: int) -> str:
-    """Name of a run: what the modules (or else the parameters) of block 0 and block 1 have in common."""
+    """Name of a run: what block 0 and block 1 have in common."""
+    one, two = (_common(graph, wiring, begin, length) for begin in (first, first + length))
+    return ".".join(_shared(one, two)) or graph.ops[first].module
 
-    def of(begin: int) -> tuple[str, ...]:
-        ops = graph.ops[begin : begin + length]
-        shared: tuple[str, ...] | None = None
-        for op in ops:
-            shared = _meet(shared, tuple(op.module.split(".")) if op.module else ())
-        owned: tuple[str, ...] | None = None
-        for op in ops:
-            owned = _meet(owned, _owner(wiring, op, length))
-        return max(shared or (), owned or (), key=len)
 
-    return ".".join(_shared(of(first), of(first + length))) or graph.ops[first].module
+def _common(graph: Graph, wiring: _Wiring, first: int, length: int) -> tuple[str, ...]:
+    """Path that the modules (or else the parameters) of a block share."""
+    ops = graph.ops[first : first + length]
+    shared: tuple[str, ...] | None = None
+    for op in ops:
+        shared = _meet(shared, tuple(op.module.split(".")) if op.module else ())
+    owned: tuple[str, ...] | None = None
+    for op in ops:
+        owned = _meet(owned, _owner(wiring, op, length))
+    return max(shared or (), owned or (), key=len)
 
 
 def _tokens(graph: Graph) -> Ints:

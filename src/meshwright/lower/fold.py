@@ -58,14 +58,14 @@ class Folded:
 
 
 def foldable(graph: Graph, run: Run) -> bool:
-    """Whether one block can stand for all: what a block reads from outside is the same for all or comes from the block
-    before, and the rest of the graph reads each result from one block only."""
+    """Whether one block can stand for all: what a block reads from outside is the same for all, its own, or comes from
+    the block before, and the rest of the graph reads each result from one block only."""
     inside = range(run.first, run.first + run.length * run.count)
     trained = needs_grad(graph)
     for k in range(run.length):
         ops = [graph.ops[run.first + b * run.length + k] for b in range(run.count)]
         for j, first in enumerate(ops[0].inputs):
-            if graph.tensor[first].role == "param":
+            if graph.tensor[first].role in ("param", "buffer"):
                 continue
             made = graph.producer.get(first, -1)
             if made in inside:

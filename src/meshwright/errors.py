@@ -27,6 +27,11 @@ class Unsupported(MeshwrightError):
 
     code = "unsupported"
 
+    def __init__(self, message: str, *, where: str = "", hint: str = "", reason: str = "") -> None:
+        """`reason`: for a plan that can be priced but not run, which one of `execute.why_not.REASONS`."""
+        super().__init__(message, where=where, hint=hint)
+        self.reason = reason
+
 
 class CaptureError(MeshwrightError):
     """A module that cannot be captured; names module, file and line."""

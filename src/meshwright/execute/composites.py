@@ -202,7 +202,8 @@ def cross_entropy(site: Site) -> Local:
         return site.plain()
     if rank != 2 and classes:
         raise Unsupported(
-            f"{site.op.name} cuts the classes of a loss over {rank} dims: flatten the tokens, or keep them whole"
+            f"{site.op.name} cuts the classes of a loss over {rank} dims: flatten the tokens, or keep them whole",
+            reason="statistic",
         )
     weight = site.arg(2, "weight", None)
     start = site.start(0, place) if classes else 0

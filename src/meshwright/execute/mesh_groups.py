@@ -96,7 +96,8 @@ def needed_groups(program: Program) -> set[Members]:
     for stage in program.stages:
         if len(set(stage.mesh.devices)) != len(stage.mesh.devices):
             raise Unsupported(
-                f"stage {stage.stage} holds a device twice, which only the simulator can price: give each part its own"
+                f"stage {stage.stage} holds a device twice, which only the simulator can price: give each part its own",
+                reason="meshes",
             )
         used = {i.axes for s in stage.segments for i in (*s.forward, *s.rerun, *s.backward) if i.communicates}
         used |= {i.axes for i in (*stage.grads, *stage.update) if i.communicates}

@@ -54,7 +54,8 @@ def place(axes: tuple[str, ...], sizes: list[int], mesh: Mapping[str, int]) -> l
 def _names(cuts: tuple[Cut, ...], what: str) -> tuple[str, ...]:
     if any(c.weights for c in cuts):
         raise Unsupported(
-            f"{what} is cut with weights, which can be planned and stored but not lowered: use equal parts"
+            f"{what} is cut with weights, which can be planned and stored but not lowered: use equal parts",
+            reason="weighted",
         )
     return tuple(c.axis for c in cuts)
 
@@ -76,7 +77,8 @@ def layout_axes(atoms: Atoms, tensor: str, layout: Layout, mesh: Mapping[str, in
             inside = [k for k, s in enumerate(steps) if low <= s < low * size and mine[k] > 1]
             if not inside or prod(mine[k] for k in inside) != size:
                 raise Unsupported(
-                    f'the layout of "{tensor}" cuts dim {d} at {whole}, but its ops see it as {mine}: cut at one of these'
+                    f'the layout of "{tensor}" cuts dim {d} at {whole}, but its ops see it as {mine}: cut at one of these',
+                    reason="layout",
                 )
             for k, axes in zip(inside, place(_names(cuts, f'"{tensor}"'), [mine[k] for k in inside], mesh)):
                 own[k] = axes
@@ -125,7 +127,8 @@ def op_cuts(
         axes = tuple(x for x in _names(given, f'factor "{name}" of "{op.name}"') if mesh[x] > 1)
         if not free and axes:
             raise Unsupported(
-                f'factor "{name}" of "{op.name}" ({op.kind}) is {op.rule.factors[k].kind}: it cannot be cut here'
+                f'factor "{name}" of "{op.name}" ({op.kind}) is {op.rule.factors[k].kind}: it cannot be cut here',
+                reason="factor",
             )
         if len(free) == 1:
             cuts[free[0]] = (*cuts[free[0]], *axes)

@@ -35,7 +35,8 @@ class ParameterPlan:
             if any(wide[: len(held)] != held for held, wide in zip(inner, outer)):
                 raise Unsupported(
                     f'the {what} of "{name}" rests cut otherwise than what it follows from: give it the same cuts, and '
-                    "further ones behind them"
+                    "further ones behind them",
+                    reason="storage",
                 )
         self._mesh = emit.mesh
         self._params: dict[tuple[tuple[str, int], ...], Param] = {}

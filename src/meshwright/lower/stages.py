@@ -124,7 +124,8 @@ def choices_of(graph: Graph, plan: Plan) -> Choices:
     if any(s.mesh.axes != first.mesh.axes or s.mesh.shape != first.mesh.shape for s in plan.stages):
         shapes = sorted({str(dict(zip(s.mesh.axes, s.mesh.shape))) for s in plan.stages})
         raise Unsupported(
-            f"stages of unequal meshes ({' and '.join(shapes[:2])}) are not lowered yet: give all one shape"
+            f"stages of unequal meshes ({' and '.join(shapes[:2])}) are not lowered yet: give all one shape",
+            reason="meshes",
         )
     if all(
         s.shardings is first.shardings and s.layouts is first.layouts and s.storage is first.storage

@@ -59,6 +59,7 @@ def of_plan(stated: Stated, plan: Plan, planner: str = "given", status: str = "f
     from .simulate import simulate
 
     began = time.monotonic()
+    plan = stated.described(plan)
     simulation = simulate(stated.problem, plan)
     row = candidate(stated.question, plan, simulation)
     return Outcome(
@@ -103,6 +104,8 @@ def outcome_of(stated: Stated, planner: Planner, result: Result, *, top: int = 5
     from .simulate import Pricer, simulate
 
     problem = stated.problem
+    if result.plan is not None:
+        result = replace(result, plan=stated.described(result.plan))
     pricer = Pricer(problem.graph, problem.cluster, problem.cost, problem.recipe)
     fitting, misses = _rows(stated, result, pricer)
     ranks = [i for i in worth_explaining(fitting) if fitting[i].plan is not None]
@@ -217,6 +220,8 @@ def by_hand(stated: Stated, layout: LayoutByHand, top: int = 5) -> Outcome:
     }  # fmt: skip
     if (full.pp or 1) > 1:
         fix["schedule"] = full.schedule
+    if full.context:
+        fix["context"] = full.context
     planner = Grid(fix=fix, top=1)
     result = planner.plan(stated.problem, seed=stated.request.seed)
     outcome = outcome_of(stated, planner, result, top=1)

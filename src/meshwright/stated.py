@@ -13,6 +13,8 @@ from .cluster import describe, resolve
 from .cluster.model import Cluster
 from .errors import InputError
 from .graph.ir import Graph
+from .graph.samples import inputs_like
+from .plan.model import Plan
 from .plan.problem import Goal, Limits, Problem, Recipe
 from .report.outcome import Question
 from .report.words import number, parameters
@@ -44,6 +46,10 @@ class Stated:
     def folder(self) -> Path:
         """MODEL-CLUSTER, where nothing else is said."""
         return Path(f"{self.source.name}-{self.problem.cluster.name}")
+
+    def described(self, plan: Plan) -> Plan:
+        """The plan with what its model is fed, so that it can be run from the module alone."""
+        return replace(plan, inputs=inputs_like(self.problem.graph), precision=self.problem.recipe.compute_dtype)
 
 
 def state(request: Request, say: Say = _silent, cost: CostModel | None = None) -> Stated:

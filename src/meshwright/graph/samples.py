@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
-from .ir import Dims, Op, Rule, Tensor
+from .ir import Dims, Graph, Op, Rule, Tensor
 
 Span = tuple[int, int]
 """The samples inside one dim: a stride that steps through them (elements from low to high); (1, 1) = none."""
@@ -26,6 +26,17 @@ def batch_spans(shape: Sequence[int], samples: int) -> Spans:
         elif shape[0] % samples == 0 and shape[0]:
             spans[0] = (shape[0] // samples, shape[0])
     return tuple(spans)
+
+
+def inputs_like(graph: Graph) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Per input of a graph: (shape, dtype), a dim of -k holding k elements a sample."""
+    found = {}
+    for name in graph.inputs:
+        t = graph.tensor[name]
+        spans = batch_spans(t.shape, graph.samples)
+        shape = tuple(-(n // graph.samples) if span != NONE else n for n, span in zip(t.shape, spans, strict=True))
+        found[name] = (shape, t.dtype)
+    return found
 
 
 def flag_samples(ops: Sequence[Op], tensors: Iterable[Tensor], samples: int) -> tuple[Op, ...]:

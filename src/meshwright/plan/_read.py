@@ -15,6 +15,7 @@ from .model import (
     Action,
     ActionKind,
     Cut,
+    InputLike,
     Layout,
     OpSharding,
     RecomputeAt,
@@ -50,6 +51,13 @@ def _range(value: str, where: str) -> range:
     if len(numbers) not in (2, 3) or (len(numbers) == 3 and numbers[2] == 0):
         raise InputError(f'{where} = "{value}" is no range: write "0:64" or "0:64:8"')
     return range(*numbers)
+
+
+def input_like(value: object, where: str) -> InputLike:
+    pair = listed(value, where, lambda item, _: item)
+    if len(pair) != 2:
+        raise InputError(f"{where} must be [shape, dtype], not {len(pair)} values")
+    return tuple(listed(pair[0], f"{where}[0]", integer)), text(pair[1], f"{where}[1]")
 
 
 def mesh(value: object, where: str) -> Mesh:

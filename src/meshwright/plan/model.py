@@ -156,6 +156,10 @@ class Schedule:
     weights: Weights = Weights()
 
 
+InputLike: TypeAlias = tuple[tuple[int, ...], str]
+"""(shape, dtype) of one input of a model; a dim of -k holds k elements a sample."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan(Viewed):
     graph: str
@@ -168,6 +172,12 @@ class Plan(Viewed):
     frozen: frozenset[str] = frozenset()
     cached: frozenset[str] = frozenset()
     rewritten: Graph | None = None
+    inputs: Mapping[str, InputLike] = field(default_factory=dict, compare=False)
+    """What the model is fed, in order: enough to capture it again from the module alone. No part of the decision."""
+    precision: str = field(default="", compare=False)
+    """What the plan was priced in: a dtype such as "bfloat16"; "" = not known."""
+    folder: str = field(default="", compare=False)
+    """Where it was read from; not written."""
 
 
 @dataclass(frozen=True, slots=True)

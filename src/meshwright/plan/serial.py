@@ -68,6 +68,10 @@ def to_json(plan: Plan) -> dict[str, object]:
         found["frozen"] = sorted(plan.frozen)
     if plan.cached:
         found["cached"] = sorted(plan.cached)
+    if plan.inputs:
+        found["inputs"] = {name: [list(shape), dtype] for name, (shape, dtype) in plan.inputs.items()}
+    if plan.precision:
+        found["precision"] = plan.precision
     if plan.rewritten is not None:
         found["rewritten"] = _graph_to_json(plan.rewritten)
     return found
@@ -94,6 +98,8 @@ def from_json(data: object) -> Plan:
     schedule = _read.schedule(fields.get("schedule", {"name": "dataflow"}), "schedule")
     frozen = frozenset(fields.listed("frozen", text))
     cached = frozenset(fields.listed("cached", text))
+    inputs = fields.mapped("inputs", _read.input_like)
+    precision = fields.text("precision", "")
     rewritten = fields.get("rewritten")
     plan = Plan(
         graph=fields.text("graph"),
@@ -103,6 +109,8 @@ def from_json(data: object) -> Plan:
         frozen=frozen,
         cached=cached,
         rewritten=None if rewritten is None else _graph_from_json(rewritten),
+        inputs=inputs,
+        precision=precision,
     )
     fields.close()
     return plan

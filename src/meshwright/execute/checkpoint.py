@@ -46,6 +46,7 @@ from ..errors import InputError
 from ..plan.layout import boxes, local_shape
 from ..plan.model import Layout
 from .mesh_groups import MeshView
+from .optimizer import memory, prepare_memory
 from .runtime import Runtime
 
 STEP_FILE = "meshwright.json"
@@ -99,14 +100,14 @@ def _placed(found: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], local: Ten
 
 def parts_of(runtime: Runtime) -> dict[str, list[Part]]:
     """Everything that this rank saves or restores, by name; several copies where several of its stages hold a weight."""
+    prepare_memory(runtime.optimizer)
     found: dict[str, list[Part]] = {}
     for local in runtime.locals.values():
         for p in local.code.params:
-            shape, state = runtime.graph.tensor[p.name].shape, local.states[p.name]
-            runtime.optimizer.prepare(state)
-            found.setdefault(p.name, []).append(Part.of(state.master, shape, p.state, local.view))
-            for name in runtime.optimizer.moments():
-                part = Part.of(state.moments[name], shape, p.state, local.view)
+            shape, master = runtime.graph.tensor[p.name].shape, runtime.masters[local.code.stage, p.name]
+            found.setdefault(p.name, []).append(Part.of(master.detach(), shape, p.state, local.view))
+            for name, remembered in memory(runtime.optimizer, master).items():
+                part = Part.of(remembered, shape, p.state, local.view)
                 found.setdefault(f"optimizer.{name}.{p.name}", []).append(part)
     return found
 
@@ -216,18 +217,20 @@ def load(runtime: Runtime, folder: str | Path) -> int:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{source}: no whole checkpoint: a folder that a run wrote holds {STEP_FILE}") from error
     _read(parts_of(runtime), source)
+    for state in runtime.optimizer.state.values():
+        if "step" in state:
+            state["step"] = torch.tensor(float(step))
     resting: dict[str, list[Part]] = {}
+    wide: dict[tuple[int, str], Tensor] = {}
     for local in runtime.locals.values():
         for p in local.code.params:
-            local.states[p.name].step = step
             shape = runtime.graph.tensor[p.name].shape
-            wide = local.params[p.name].to(torch.float32)
-            resting.setdefault(p.name, []).append(Part.of(wide, shape, p.rest, local.view))
-            local.gradients[p.name] = wide
+            whole = wide[local.code.stage, p.name] = local.params[p.name].to(torch.float32)
+            resting.setdefault(p.name, []).append(Part.of(whole, shape, p.rest, local.view))
     _read(resting, source)
     for local in runtime.locals.values():
         for p in local.code.params:
-            local.params[p.name].copy_(local.gradients.pop(p.name))
+            local.params[p.name].copy_(wide[local.code.stage, p.name])
     runtime.step = step
     return step
 

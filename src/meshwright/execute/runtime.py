@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import ExecutionError, Unsupported
 from ..graph.ir import Graph
@@ -25,11 +25,13 @@ from ..plan.model import Action, Plan, Row
 from ..plan.schedules import rows
 from .collectives import apply
 from .device import Hardware
+from .flight import Flight, Part
 from .mesh_groups import Groups, MeshView, needed_groups, ranks_of, sharing
-from .optimizer import Optimizer, State
+from .op_tape import OpTape
+from .optimizer import MakeOptimizer
 from .params import Values, dtype_of
 from .site import Moment, own_part
-from .stage import Flight, Part, StageRunner
+from .stage import StageRunner
 
 MicroBatch = Mapping[str, Tensor]
 """Graph input -> the whole tensor of one micro-batch."""
@@ -42,12 +44,21 @@ class _Local:
 
     code: StageCode
     view: MeshView
-    runner: StageRunner
+    runner: StageRunner | OpTape
     params: dict[str, Tensor]
     """Parts at rest."""
-    states: dict[str, State]
+    before: tuple[Instr, ...]
+    """Of the update list: from the accumulated gradient to the one that the optimizer sees."""
+    after: tuple[Instr, ...]
+    """Of the update list: from the master to the parameter at rest."""
     gradients: dict[str, Tensor] = field(default_factory=dict)
     """Value name (that its update list begins with) -> accumulated gradient, in the layout of `Param.grad`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    losses: tuple[float, ...]
+    """Of the micro-batches whose loss this rank computed, in order."""
 
 
 def actions_of(plan: Plan, program: Program, rank: int) -> tuple[Action, ...]:
@@ -73,6 +84,19 @@ def actions_of(plan: Plan, program: Program, rank: int) -> tuple[Action, ...]:
     return tuple(flat)
 
 
+def _around_the_optimizer(code: StageCode) -> tuple[tuple[Instr, ...], tuple[Instr, ...]]:
+    """(to the gradients, from the masters); the update of each parameter ends the first and begins the second."""
+    before: list[Instr] = []
+    after: list[Instr] = []
+    updated: set[str] = set()
+    for instr in code.update:
+        if instr.kind == "update":
+            updated.add(instr.on)
+            before.append(instr)
+        (after if instr.on in updated else before).append(instr)
+    return tuple(before), tuple(after)
+
+
 class Runtime:
     """Holds this rank's parts and runs steps."""
 
@@ -83,7 +107,7 @@ class Runtime:
         plan: Plan,
         values: Values,
         constants: Mapping[str, Tensor],
-        optimizer: Optimizer,
+        optimizer: MakeOptimizer,
         hardware: Hardware,
         groups: Groups,
         *,
@@ -96,7 +120,7 @@ class Runtime:
             raise ExecutionError(
                 f"the graph was captured for {graph.samples} samples, a micro-batch has {program.micro_batch}: capture it again"
             )
-        self.program, self.graph, self.optimizer, self.rank = program, graph, optimizer, rank
+        self.program, self.graph, self.rank = program, graph, rank
         self.hardware, self.step = hardware, 0
         self.ranks = ranks_of(program)
         self.actions = actions_of(plan, program, rank)
@@ -105,9 +129,12 @@ class Runtime:
         self.groups = groups
         self.constants = {name: t.to(hardware.device) for name, t in constants.items()}
         self.locals: dict[int, _Local] = {}
+        self.masters: dict[tuple[int, str], nn.Parameter] = {}
+        """(stage, parameter) -> its float32 part, in the layout of its state: what the optimizer updates."""
         for code in program.stages:
             if rank in {self.ranks[d] for d in code.mesh.devices}:
                 self.locals[code.stage] = self._local(code, values, seed, dropout)
+        self.optimizer = optimizer(list(self.masters.values()) or [nn.Parameter(torch.empty(0))])
         self._sent: list[tuple[dist.Work, Tensor]] = []
         self._mail: dict[int, Tensor] = {}
         self.seen: Callable[[int, str, Tensor], None] = lambda stage, name, grad: None
@@ -115,22 +142,31 @@ class Runtime:
 
     def _local(self, code: StageCode, values: Values, seed: int, dropout: bool) -> _Local:
         view = MeshView(code.mesh, self.rank, self.ranks, self.groups)
-        params, states = {}, {}
+        params = {}
         for p in code.params:
             described = self.graph.tensor[p.name]
-            params[p.name] = values.part(described, p.rest, view).to(self.hardware.device, dtype_of(described))
-            states[p.name] = State(values.part(described, p.state, view).to(self.hardware.device))
+            master = nn.Parameter(values.part(described, p.state, view).to(self.hardware.device))
+            self.masters[code.stage, p.name] = master
+            if p.rest == p.state and dtype_of(described) == master.dtype:
+                params[p.name] = master.detach()  # the same memory
+            else:
+                params[p.name] = values.part(described, p.rest, view).to(self.hardware.device, dtype_of(described))
         outputs = {t.value for t in self.program.transfers if t.src == code.stage} | {self.graph.loss}
-        runner = StageRunner(
+        make = OpTape if any(a.kind in "IW" for a in self.actions) else StageRunner
+        runner = make(
             code, self.graph, view, self.constants, params, outputs=outputs, seed=seed, dropout=dropout,
             device=self.hardware.device,
         )  # fmt: skip
-        return _Local(code, view, runner, params, states)
+        before, after = _around_the_optimizer(code)
+        return _Local(code, view, runner, params, before, after)
 
     # -------------------------------------------------------------- one step
 
     def gradients(self, batch: Sequence[MicroBatch]) -> list[float]:
-        """Forward and backward of all micro-batches. Returns the losses of those whose loss this rank computed."""
+        """Forward, backward and every sum of gradients, which are then those of the masters.
+
+        Returns the losses of the micro-batches whose loss this rank computed.
+        """
         losses: dict[int, Tensor] = {}
         flights: dict[tuple[int, int], Flight] = {}
         for local in self.locals.values():
@@ -151,21 +187,26 @@ class Runtime:
         for work, _ in self._sent:
             work.wait()
         self._sent = []
+        self._sum_over_stages()
+        for local in self.locals.values():
+            for instr in local.before:
+                self._sum(local, instr)
         return [float(losses[k]) for k in sorted(losses)]
 
     def update(self) -> None:
-        """End of the step: sums over stages, deferred sums, optimizer, gathers of updated parameters."""
-        self._sum_over_stages()
+        """Optimizer, and gathers of updated parameters. The gradients are complete."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         for local in self.locals.values():
-            for instr in local.code.update:
-                self._update(local, instr)
+            for instr in local.after:
+                self._updated(local, instr)
             local.gradients = {}
         self.step += 1
 
-    def train_step(self, batch: Sequence[MicroBatch]) -> list[float]:
+    def train_step(self, batch: Sequence[MicroBatch]) -> StepResult:
         losses = self.gradients(batch)
         self.update()
-        return losses
+        return StepResult(tuple(losses))
 
     # -------------------------------------------------------------- actions
 
@@ -280,23 +321,27 @@ class Runtime:
             for i, local in holders:
                 local.gradients[i.outputs[0]] = total.clone()
 
-    def _update(self, local: _Local, instr: Instr) -> None:
-        if instr.axes == (STAGES,):
-            return
-        name = instr.on
-        described = self.graph.tensor[name]
+    def _sum(self, local: _Local, instr: Instr) -> None:
+        """One instruction on the way from the accumulated gradient to the one that the optimizer sees."""
         if instr.kind == "update":
-            grad = local.gradients[instr.inputs[0]]
-            self.seen(local.code.stage, name, grad)
-            state = local.states[name]
-            self.optimizer.update(state, grad)
-            value, made = state.master.to(dtype_of(described)), instr.outputs[0]
+            grad = local.gradients.pop(instr.inputs[0])
+            self.seen(local.code.stage, instr.on, grad)
+            self.masters[local.code.stage, instr.on].grad = grad
+        elif instr.axes != (STAGES,):
+            shape = self.graph.tensor[instr.on].shape
+            local.gradients[instr.outputs[0]] = apply(instr, local.gradients.pop(instr.inputs[0]), shape, local.view)
+
+    def _updated(self, local: _Local, instr: Instr) -> None:
+        """One instruction on the way from the updated master to the parameter at rest."""
+        described = self.graph.tensor[instr.on]
+        if instr.kind == "update":
+            value = self.masters[local.code.stage, instr.on].detach().to(dtype_of(described))
         else:
-            value = apply(instr, local.gradients[instr.inputs[0]], described.shape, local.view)
-            made = instr.outputs[0]
-        local.gradients[made] = value
-        if made == name:
-            local.params[name].copy_(value)
+            value = apply(instr, local.gradients.pop(instr.inputs[0]), described.shape, local.view)
+        if instr.outputs[0] != instr.on:
+            local.gradients[instr.outputs[0]] = value
+        elif value.untyped_storage().data_ptr() != local.params[instr.on].untyped_storage().data_ptr():
+            local.params[instr.on].copy_(value)
 
     def param(self, stage: int, name: str) -> Param:
         return next(p for p in self.locals[stage].code.params if p.name == name)

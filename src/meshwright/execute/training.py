@@ -27,7 +27,7 @@ from . import checkpoint
 from .data import Text, read_text, tokenised
 from .device import hardware
 from .mesh_groups import Groups, ranks_of
-from .optimizer import AdamW, Optimizer
+from .optimizer import AdamW, MakeOptimizer, memory, prepare_memory
 from .params import Values
 from .pool import Died, Pool
 from .runtime import MicroBatch, Runtime
@@ -67,7 +67,7 @@ class Job:
     plan: Plan
     values: Values
     constants: Mapping[str, Tensor]
-    optimizer: Optimizer
+    optimizer: MakeOptimizer
     seed: int
 
 
@@ -82,7 +82,7 @@ def start(context: Context, job: Job) -> None:
 
 
 def step(context: Context, batch: Sequence[MicroBatch]) -> list[float]:
-    return _running["it"].train_step(batch)
+    return list(_running["it"].train_step(batch).losses)
 
 
 def save(context: Context, folder: str) -> str:
@@ -135,24 +135,23 @@ class Samples:
 class OneProcess:
     """The user's own module, trained in this process on the same samples."""
 
-    def __init__(self, graph: Graph, module: nn.Module, values: Values, optimizer: AdamW) -> None:
+    def __init__(self, graph: Graph, module: nn.Module, values: Values, optimizer: MakeOptimizer) -> None:
         self.module = module
         load_values(graph, module, values)
         self._names = {t.name for t in graph.params()}
-        self._optimizer = torch.optim.AdamW(
-            module.parameters(), optimizer.lr, optimizer.betas, optimizer.eps, optimizer.weight_decay
-        )
+        self._optimizer = optimizer(list(module.parameters()))
 
     def resume(self, folder: str | Path, step: int) -> None:
         """Weights and moments of a checkpoint that a run wrote under any plan."""
         params = {name: p for name, p in self.module.named_parameters() if name in self._names}
-        moments = {f"optimizer.{m}.{n}": torch.zeros_like(p) for n, p in params.items() for m in AdamW().moments()}
+        prepare_memory(self._optimizer)
+        moments = {f"optimizer.{m}.{n}": x for n, p in params.items() for m, x in memory(self._optimizer, p).items()}
         with torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is what is meant
             load_state({**params, **moments}, checkpoint_id=str(folder), no_dist=True)
-        for name, p in params.items():
-            state = {m: moments[f"optimizer.{m}.{name}"] for m in AdamW().moments()}
-            self._optimizer.state[p] = {"step": torch.tensor(float(step)), **state}
+        for state in self._optimizer.state.values():
+            if "step" in state:
+                state["step"] = torch.tensor(float(step))
 
     def step(self, batch: Sequence[MicroBatch]) -> float:
         self._optimizer.zero_grad()
@@ -172,7 +171,7 @@ def train(
     steps: int,
     seq: int = 0,
     seed: int = 0,
-    optimizer: AdamW | None = None,
+    optimizer: MakeOptimizer | None = None,
     data: str | None = None,
     folder: str | Path | None = None,
     save_every: int = 0,
@@ -234,7 +233,7 @@ def prepare(
     *,
     seq: int = 0,
     seed: int = 0,
-    optimizer: AdamW | None = None,
+    optimizer: MakeOptimizer | None = None,
     data: str | None = None,
     dtype: str = "float32",
     reference: bool = False,
@@ -301,7 +300,7 @@ def _as_rank(
     for k in range(at, at + steps):
         batch = samples.batch(k)
         shared: list[list[float] | None] = [None] * world
-        dist.all_gather_object(shared, runtime.train_step(batch))
+        dist.all_gather_object(shared, list(runtime.train_step(batch).losses))
         losses = next(x for x in shared if x)
         done.append(_report(k + 1, losses, one if rank == 0 else None, batch))
         if rank == 0:

@@ -121,7 +121,7 @@ class Runtime:
                 f"the graph was captured for {graph.samples} samples, a micro-batch has {program.micro_batch}: capture it again"
             )
         self.program, self.graph, self.rank = program, graph, rank
-        self.hardware, self.step = hardware, 0
+        self.hardware, self.step, self.seed = hardware, 0, seed
         self.ranks = ranks_of(program)
         self.actions = actions_of(plan, program, rank)
         self.micro_batches = max(1, plan.schedule.micro_batches)

@@ -24,6 +24,8 @@ class LayoutByHand:
     """Samples of one micro-batch on one replica."""
     recompute: str = "none"
     schedule: str = ""
+    context: str = ""
+    """How attention sees all positions where cp > 1; "" = the faster."""
 
     def completed(self, cluster: Cluster) -> LayoutByHand:
         """All degrees: one of dp, tp, pp that is missing is worked out, two that are missing: the later is 1.
@@ -54,7 +56,7 @@ class LayoutByHand:
             raise InputError(f"--vpp {self.vpp} cuts pipeline stages in chunks, but pp is 1: give --pp", where="--vpp")
         return LayoutByHand(
             filled["dp"], filled["tp"], filled["pp"], self.cp or 1, self.ep or 1, self.vpp, self.zero, self.micro_batch, self.recompute,
-            self.schedule or ("interleaved" if self.vpp > 1 else "1f1b"),
+            self.schedule or ("interleaved" if self.vpp > 1 else "1f1b"), self.context,
         )  # fmt: skip
 
 

@@ -98,6 +98,21 @@ def test_convolution_is_priced_as_the_product_with_its_flops() -> None:
     assert _seconds(Analytic(), op, out=4) == pytest.approx(_seconds(Analytic(), same, n=4))
 
 
+@pytest.mark.parametrize("parts", [1, 2, 4, 8])
+def test_of_cut_causal_queries_the_last_member_is_priced(parts: int) -> None:
+    """Scores under the diagonal of each member's rows, counted; the one with most of them sets the pace."""
+    s = 512
+    below = (
+        np.tril(np.ones((s, s)), -1).sum(axis=1) + 0.5
+    )  # half of the diagonal: what torch counts as half of the square
+    most = max(rows.sum() for rows in below.reshape(parts, -1))
+    model, causal = Analytic(), attention(1, 32, s, 128)
+    priced = _seconds(model, causal, queries=parts) / _seconds(model, causal)
+    assert priced == pytest.approx(most / below.sum())
+    even = attention(1, 32, s, 128, causal=False)
+    assert _seconds(model, even, queries=parts) == pytest.approx(_seconds(model, even) / parts)
+
+
 def test_fused_attention_halves_causal_work_and_pays_three_forwards_backward() -> None:
     model = Analytic()
     causal, full = attention(1, 32, 8192, 128), attention(1, 32, 8192, 128, causal=False)

@@ -24,11 +24,13 @@ class Layout:
     chunks: int = 1
     cp: int = 1
     ep: int = 1
+    context: str = "ulysses"
 
     @property
     def point(self) -> Point:
         return Point(
-            self.dp, self.tp, self.pp, self.sequence, self.chunks, 1, self.zero, self.recompute, self.schedule, self.cp, self.ep
+            self.dp, self.tp, self.pp, self.sequence, self.chunks, 1, self.zero, self.recompute, self.schedule, self.cp, self.ep,
+            self.context,
         )  # fmt: skip
 
     @property
@@ -38,6 +40,7 @@ class Layout:
     def __str__(self) -> str:
         degrees = (("dp", self.dp), ("ep", self.ep), ("cp", self.cp), ("tp", self.tp), ("pp", self.pp))
         words = [f"{k}{v}" for k, v in degrees if v > 1]
+        words += [self.context] if self.cp > 1 else []
         words += ["sequence"] if self.sequence else []
         words += [f"zero{self.zero}"] if self.zero else []
         words += [self.recompute] if self.recompute != "none" else []

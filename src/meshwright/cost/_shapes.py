@@ -54,6 +54,10 @@ class OpShape:
     """Attention: factors of one head's width (in queries and keys, not in the result)."""
     scores: tuple[int, ...]
     """Attention: factors of the score matrix."""
+    queries: tuple[int, ...]
+    """Attention: factors of its rows."""
+    keys: tuple[int, ...]
+    """Attention: factors of its columns."""
 
 
 class Shapes:
@@ -84,6 +88,8 @@ def _shape(op: Op) -> OpShape:
     left, right = 0, 1
     head: tuple[int, ...] = ()
     scores: tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
+    columns: tuple[int, ...] = ()
     if op.kind in MATMULS and len(operands) >= 2:
         # addmm and baddbmm have the addend first.
         left, right = (1, 2) if op.kind in ("addmm", "baddbmm") and len(operands) > 2 else (0, 1)
@@ -99,7 +105,8 @@ def _shape(op: Op) -> OpShape:
         head = tuple(i for i in query if i in key and i not in results[0])
         value_width = tuple(i for i in results[0] if i not in query)
         scores = tuple(i for i in sorted({*query, *key, *results[0]}) if i not in head and i not in value_width)
-    return OpShape(rule, full, product, left, right, operands, results, head, scores)
+        rows, columns = (tuple(index[name] for name in rule.operands[k][-2]) for k in (0, 1))
+    return OpShape(rule, full, product, left, right, operands, results, head, scores, rows, columns)
 
 
 def _product(left: Sequence[int], right: Sequence[int], result: Sequence[int]) -> Product:

@@ -8,6 +8,7 @@ everything else by the bytes that it moves. What it does not know: clocks under 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -132,8 +133,7 @@ class Analytic(CostModel):
         modern = self.software.attention != "first"
         share = constants.attention_modern if modern else constants.attention_first
         rate = peak * share * np.where(width <= 64, constants.small_head, 1.0)
-        causal = 0.5 if is_causal(op) else 1.0
-        seconds: Floats = causal * flops / rate * (1.0 if forward else FLASH_BACKWARD)
+        seconds: Floats = _seen(op, shape, local) * flops / rate * (1.0 if forward else FLASH_BACKWARD)
         return seconds
 
     def _moved(self, op: Op, shape: OpShape, local: Floats, device: DeviceType, phase: Phase) -> Floats:
@@ -289,6 +289,18 @@ def is_causal(op: Op) -> bool:
     if dict(op.kwargs).get("is_causal") is True:
         return True
     return len(op.args) > 5 and op.args[5] is True
+
+
+def _seen(op: Op, shape: OpShape, local: Floats) -> Floats:
+    """Share of the scores of a shard that fused attention computes; of a causal one that has the LAST of the queries.
+
+    Of Q queries and T keys the last q see Q − q + 1 … Q keys each: q · (Q − q / 2) of q · T. All of them: half.
+    """
+    if not is_causal(op):
+        return np.ones(len(local))
+    q, whole, keys = volume(local, shape.queries), prod(shape.full[list(shape.queries)]), volume(local, shape.keys)
+    found: Floats = (whole - q / 2.0) / keys
+    return found
 
 
 def _slowest(group: Group) -> DeviceType:

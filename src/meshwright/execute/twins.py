@@ -12,11 +12,11 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import Unsupported
 from ..graph.ir import Slot
+from .attention import attention
 from .composites import batch_norm, cross_entropy, layer_norm, log_softmax, rms_norm, softmax
 from .randomness import global_index, keep_mask, normal, stream, uniform
 from .site import Local, Moment, Site
@@ -35,11 +35,13 @@ def localise(site: Site) -> Local:
     op = site.op
     twin = TWINS.get(op.kind)
     if twin is None:
-        raise Unsupported(f"{op.name} is of kind {op.kind}, which has no rule for running on parts")
+        raise Unsupported(f"{op.name} is of kind {op.kind}, which has no rule for running on parts", reason="op")
     for name, cuts in site.instr.cuts:
         kind = op.rule.factor(name).kind
         if kind in ("halo", "fixed", "opaque") and any(site.view.mesh.size(c.axis) > 1 for c in cuts):
-            raise Unsupported(f'factor "{name}" of {op.name} is {kind}: plans that cut it can be priced, not run')
+            raise Unsupported(
+                f'factor "{name}" of {op.name} is {kind}: plans that cut it can be priced, not run', reason="factor"
+            )
     return twin(site)
 
 
@@ -132,7 +134,7 @@ _DISTRIBUTION = {
 
 def _refused(why: str) -> Twin:
     def twin(site: Site) -> Local:
-        raise Unsupported(f"{site.op.name} ({site.op.kind}) {why}")
+        raise Unsupported(f"{site.op.name} ({site.op.kind}) {why}", reason="integers")
 
     return twin
 
@@ -225,14 +227,19 @@ def _convolution(site: Site) -> Local:
 
 def _group_norm(site: Site) -> Local:
     if site.forward:
-        raise Unsupported(f"{site.op.name} cuts inside the groups of a group norm: cut its batch or its groups")
+        raise Unsupported(
+            f"{site.op.name} cuts inside the groups of a group norm: cut its batch or its groups", reason="statistic"
+        )
     groups, whole = int(site.arg(1, "num_groups", 1)), site.shape(0)[1]  # type: ignore[arg-type]
     return site.plain(_1=groups * site.local_operand(0)[1] // whole)
 
 
 def _instance_norm(site: Site) -> Local:
     if site.forward:
-        raise Unsupported(f"{site.op.name} cuts inside the images of an instance norm: cut its batch or its channels")
+        raise Unsupported(
+            f"{site.op.name} cuts inside the images of an instance norm: cut its batch or its channels",
+            reason="statistic",
+        )
     return site.plain()
 
 
@@ -254,39 +261,6 @@ def _dropped(site: Site) -> Local:
 
 def _mask_of(site: Site, x: Tensor) -> tuple[Tensor, ...]:
     return (torch.ones_like(x, dtype=torch.bool),) if len(site.op.outputs) == 2 else ()
-
-
-def _attention(site: Site) -> Local:
-    """As captured; with dropout the probabilities are written out, so that their mask does not depend on the plan."""
-    rate = float(site.arg(4, "dropout_p", 0.0) or 0.0)  # type: ignore[arg-type]
-    if rate == 0.0 or not site.dropout:
-        if rate == 0.0:
-            return site.plain()
-        return site.plain(_4=0.0) if len(site.op.args) > 4 else site.plain(dropout_p=0.0)
-    causal = bool(site.arg(5, "is_causal", False))
-    scale = site.arg(6, "scale", None)
-    q, keys = site.shape(0), site.shape(1)[-2]
-    whole = (*q[:-1], keys)
-    layout = site.instr.results[0]
-    probabilities = type(layout)((*layout.dims[:-1], ((keys, ()),)))
-
-    def call(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
-        query, key, value, *mask = operands
-        if key.shape[-3] != query.shape[-3]:
-            times = query.shape[-3] // key.shape[-3]
-            key, value = key.repeat_interleave(times, -3), value.repeat_interleave(times, -3)
-        factor = q[-1] ** -0.5 if scale is None else float(scale)  # type: ignore[arg-type]
-        scores = query @ key.transpose(-1, -2) * factor
-        if causal:
-            allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-            scores = scores.masked_fill(~allowed, float("-inf"))
-        for m in mask:
-            scores = scores.masked_fill(~m, float("-inf")) if m.dtype == torch.bool else scores + m
-        number = stream(site.op.name, site.seed, moment.step, moment.micro_batch)
-        keep = keep_mask(rate, number, global_index(whole, probabilities, site.view, site.device))
-        return (F.softmax(scores, -1) * keep.to(scores.dtype) / (1.0 - rate) @ value,)
-
-    return call
 
 
 def _table() -> Mapping[str, Twin]:
@@ -350,13 +324,16 @@ def _table() -> Mapping[str, Twin]:
     put("softmax", softmax)
     put("log_softmax", log_softmax)
     put("dropout", _dropped)
-    put("scaled_dot_product_attention", _attention)
+    put("scaled_dot_product_attention", attention)
     return MappingProxyType(rows)
 
 
 def _bag(site: Site) -> Local:
     if site.operand_cut(0, 0):
-        raise Unsupported(f"{site.op.name} cuts the vocabulary of an embedding bag: cut its width, or place it whole")
+        raise Unsupported(
+            f"{site.op.name} cuts the vocabulary of an embedding bag: cut its width, or place it whole",
+            reason="statistic",
+        )
     return site.plain()
 
 

@@ -6,8 +6,10 @@ embedding table     cut over "tp" on the vocabulary when data indexes it
 everything else     follows its largest operand that is cut
 sequence parallel   results that are partial sums over "tp" rest cut along their longest dim that is neither samples
                     nor features, so the sum becomes a reduce-scatter (Korthikanti et al., arXiv 2205.05198, §4.2.2)
-context, Ulysses    positions cut over "cp" wherever an op allows it; an op that must see all positions (attention) is
-                    cut on its heads instead, with all-to-alls around it (Jacobs et al., arXiv 2309.14509, §3)
+context             positions cut over "cp" wherever an op allows it; an attention, which must see all of them,
+  ulysses           is cut on its heads instead, with all-to-alls around it (Jacobs et al., arXiv 2309.14509, §3)
+  gather            has its own queries, and keys and values gathered (Dubey et al., arXiv 2407.21783, §3.3.2, but each
+                    member has neighbouring queries: of causal attention the last member computes most, and sets the pace)
 experts             products batched over experts, and what lies between them, are cut over "ep" on the expert; tokens
                     are gathered before and summed after (GShard, arXiv 2006.16668, §3, with room for every token)
 ZeRO 1, 2, 3        state; also gradients; also parameters rest cut over "dp" (Rajbhandari et al., arXiv 1910.02054, §5)
@@ -29,6 +31,7 @@ from ..lower.stages import unfoldable
 from ..plan.model import Cut, Layout, OpSharding, Storage
 
 DP, CP, EP, TP = "dp", "cp", "ep", "tp"
+CONTEXTS = ("ulysses", "gather")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +45,12 @@ class Style:
     """none, light (element-wise ops run again), full (whole blocks run again)."""
     cp: int = 1
     ep: int = 1
+    context: str = "ulysses"
+    """How attention sees all positions where cp > 1; one of `CONTEXTS`."""
 
     @property
-    def compute(self) -> tuple[int, bool, int, int]:
-        return self.tp, self.sequence, self.cp, self.ep
+    def compute(self) -> tuple[int, bool, int, int, str]:
+        return self.tp, self.sequence, self.cp, self.ep, self.context if self.cp > 1 else ""
 
 
 class Expert:
@@ -95,11 +100,12 @@ class Expert:
                 found.append(tp)
         return found
 
-    def context_degrees(self, most: int) -> list[int]:
-        """Degrees of Ulysses: every attention's heads are cut evenly, and there are positions to cut."""
+    def contexts(self, cp: int) -> list[str]:
+        """Kinds of context parallelism that cut every attention evenly, on its heads or on its queries."""
         if not any(any(flags) for flags in self.positions) or not self._attentions:
-            return [1]
-        return [cp for cp in range(1, most + 1) if cp == 1 or self._cuts_heads(cp)]
+            return []
+        fit = [self._cuts_heads(cp), all(any(n.size[a] % cp == 0 for a in self.queries(n)) for n in self._attentions)]
+        return [kind for kind, able in zip(CONTEXTS, fit, strict=True) if able]
 
     def expert_degrees(self, most: int) -> list[int]:
         """Degrees that cut the experts evenly; 1 where there are none."""
@@ -121,6 +127,11 @@ class Expert:
     def heads(self, node: Node) -> list[int]:
         rule = self.graph.ops[node.index].rule
         return [a for a, f in enumerate(node.factor) if rule.factors[f].name in ("heads", "group")]
+
+    def queries(self, node: Node) -> list[int]:
+        """Atoms of an attention that its keys do not have, nor its heads."""
+        keys = {*node.operands[1], *self.heads(node)}
+        return [a for a in node.operands[0] if a != FIXED and a not in keys and node.kind[a] == "free"]
 
     # ---- what there is to cut
 
@@ -320,16 +331,13 @@ class _Computing:
         return next(iter(self._held(node, EP)), None)
 
     def _position(self, n: int, node: Node, cuts: list[tuple[str, ...]]) -> int | None:
-        """The positions if the op allows it; the heads of an attention, which must see all of them."""
+        """The positions if the op allows it; the heads or the queries of an attention, which must see all of them."""
         cp = self.style.cp
         mine = [a for a, flag in enumerate(self.expert.positions[n]) if flag]
-        free = [a for a in mine if node.kind[a] in ("free", "stat") and node.size[a] % cp == 0]
-        if free:
-            return free[0]
         if mine and "attention" in self.graph.ops[node.index].kind:
-            heads = [a for a in self.expert.heads(node) if self._left(node, a, cuts) % cp == 0]
-            return heads[-1] if heads else None
-        return None
+            mine = self.expert.queries(node) if self.style.context == "gather" else self.expert.heads(node)[::-1]
+            return next((a for a in mine if self._left(node, a, cuts) % cp == 0), None)
+        return next((a for a in mine if node.kind[a] in ("free", "stat") and node.size[a] % cp == 0), None)
 
     def _tensor(self, node: Node, cuts: list[tuple[str, ...]]) -> int | None:
         tp, op = self.style.tp, self.graph.ops[node.index]

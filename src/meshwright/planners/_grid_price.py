@@ -103,8 +103,8 @@ class Evaluator:
         units = self.space.units
         counts = tuple(p.count if p.run else 1 for p in units.folded.pieces)
         point = Point(
-            dp, style.tp, len(counts), style.sequence, 1, 1, style.zero, style.recompute, "1f1b", style.cp, style.ep
-        )
+            dp, style.tp, len(counts), style.sequence, 1, 1, style.zero, style.recompute, "1f1b", style.cp, style.ep, style.context
+        )  # fmt: skip
         plan = self.space.on_first_devices(self.space.plan(point, counts))
         program = lower(self.graph, plan, self.problem.recipe)
         micro = [point.replicas * b for b in self.sizes(point.replicas)]

@@ -13,7 +13,7 @@ from ..lower.fold import Folded
 from ..plan.lookup import span_entry
 from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Problem
-from ._expert_layout import CP, DP, EP, TP, Expert, Style
+from ._expert_layout import CONTEXTS, CP, DP, EP, TP, Expert, Style
 
 RECOMPUTE = ("none", "light", "full")
 CHUNKS = (2, 3, 4, 5, 6, 8)
@@ -37,10 +37,12 @@ class Point:
     schedule: str
     cp: int = 1
     ep: int = 1
+    context: str = "ulysses"
+    """Says nothing where cp is 1."""
 
     @property
     def style(self) -> Style:
-        return Style(self.tp, self.sequence, self.zero, self.recompute, self.cp, self.ep)
+        return Style(self.tp, self.sequence, self.zero, self.recompute, self.cp, self.ep, self.context)
 
     @property
     def replicas(self) -> int:
@@ -61,7 +63,7 @@ class Point:
     def words(self) -> str:
         parts = [f"dp{self.dp}"] if self.dp > 1 or self.size * self.pp == 1 else []
         parts += [f"ep{self.ep}"] if self.ep > 1 else []
-        parts += [f"cp{self.cp}"] if self.cp > 1 else []
+        parts += [f"cp{self.cp}" + ("+kv" if self.context == "gather" else "+ul")] if self.cp > 1 else []
         parts += [f"tp{self.tp}" + ("+sp" if self.sequence else "")] if self.tp > 1 else []
         parts += [f"pp{self.pp}" + (f"×{self.chunks}" if self.chunks > 1 else "")] if self.pp > 1 else []
         parts += [f"z{self.zero}"] if self.zero else []
@@ -71,6 +73,7 @@ class Point:
 KEYS: Mapping[str, str] = {
     "dp": "dp", "ep": "ep", "cp": "cp", "tp": "tp", "pp": "pp", "sp": "sequence", "vpp": "chunks", "chunks": "chunks", "zero": "zero",
     "micro-batch": "micro_batch", "micro_batch": "micro_batch", "recompute": "recompute", "schedule": "schedule",
+    "context": "context",
 }  # fmt: skip
 """What `--fix` and `--allow` call the fields."""
 
@@ -132,7 +135,7 @@ class Space:
         cluster, batch = self.problem.cluster, self.problem.recipe.samples
         devices = min(cluster.count, self.problem.limits.devices or cluster.count)
         node = cluster.node_size
-        for cp in self._some("cp", self.expert.context_degrees(node) if self._long else [1]):
+        for cp, context in self._contexts(node):
             for ep in self._some("ep", self.expert.expert_degrees(node)):
                 for tp in self._some("tp", self.expert.tensor_degrees(node)):
                     rest, odd = divmod(devices, cp * ep * tp)
@@ -141,17 +144,24 @@ class Space:
                     for pp in self._some("pp", [n for n in _divisors(rest) if n <= self.units.blocks]):
                         dp = rest // pp
                         if self._some("dp", [dp]) and batch % (dp * ep) == 0:
-                            yield from self._of(dp, tp, pp, cp, ep, batch // (dp * ep))
+                            yield from self._of(dp, tp, pp, cp, ep, context, batch // (dp * ep))
+
+    def _contexts(self, most: int) -> list[tuple[int, str]]:
+        """Degrees and kinds of context parallelism."""
+        found = [(1, CONTEXTS[0])]
+        if self._long:
+            found += [(cp, kind) for cp in range(2, most + 1) for kind in self.expert.contexts(cp)]
+        return [(n, kind) for n, kind in found if self._some("cp", [n]) and (n == 1 or self._some("context", [kind]))]
 
     @cached_property
     def _long(self) -> bool:
         """Whether context parallelism is worth a try, or was asked for."""
-        if "cp" in self.fix or "cp" in self.allow:
+        if not {"cp", "context"}.isdisjoint({*self.fix, *self.allow}):
             return True
         shapes = (self.graph.tensor[t].shape for t in self.graph.inputs)
         return max((shape[1] for shape in shapes if len(shape) == 2), default=1) >= LONG
 
-    def _of(self, dp: int, tp: int, pp: int, cp: int, ep: int, samples: int) -> Iterator[Point]:
+    def _of(self, dp: int, tp: int, pp: int, cp: int, ep: int, context: str, samples: int) -> Iterator[Point]:
         sizes = [b for b in _divisors(samples) if b & (b - 1) == 0]
         if "micro_batch" in self.fix:
             sizes = _divisors(samples)
@@ -160,7 +170,7 @@ class Space:
                 for sequence in self._some("sequence", [False, True] if tp > 1 else [False]):
                     for zero in self._some("zero", [0, 1, 2, 3] if dp > 1 else [0]):
                         for recompute in self._some("recompute", list(RECOMPUTE)):
-                            yield Point(dp, tp, pp, sequence, chunks, b, zero, recompute, schedule, cp, ep)
+                            yield Point(dp, tp, pp, sequence, chunks, b, zero, recompute, schedule, cp, ep, context)
 
     def _schedules(self, pp: int, m: int) -> list[tuple[str, int]]:
         if pp == 1:
@@ -225,6 +235,8 @@ def read_fix(fix: Mapping[str, object]) -> dict[str, int | str | bool]:
             value = int(value)
         if name == "sequence":
             value = bool(value) if not isinstance(value, str) else value.lower() in ("true", "yes", "on")
+        if name == "context" and value not in CONTEXTS:
+            raise InputError(f'no context "{value}" of context parallelism: it may be {" or ".join(CONTEXTS)}')
         out[name] = value  # type: ignore[assignment]
     return out
 

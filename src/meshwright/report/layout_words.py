@@ -10,7 +10,8 @@ from ..plan.model import Layout, Plan, Stage
 
 
 def layout_words(plan: Plan) -> str:
-    """ "dp32 tp2+sp pp2×4 z1": mesh axes, sequence parallelism, pipeline depth × chunks a device, ZeRO stage.
+    """ "dp32 cp4+kv tp2+sp pp2×4 z1": mesh axes, how attention sees what cp cuts, sequence parallelism, pipeline depth ×
+    chunks a device, ZeRO stage.
 
     Stages of different meshes give the number of stages and devices instead: "8 stages on 8 devices".
     """
@@ -22,7 +23,8 @@ def layout_words(plan: Plan) -> str:
         return f"{len(plan.stages)} stages on {len(devices)} devices"
     mesh = plan.stages[0].mesh
     words = [
-        f"{axis}{size}" + ("+sp" if axis == "tp" and _sequence_parallel(plan) else "")
+        f"{axis}{size}"
+        + ("+sp" if axis == "tp" and _sequence_parallel(plan) else _context(plan) if axis == "cp" else "")
         for axis, size in zip(mesh.axes, mesh.shape, strict=True)
         if size > 1
     ]
@@ -39,6 +41,18 @@ def layout_words(plan: Plan) -> str:
 def _sequence_parallel(plan: Plan) -> bool:
     """Some activation rests cut over "tp"."""
     return any("tp" in _axes(layout) for stage in plan.stages for layout in stage.layouts.values())
+
+
+def _context(plan: Plan) -> str:
+    """What makes attention see all positions that "cp" cuts: gathered keys and values, or heads (Ulysses)."""
+    cut = {
+        factor
+        for stage in plan.stages
+        for sharding in stage.shardings.values()
+        for factor, cuts in sharding.cuts.items()
+        if factor in ("queries", "heads", "group") and any(c.axis == "cp" for c in cuts)
+    }
+    return "+kv" if "queries" in cut else "+ul" if cut else ""
 
 
 def zero_level(stage: Stage) -> int:

@@ -30,7 +30,15 @@ def simulate(
     dp: Annotated[Degree, whole("--dp", 1, help="Data-parallel replicas.")] = None,
     tp: Annotated[Degree, whole("--tp", 1, help="Tensor-parallel degree.")] = None,
     pp: Annotated[Degree, whole("--pp", 1, help="Pipeline stages.")] = None,
-    cp: Annotated[Degree, whole("--cp", 1, help="Context-parallel degree (Ulysses).")] = None,
+    cp: Annotated[Degree, whole("--cp", 1, help="Context-parallel degree.")] = None,
+    context: Annotated[
+        str,
+        typer.Option(
+            "--context",
+            metavar="ulysses|gather",
+            help="How cp attends: by heads, or keys and values gathered.  [default: the faster]",
+        ),
+    ] = "",
     ep: Annotated[Degree, whole("--ep", 1, help="Expert-parallel degree.")] = None,
     vpp: Annotated[int, whole("--vpp", 1, help="Chunks a device, interleaved.")] = 1,
     zero: Annotated[int, whole("--zero", 0, 3, help="What rests cut over dp: 1 state, 2 gradients, 3 weights.")] = 0,
@@ -65,7 +73,7 @@ def simulate(
             save.check_same_model(opened, stated)
             outcome = answer.of_plan(stated, opened.plan)
         else:
-            layout = LayoutByHand(dp, tp, pp, cp, ep, vpp, zero, micro_batch, recompute, schedule)
+            layout = LayoutByHand(dp, tp, pp, cp, ep, vpp, zero, micro_batch, recompute, schedule, context)
             request = request_of(model, **given)
             layout.completed(answer.cluster_of(request))
             stated = state(request, progress.line)

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: batch and heads are free; a causal mask ties queries to keys."""
+"""Scaled dot-product attention: batch, heads and queries are free; every query needs all keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ def _attention(call: Call) -> Rule:
     """q[…, heads, s, d], k[…, kv, t, d], v[…, kv, t, e]; with enable_gqa the heads of q are [kv][group]."""
     space = Space()
     q, k, v = (call.shape(i) for i in range(3))
-    causal = bool(call.get(5, "is_causal", False))
     batch = [space.factor("batch" if i == 0 else f"batch{i}", n) for i, n in enumerate(q[:-3])]
     heads: list[Names] = []
     heads_kv: list[Names] = []
@@ -21,7 +20,7 @@ def _attention(call: Call) -> Rule:
         kv = space.factor("heads", k[-3])
         heads = [kv + space.factor("group", q[-3] // k[-3])]
         heads_kv = [kv]
-    s = space.factor("queries", q[-2], "fixed" if causal else "free")
+    s = space.factor("queries", q[-2])
     t = space.fixed("keys", k[-2])
     d, e = space.fixed("width", q[-1]), space.fixed("value_width", v[-1])
     operands = [[*batch, *heads, s, d], [*batch, *heads_kv, t, d], [*batch, *heads_kv, t, e]]

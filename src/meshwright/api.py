@@ -21,13 +21,18 @@ from .stated import Stated, state
 
 if TYPE_CHECKING:
     from .execute import RunResult, StepReport, VerifyResult
+    from .graph.user_function import FunctionSource
+    from .graph.user_model import Batch, Loss
 
+Build = Callable[..., object]
 Progress = Callable[[str, int, int, float], None]
 
 
 def plan(
-    model: str,
+    model: str | Build,
     *,
+    inputs: Batch | None = None,
+    loss: Loss | None = None,
     cluster: str = "local",
     batch: int | None = None,
     seq: int | None = None,
@@ -45,7 +50,11 @@ def plan(
     """The best plan that `planner` finds; `.plan`, `.simulation`, `.candidates` and `.why` of the answer say what and why.
 
     Args:
-        model: a name of the zoo, a path to a Hugging Face config.json, or "model.py:build".
+        model: a name of the zoo, a path to a Hugging Face config.json, "model.py:build", or the function itself: it
+            returns the module, or (module, example batch).
+        inputs: with a function: one batch of any number of samples, as the training loop has it; models of transformers
+            need none.
+        loss: with a function: loss(output, batch), one number, unless the model returns its loss.
         cluster: "h100x64", "local", or a path to a cluster.toml.
         batch, seq: samples a step and tokens a sample; None = the model's default.
         budget: seconds of search; None = until it ends.
@@ -56,13 +65,30 @@ def plan(
     Raises:
         InputError: a name, file or option that cannot be right. CaptureError: the model cannot be captured.
     """
+    source = _source(model, inputs, loss)
     request = Request(
-        model, cluster, batch, seq, precision, "adamw", keep_free, planner, budget, "step", fix or {}, allow or {}, seed
-    )
+        source.spec if source else str(model),
+        cluster, batch, seq, precision, "adamw", keep_free, planner, budget, "step", fix or {}, allow or {}, seed,
+    )  # fmt: skip
+    if folder is not None and source is not None and not source.can_be_found:
+        raise InputError(
+            f"{source.function}() cannot be named in {folder}: a folder is written for a function at the top of a file that "
+            "returns (module, example batch), with the loss inside of the module"
+        )
     chosen = answer.planner_of(request, top)
-    stated = state(request)
+    stated = state(request, source=source)
     outcome = answer.search(stated, chosen, top=top, progress=progress)
     return save.write(outcome, stated, Path(folder)) if folder is not None and outcome.plan is not None else outcome
+
+
+def _source(model: str | Build, inputs: Batch | None, loss: Loss | None) -> FunctionSource | None:
+    if isinstance(model, str):
+        if inputs is not None or loss is not None:
+            raise InputError(f"{model} has its inputs and its loss: inputs= and loss= go with a function that builds")
+        return None
+    from .graph.user_function import FunctionSource
+
+    return FunctionSource.of(model, inputs, loss)
 
 
 @overload

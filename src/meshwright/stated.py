@@ -52,8 +52,13 @@ class Stated:
         return replace(plan, inputs=inputs_like(self.problem.graph), precision=self.problem.recipe.compute_dtype)
 
 
-def state(request: Request, say: Say = _silent, cost: CostModel | None = None) -> Stated:
+def state(
+    request: Request, say: Say = _silent, cost: CostModel | None = None, source: ModelSource | None = None
+) -> Stated:
     """Resolve and capture; quick to fail: the cheap names are checked before the model is captured.
+
+    Args:
+        source: the model, where `request.model` is no name that could be looked up.
 
     Raises:
         InputError: an unknown name, file, precision or objective, or a number out of range. CaptureError: the model cannot be captured.
@@ -68,9 +73,10 @@ def state(request: Request, say: Say = _silent, cost: CostModel | None = None) -
     if request.budget is not None and not 0 < request.budget < inf:
         raise InputError(f"--budget {request.budget:g}: must be a number of seconds, above 0", where="--budget")
     cluster = resolve(request.cluster)
-    from .graph.source import resolve as resolve_model
+    if source is None:
+        from .graph.source import resolve as resolve_model
 
-    source = resolve_model(request.model)
+        source = resolve_model(request.model)
     defaults = {name for name in ("batch", "seq") if getattr(request, name) is None}
     batch, seq = request.batch or source.default_batch, request.seq or source.default_seq
     say("model", source.name, "")

@@ -30,11 +30,14 @@ from .mesh_groups import Groups, MeshView, needed_groups, ranks_of, sharing
 from .op_tape import OpTape
 from .optimizer import MakeOptimizer
 from .params import Values, dtype_of
-from .site import Moment, own_part
+from .shares import Rows, own_input
+from .site import Moment
 from .stage import StageRunner
 
 MicroBatch = Mapping[str, Tensor]
 """Graph input -> the whole tensor of one micro-batch."""
+Given = Mapping[str, Tensor | Rows]
+"""The same, or only the rows that this rank was given."""
 PARTS: Mapping[str, Part] = {"B": "all", "I": "input", "W": "weight"}
 
 
@@ -68,7 +71,10 @@ def actions_of(plan: Plan, program: Program, rank: int) -> tuple[Action, ...]:
     found: tuple[Row, ...] = rows(plan) if plan.schedule.name != "dataflow" else ()
     if not found:
         if len(program.stages) > 1:
-            raise Unsupported("a plan of several stages without a schedule is priced, not run: name one, such as 1f1b")
+            raise Unsupported(
+                "a plan of several stages without a schedule is priced, not run: name one, such as 1f1b",
+                reason="schedule",
+            )
         each = range(max(1, plan.schedule.micro_batches))
         return tuple(a for k in each for a in (Action("F", 0, k), Action("B", 0, k)))
     flat = [
@@ -80,7 +86,9 @@ def actions_of(plan: Plan, program: Program, rank: int) -> tuple[Action, ...]:
     ]
     odd = next((a for a in flat if a.kind not in ("F", "B", "I", "W") or a.span != 1), None)
     if odd is not None:
-        raise Unsupported(f"schedule {plan.schedule.name} has actions {odd.kind} that are priced, not run")
+        raise Unsupported(
+            f"schedule {plan.schedule.name} has actions {odd.kind} that are priced, not run", reason="schedule"
+        )
     return tuple(flat)
 
 
@@ -162,7 +170,7 @@ class Runtime:
 
     # -------------------------------------------------------------- one step
 
-    def gradients(self, batch: Sequence[MicroBatch]) -> list[float]:
+    def gradients(self, batch: Sequence[Given]) -> list[float]:
         """Forward, backward and every sum of gradients, which are then those of the masters.
 
         Returns the losses of the micro-batches whose loss this rank computed.
@@ -173,7 +181,7 @@ class Runtime:
             local.gradients = {}
         for action in self.actions:
             if not isinstance(action.on, int):
-                raise Unsupported(f"action {action.kind} of single ops is priced, not run")
+                raise Unsupported(f"action {action.kind} of single ops is priced, not run", reason="schedule")
             key = action.on, action.micro_batch
             local = self.locals[action.on]
             if action.kind == "F":
@@ -203,18 +211,18 @@ class Runtime:
             local.gradients = {}
         self.step += 1
 
-    def train_step(self, batch: Sequence[MicroBatch]) -> StepResult:
+    def train_step(self, batch: Sequence[Given]) -> StepResult:
         losses = self.gradients(batch)
         self.update()
         return StepResult(tuple(losses))
 
     # -------------------------------------------------------------- actions
 
-    def _forward(self, local: _Local, k: int, batch: MicroBatch) -> Flight:
+    def _forward(self, local: _Local, k: int, batch: Given) -> Flight:
         flight = Flight(Moment(self.step, k))
         stage = local.code.stage
         for name, layout in local.code.inputs:
-            flight.values[name] = own_part(batch[name], layout, local.view).to(self.hardware.device)
+            flight.values[name] = own_input(batch[name], layout, local.view).to(self.hardware.device)
         for t in self.program.transfers:
             if t.dst == stage:
                 flight.values[t.value] = self._receive(t, k, "forward")

@@ -235,10 +235,10 @@ def _from_config(spec: str, file: Path) -> ModelSource:
         raise InputError(f'{file}: no "model_type": a configuration of transformers has one')
     parent = file.resolve().parent.name
     name = parent if file.name == "config.json" and parent else file.stem
-    return ConfigSource(spec, name, "config", config, 32, _default_seq(config))
+    return ConfigSource(spec, name, "config", config, 32, default_seq(config))
 
 
-def _default_seq(config: Config) -> int:
+def default_seq(config: Config) -> int:
     """The model's own longest, up to 4,096 and a multiple of 128; 512 when the file does not say."""
     from .zoo._shrink import position_offset, size_of
 

@@ -55,7 +55,7 @@ class CodeSource(ModelSource):
         if found is None:
             _, inputs = self.build()
             first = next(iter(inputs.values()))
-            tokens = _token_names(inputs)
+            tokens = token_names(inputs)
             found = {
                 "batch": int(first.shape[0]),
                 "seq": int(first.shape[1]) if tokens and first.dim() > 1 else 1,
@@ -139,7 +139,7 @@ class CodeSource(ModelSource):
 
     def text_inputs(self, tokens: Tensor) -> Inputs:
         _, inputs = self.build()
-        names = _token_names(inputs)
+        names = token_names(inputs)
         if not names:
             raise InputError(
                 f"{self.spec}: no text model: it needs two integer inputs of one shape, one of them labels"
@@ -209,7 +209,7 @@ class CodeSource(ModelSource):
         return found
 
     def _check_seq(self, function: Callable[..., object], inputs: Inputs, seq: int) -> None:
-        names = _token_names(inputs)
+        names = token_names(inputs)
         if names and seq > 1 and (own := inputs[names[0]].shape[1]) != seq:
             raise InputError(
                 f"{self._at(function, first=True)}: the example inputs have {own:,} tokens, not {seq:,}: "
@@ -331,7 +331,7 @@ def _told(path: str) -> Iterator[None]:
         raise InputError(f"{place}: {type(error).__name__}: {text}", where=place) from error
 
 
-def _token_names(inputs: Inputs) -> tuple[str, str] | None:
+def token_names(inputs: Inputs) -> tuple[str, str] | None:
     """(tokens, labels) when two integer inputs [samples, seq] have one shape and one is called labels or targets."""
     import torch
 

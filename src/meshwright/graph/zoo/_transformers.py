@@ -62,19 +62,58 @@ def build(
         raise Unsupported(
             f"config.json: {name} reads {cls.main_input_name}: models of token ids or of images are planned"
         )
-    settings._attn_implementation = _attention(cls, settings.to_dict(), seq, attention)
-    if attention == "meshwright" and cls._can_set_experts_implementation() and size_of(settings.to_dict(), "experts"):
-        from ..transformers_hooks import register_experts
-
-        settings._experts_implementation = register_experts()
+    _choose(cls, settings, seq, attention)
     with torch.device(device):
         try:
             module = cls(settings).to(getattr(torch, dtype)).train()
         except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, RuntimeError) as error:
             raise InputError(f"config.json: {name} refuses these values: {_first_line(error)}") from error
-        if name.endswith("LMHeadModel"):  # transformers tells the loss by the class's name, and not by this one
-            module.loss_type = "ForCausalLM"
+        _tell_loss(module)
         return module, _inputs(settings, task(name), batch, seq, dtype)
+
+
+def set_forms(module: Any, seq: int, own: bool = False) -> None:
+    """Makes a model of the library the one that `build` would make of its configuration: attention and experts that a plan
+    can cut (unless its `own` are to stay), no cache of keys and values."""
+    if not own:
+        _choose(type(module), module.config, seq, "meshwright")
+    set_own(module)
+
+
+def set_own(module: Any, attention: str = "") -> None:
+    """Makes a model of the library compute its loss and nothing besides, with its own attention or an "eager" one."""
+    module.config.use_cache = False
+    if attention == "eager" and type(module)._can_set_attn_implementation():
+        module.config._attn_implementation = "eager"
+    _tell_loss(module)
+
+
+def inputs_of(module: Any, seq: int) -> Inputs:
+    """Two samples that a model of the library can be trained on, on the meta device.
+
+    Raises:
+        InputError: the sequence is too long for it.
+    """
+    import torch
+
+    check_length(module.config.to_dict(), seq)
+    dtype = str(module.dtype).removeprefix("torch.")
+    with torch.device("meta"):
+        return _inputs(module.config, task(type(module).__name__), 2, seq, dtype)
+
+
+def _choose(cls: Any, settings: Any, seq: int, attention: str) -> None:
+    settings._attn_implementation = _attention(cls, settings.to_dict(), seq, attention)
+    if attention == "meshwright" and cls._can_set_experts_implementation() and size_of(settings.to_dict(), "experts"):
+        from ..transformers_hooks import register_experts
+
+        settings._experts_implementation = register_experts()
+
+
+def _tell_loss(module: Any) -> None:
+    """transformers tells the loss by the class's name, and not by this one."""
+    if type(module).__name__.endswith("LMHeadModel"):
+        module.loss_type = "ForCausalLM"
 
 
 def configure(config: Config, seq: int, shrink: Shrink | None) -> tuple[Any, int]:

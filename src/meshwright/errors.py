@@ -28,7 +28,7 @@ class Unsupported(MeshwrightError):
     code = "unsupported"
 
     def __init__(self, message: str, *, where: str = "", hint: str = "", reason: str = "") -> None:
-        """`reason`: for a plan that can be priced but not run, which one of `execute.why_not.REASONS`."""
+        """`reason`: for a plan that can be priced but not run, which one of `execute.refusal.REASONS`."""
         super().__init__(message, where=where, hint=hint)
         self.reason = reason
 

@@ -11,22 +11,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .optimizer import SGD, AdamW
     from .pool import Pool
-    from .training import RunResult, StepReport, train
+    from .refusal import Refusal, refusals, why_not
+    from .run_record import RunResult, StepReport
+    from .training import train
     from .verification import Mismatch, VerifyResult, verify
 
 _WHERE = {
     "AdamW": "optimizer",
     "Mismatch": "verification",
     "Pool": "pool",
-    "RunResult": "training",
+    "Refusal": "refusal",
+    "RunResult": "run_record",
     "SGD": "optimizer",
-    "StepReport": "training",
+    "StepReport": "run_record",
     "VerifyResult": "verification",
+    "refusals": "refusal",
     "train": "training",
     "verify": "verification",
+    "why_not": "refusal",
 }
 
-__all__ = ["SGD", "AdamW", "Mismatch", "Pool", "RunResult", "StepReport", "VerifyResult", "train", "verify"]
+__all__ = [
+    "SGD", "AdamW", "Mismatch", "Pool", "Refusal", "RunResult", "StepReport", "VerifyResult", "refusals", "train", "verify",
+    "why_not",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

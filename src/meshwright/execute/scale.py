@@ -46,7 +46,8 @@ def full_size(plan: Plan, graph: Graph, source: ModelSource, seq: int) -> Scaled
     micro_batches = max(1, plan.schedule.micro_batches)
     if plan.samples % micro_batches:
         raise Unsupported(
-            f"{plan.samples} samples do not fall into {micro_batches} equal micro-batches, which is priced, not run"
+            f"{plan.samples} samples do not fall into {micro_batches} equal micro-batches, which is priced, not run",
+            reason="samples",
         )
     own = source.graph(plan.samples // micro_batches, seq, "float32")
     used = {d for s in plan.stages for d in s.mesh.devices}
@@ -89,7 +90,9 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
     """
     meshes = {s.mesh.axes: s.mesh for s in plan.stages}
     if len(meshes) != 1:
-        raise Unsupported("stages with different mesh axes cannot be scaled down: verify this plan at full size")
+        raise Unsupported(
+            "stages with different mesh axes cannot be scaled down: verify this plan at full size", reason="scale"
+        )
     depth, chunks = _pipeline(plan)
     new_depth, new_chunks = min(depth, 2), min(chunks, 2)
     kept_ranks = sorted({0, depth - 1})
@@ -99,7 +102,8 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
     lengths = _lengths(mesh, max(1, ranks // new_depth))
     if prod(lengths) * new_depth > MOST_RANKS:
         raise Unsupported(
-            f"{prod(lengths) * new_depth} ranks are needed to keep every axis of this plan, {MOST_RANKS} are the most"
+            f"{prod(lengths) * new_depth} ranks are needed to keep every axis of this plan, {MOST_RANKS} are the most",
+            reason="scale",
         )
     run = max(graph.runs, key=lambda r: r.length * r.count, default=None)
     if run is not None and not all(_whole_blocks(graph, s, run) for s in plan.stages):
@@ -114,7 +118,9 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
     small, shrink, found = _small(source, graph, run, shrink, micro_batch)
     whole = found is not None and run is not None and found.count == run.count and sum(thin) != run.count
     if found is not None and not whole and found.count != sum(thin):
-        raise Unsupported(f"{source.name} cannot be built with {sum(thin)} blocks: verify this plan at full size")
+        raise Unsupported(
+            f"{source.name} cannot be built with {sum(thin)} blocks: verify this plan at full size", reason="scale"
+        )
     spans = _assigned(plan, graph, run, kept, counts if whole else None, thin)
     casts = frozenset(name for op in graph.ops if op.kind in CASTS for name in (op.name, *op.outputs))
     stages = _stages(plan, small, found, kept, spans, mesh, lengths, casts)
@@ -141,7 +147,9 @@ def _small(
         found = next((r for r in small.runs if run is not None and r.name == run.name), None)
         if run is None or (found is not None and _kinds(graph, run) == _kinds(small, found)):
             return small, tried, found
-    raise Unsupported(f"{source.name} scaled down has other blocks than at full size: verify this plan at full size")
+    raise Unsupported(
+        f"{source.name} scaled down has other blocks than at full size: verify this plan at full size", reason="scale"
+    )
 
 
 def _kinds(graph: Graph, run: Run) -> list[str]:
@@ -153,7 +161,9 @@ def _pipeline(plan: Plan) -> tuple[int, int]:
     """(pipeline ranks, chunks a rank)."""
     chunks = int(plan.schedule.args.get("v", 1)) if plan.schedule.name != "custom" else 1
     if plan.schedule.name == "custom" and len(plan.stages) > 1:
-        raise Unsupported("a schedule written out row by row cannot be scaled down: verify this plan at full size")
+        raise Unsupported(
+            "a schedule written out row by row cannot be scaled down: verify this plan at full size", reason="scale"
+        )
     return len(plan.stages) // chunks, chunks
 
 

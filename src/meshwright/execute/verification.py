@@ -30,6 +30,7 @@ from .mesh_groups import Groups, MeshView, ranks_of
 from .optimizer import SGD
 from .params import Values
 from .pool import Pool
+from .refusal import must_run
 from .runtime import MicroBatch, Runtime
 from .scale import full_size, scaled
 from .site import own_part
@@ -64,6 +65,8 @@ class Reference:
     rounding: Mapping[str, float]
     """Largest difference of each gradient to the one that the same module has in float64."""
     values: Values
+    loss_rounding: float = 0.0
+    """The same of the losses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +182,13 @@ def load_values(graph: Graph, module: nn.Module, values: Values) -> None:
 def reference(graph: Graph, module: nn.Module, batch: Sequence[MicroBatch], values: Values) -> Reference:
     """Losses and gradients of the user's module in this process, float32, for the mean loss of the micro-batches."""
     losses, grads = _one_process(graph, module, batch, values)
-    rounding = dict.fromkeys(grads, 0.0)
+    rounding, loss_rounding = dict.fromkeys(grads, 0.0), 0.0
     wide = [{k: x.double() if x.is_floating_point() else x for k, x in one.items()} for one in batch]
     with contextlib.suppress(RuntimeError):  # some kernels (grouped products) have no float64 form
-        _, exact = _one_process(graph, copy.deepcopy(module).double(), wide, values)
+        exact_losses, exact = _one_process(graph, copy.deepcopy(module).double(), wide, values)
         rounding = {name: float((g - exact[name]).abs().max()) if g.numel() else 0.0 for name, g in grads.items()}
-    return Reference(losses, grads, rounding, values)
+        loss_rounding = max(abs(a - b) for a, b in zip(losses, exact_losses, strict=True))
+    return Reference(losses, grads, rounding, values, loss_rounding)
 
 
 def _one_process(
@@ -212,7 +216,7 @@ def compare(task: Task, truth: Reference, answers: Sequence[Answer], promised: P
     found = next((a.losses for a in answers if a.losses), [])
     for rank, a in enumerate(answers):
         for k, (got, wanted) in enumerate(zip(a.losses, truth.losses, strict=False)):
-            if not abs(got - wanted) <= LOSS_LIMIT * max(1.0, abs(wanted)):
+            if not abs(got - wanted) <= max(LOSS_LIMIT * max(1.0, abs(wanted)), ROUNDING * truth.loss_rounding):
                 problems.append(f"rank {rank} has loss {got:.7g} in micro-batch {k}, one process has {wanted:.7g}")
     if not found:
         problems.append("no rank computed a loss")
@@ -327,6 +331,7 @@ def verify(
         ExecutionError: a rank died or did not answer.
     """
     start = time.monotonic()
+    must_run(plan, graph)
     progress("scale")
     small = (
         full_size(plan, graph, source, seq or source.default_seq) if whole else scaled(plan, graph, source, seq, ranks)

@@ -1,251 +1,302 @@
-"""Checkpoints that load under any plan: torch.distributed.checkpoint, with every tensor under its name in the user's
-module.
+"""Checkpoints that are written while training goes on, and load under any plan.
 
-A rank writes the BOXES of each tensor that its part consists of (a part of a fused weight is several), in global indices;
-a rank reads whatever saved boxes overlap its own. Weights are the float32 master copies; what the optimizer remembers of
-"layers.0.weight" is "optimizer.exp_avg.layers.0.weight". So a folder also loads into a plain module.
+    save     parts ─ copy ─▶ staging memory ─ thread, torch.distributed.checkpoint ─▶ NAME.part ─ rename ─▶ NAME
+    NAME/    *.distcp, .metadata   weights (float32 masters) under their names in the user's module; what the optimizer
+                                   keeps of "layers.0.weight" is "optimizer.exp_avg.layers.0.weight"
+             training.pt           hyperparameters of the optimizer's groups, scheduler, position in the data
+             plan.json             the plan that wrote it
+             meshwright.json       step, seed, ranks; written last
+
+All ranks see one file system. Dropout hashes seed and step, so both go on alone; torch's own generators, which the user's
+code may draw from, are saved per rank and restored where that rank exists again.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+import copy
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.metadata import (
-    ChunkStorageMetadata,
-    Metadata,
-    MetadataIndex,
-    TensorProperties,
-    TensorStorageMetadata,
-)
-from torch.distributed.checkpoint.planner import (
-    LoadPlan,
-    ReadItem,
-    SavePlan,
-    TensorWriteData,
-    WriteItem,
-    WriteItemType,
-)
-from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
-from torch.distributed.checkpoint.state_dict_loader import load as load_state
-from torch.distributed.checkpoint.state_dict_saver import save as save_state
+from torch import Tensor, nn
 
-from ..errors import InputError
-from ..plan.layout import boxes, local_shape
-from ..plan.model import Layout
-from .mesh_groups import MeshView
-from .optimizer import memory, prepare_memory
+from ..errors import ExecutionError, InputError, MeshwrightError, Unsupported
+from ..plan.model import Plan
+from ..plan.serial import save as save_plan
+from . import folders
+from .box_planners import described, read, write
+from .parts import Part
 from .runtime import Runtime
 
-STEP_FILE = "meshwright.json"
-SCHEMA = "meshwright.checkpoint/1"
+OPTIMIZER, GENERATOR = "optimizer.", "generator."
+TRAINING, PLAN = "training.pt", "plan.json"
 
 
 @dataclass(frozen=True, slots=True)
-class _Box:
-    """A rectangle of a tensor, and where it lies in the local part."""
+class Saved:
+    """What a checkpoint says of itself."""
 
-    offsets: tuple[int, ...]
-    sizes: tuple[int, ...]
-    view: Tensor
+    folder: Path
+    step: int
+    """Optimizer steps done."""
+    seed: int
+    ranks: int
+    optimizer: str
+    """Class of the optimizer that wrote it."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """Position in the data, as the caller gave it to `Checkpoints.save`."""
+
+
+def info(folder: str | Path) -> Saved:
+    """Raises InputError: no complete checkpoint of that name."""
+    about = folders.facts(Path(folder))
+    data = _training(folders.whole(Path(folder)) or Path(folder))["data"]
+    return Saved(Path(folder), about["step"], about["seed"], about["ranks"], about["optimizer"], data)
+
+
+class Checkpoints:
+    """Writes the checkpoints of one runtime, one at a time, on a thread and a process group of its own."""
+
+    def __init__(self, runtime: Runtime, plan: Plan | None = None, scheduler: Any = None) -> None:
+        """Collective over all ranks. `scheduler`: anything with `state_dict`, such as those of torch.optim.lr_scheduler."""
+        self._runtime, self._plan, self._scheduler = runtime, plan, scheduler
+        self._group = dist.new_group(backend="gloo") if _world() > 1 else None
+        self._thread: threading.Thread | None = None
+        self._failed: Exception | None = None
+        self.last: Path | None = None
+        """The last one that is complete."""
+
+    def save(self, folder: str | Path, data: Mapping[str, Any] | None = None) -> None:
+        """Copies this rank's parts and returns; the copy is written while training goes on. Collective.
+
+        Waits for the one before, if that is still being written. `data`: where the next step's samples begin.
+
+        Raises:
+            ExecutionError: the one before could not be written.
+            Unsupported: the optimizer keeps something that is neither one number nor one number an element.
+        """
+        self.wait()
+        runtime = self._runtime
+        staged = {name: [p.staged() for p in parts] for name, parts in _everything(runtime).items()}
+        training = copy.deepcopy({
+            "groups": _hyperparameters(runtime.optimizer),
+            "scheduler": self._scheduler.state_dict() if self._scheduler is not None else None,
+            "data": dict(data or {}),
+        })  # fmt: skip
+        about = {
+            "step": runtime.step, "seed": runtime.seed, "ranks": _world(), "graph": runtime.program.graph,
+            "optimizer": type(runtime.optimizer).__name__,
+        }  # fmt: skip
+        work = (Path(folder), staged, training, about)
+        self._thread = threading.Thread(target=self._guarded, args=work, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> Path | None:
+        """Until what was saved last is complete on disk; its folder. Raises ExecutionError if it could not be written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            raise failed
+        return self.last
+
+    def _guarded(self, *work: Any) -> None:
+        try:
+            self._write(*work)
+        except MeshwrightError as error:
+            self._failed = error
+        except Exception as error:  # told by `wait`, on the thread that trains
+            self._failed = ExecutionError(f"{work[0]}: could not be written: {error}")
+
+    def _write(self, target: Path, staged: dict[str, list[Part]], training: Any, about: dict[str, Any]) -> None:
+        first = self._runtime.rank == 0
+        self._as_first(lambda: folders.begin(target))
+        write(staged, folders.aside(target), self._group)
+        if first:
+            with (folders.aside(target) / TRAINING).open("wb") as file:
+                torch.save(training, file)
+            if self._plan is not None:
+                save_plan(self._plan, folders.aside(target) / PLAN)
+        self._as_first(lambda: folders.publish(target, about))
+        self.last = target
+
+    def _as_first(self, action: Any) -> None:
+        """Rank 0 does it; all know how it went."""
+        outcome: list[Exception | None] = [None]
+        if self._runtime.rank == 0:
+            try:
+                action()
+            except Exception as error:
+                outcome = [error]
+        if self._group is not None:
+            dist.broadcast_object_list(outcome, 0, group=self._group)
+        if outcome[0] is not None:
+            raise outcome[0]
+
+
+def load(runtime: Runtime, folder: str | Path, scheduler: Any = None) -> Saved:
+    """Fills this rank's parts from a checkpoint written under any plan. Collective.
+
+    Raises:
+        InputError: no complete checkpoint, one of another model or of another optimizer.
+    """
+    own = dict(_generators(runtime.rank))
+    saved = _load(list(_holdings(runtime)), runtime.optimizer, Path(folder), scheduler, own, _everyone())
+    _set_generators(own)
+    runtime.step = saved.step
+    return saved
+
+
+def load_module(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    folder: str | Path,
+    names: Collection[str],
+    scheduler: Any = None,
+) -> Saved:
+    """The same for a plain module on one process. `names`: its parameters that the plan knows; ties stand once.
+
+    Raises:
+        InputError: as `load`.
+    """
+    found = [_Holding(n, p, Part.whole, ()) for n, p in module.named_parameters() if n in names]
+    return _load(found, optimizer, Path(folder), scheduler, {}, None)
+
+
+def _load(
+    holdings: Sequence[_Holding],
+    optimizer: torch.optim.Optimizer,
+    folder: Path,
+    scheduler: Any,
+    more: Mapping[str, Tensor],
+    group: dist.ProcessGroup | None,
+) -> Saved:
+    """`more`: tensors that are read whole where the folder has them."""
+    saved = info(folder)
+    source = folders.whole(folder) or folder
+    training = _checked(saved, _training(source), optimizer, scheduler)
+    held = described(source)
+    parts: dict[str, list[Part]] = {name: [Part.whole(x)] for name, x in more.items() if name in held}
+    keys = {name.removeprefix(OPTIMIZER).partition(".")[::2] for name in held if name.startswith(OPTIMIZER)}
+    states: list[tuple[nn.Parameter, dict[str, Tensor]]] = []
+    on_device = any(g.get("capturable") or g.get("fused") for g in training["groups"])
+    for h in holdings:
+        parts.setdefault(h.name, []).extend((h.place(h.master.detach()), *h.resting))
+        state: dict[str, Tensor] = {}
+        for key in sorted(key for key, name in keys if name == h.name):
+            name = f"{OPTIMIZER}{key}.{h.name}"
+            shape, dtype = held[name]
+            if shape == held.get(h.name, (None,))[0]:
+                state[key] = torch.zeros_like(h.master, dtype=dtype, requires_grad=False)
+                parts.setdefault(name, []).append(h.place(state[key]))
+            else:
+                state[key] = torch.zeros(shape, dtype=dtype, device=h.master.device if on_device else "cpu")
+                parts.setdefault(name, []).append(Part.whole(state[key]))
+        states.append((h.master, state))
+    with torch.no_grad():
+        read(parts, source, group)
+    optimizer.state.clear()
+    optimizer.state.update({master: state for master, state in states if state})
+    for own, values in zip(optimizer.param_groups, training["groups"], strict=True):
+        own.update(values)
+    if scheduler is not None:
+        scheduler.load_state_dict(training["scheduler"])
+    return saved
+
+
+def _checked(saved: Saved, training: Any, optimizer: torch.optim.Optimizer, scheduler: Any) -> Any:
+    """Raises InputError unless the optimizer and scheduler can go on from what was saved."""
+    kind = type(optimizer).__name__
+    if saved.optimizer != kind:
+        raise InputError(f"{saved.folder}: written by {saved.optimizer}, whose state {kind} cannot go on from")
+    before, now = len(training["groups"]), len(optimizer.param_groups)
+    if before != now:
+        raise InputError(f"{saved.folder}: its optimizer had {before} groups of parameters, this one has {now}")
+    if scheduler is not None and training["scheduler"] is None:
+        raise InputError(f"{saved.folder}: written without a learning-rate scheduler")
+    return training
+
+
+# ------------------------------------------------------------- what is saved
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """The local part of one tensor."""
+class _Holding:
+    """One parameter as this rank holds it."""
 
-    shape: tuple[int, ...]
-    """Of the whole."""
-    boxes: tuple[_Box, ...]
-    dtype: torch.dtype
-
-    @staticmethod
-    def of(local: Tensor, shape: Sequence[int], layout: Layout, view: MeshView) -> Part:
-        found = boxes(layout, shape, view.mesh, view.coords)
-        local = local.reshape(local_shape(layout, shape, view.mesh, view.coords))
-        return Part(tuple(shape), tuple(_placed(found, local)), local.dtype)
+    name: str
+    master: nn.Parameter
+    place: Callable[[Tensor], Part]
+    """What tensors of the master's shape are part of."""
+    resting: tuple[Part, ...]
+    """The parameter as it is used."""
 
 
-def _placed(found: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], local: Tensor) -> Iterator[_Box]:
-    """Boxes are a product of ranges per dim; a part is those ranges one behind the other."""
-    rank = local.dim()
-    ranges = [sorted({(lo[d], hi[d]) for lo, hi in found}) for d in range(rank)]
-    starts = []
-    for own in ranges:
-        at, places = 0, {}
-        for lo, hi in own:
-            places[lo, hi] = at
-            at += hi - lo
-        starts.append(places)
-    if found and math.prod(len(own) for own in ranges) != len(found):
-        raise InputError("a part that is no product of ranges cannot be saved")
-    for pick in product(*ranges) if found else ():
-        view = local
-        for d, (lo, hi) in enumerate(pick):
-            view = view.narrow(d, starts[d][lo, hi], hi - lo)
-        yield _Box(tuple(lo for lo, _ in pick), tuple(hi - lo for lo, hi in pick), view)
+def _holdings(runtime: Runtime) -> Iterator[_Holding]:
+    """Several of one name where several of this rank's stages hold a tied weight."""
+    for (stage, name), master in runtime.masters.items():
+        local, param, shape = runtime.locals[stage], runtime.param(stage, name), runtime.graph.tensor[name].shape
+        resting = Part.of(local.params[name].detach(), shape, param.rest, local.view)
+        place = partial(Part.of, shape=shape, layout=param.state, view=local.view)
+        yield _Holding(name, master, place, (resting,))
 
 
-def parts_of(runtime: Runtime) -> dict[str, list[Part]]:
-    """Everything that this rank saves or restores, by name; several copies where several of its stages hold a weight."""
-    prepare_memory(runtime.optimizer)
-    found: dict[str, list[Part]] = {}
-    for local in runtime.locals.values():
-        for p in local.code.params:
-            shape, master = runtime.graph.tensor[p.name].shape, runtime.masters[local.code.stage, p.name]
-            found.setdefault(p.name, []).append(Part.of(master.detach(), shape, p.state, local.view))
-            for name, remembered in memory(runtime.optimizer, master).items():
-                part = Part.of(remembered, shape, p.state, local.view)
-                found.setdefault(f"optimizer.{name}.{p.name}", []).append(part)
+def _everything(runtime: Runtime) -> dict[str, list[Part]]:
+    found: dict[str, list[Part]] = {name: [Part.whole(state)] for name, state in _generators(runtime.rank)}
+    for h in _holdings(runtime):
+        found.setdefault(h.name, []).append(h.place(h.master.detach()))
+        for key, value in runtime.optimizer.state.get(h.master, {}).items():
+            name = f"{OPTIMIZER}{key}.{h.name}"
+            if value is None:
+                continue
+            if not isinstance(value, Tensor) or value.shape not in (h.master.shape, ()):
+                kind = (
+                    f"a tensor of shape {tuple(value.shape)}"
+                    if isinstance(value, Tensor)
+                    else f"a {type(value).__name__}"
+                )
+                raise Unsupported(
+                    f"{type(runtime.optimizer).__name__} keeps {kind} as {key} of {h.name}: what can be saved under a plan is "
+                    "one number, or one an element"
+                )
+            whole = value.shape != h.master.shape
+            found.setdefault(name, []).append(Part.whole(value) if whole else h.place(value))
     return found
 
 
-class _Saver(DefaultSavePlanner):
-    """Writes boxes."""
-
-    def __init__(self, parts: Mapping[str, Sequence[Part]]) -> None:
-        super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False, dedup_save_to_lowest_rank=True)
-        self._boxes = {(name, b.offsets): b for name, ps in parts.items() for p in ps for b in p.boxes}
-        self._parts = parts
-
-    def create_local_plan(self) -> SavePlan:
-        items = []
-        seen: set[tuple[str, tuple[int, ...]]] = set()
-        for name, ps in self._parts.items():
-            for part in ps:
-                for box in part.boxes:
-                    if (name, box.offsets) in seen or not box.view.numel():
-                        continue
-                    seen.add((name, box.offsets))
-                    items.append(
-                        WriteItem(
-                            MetadataIndex(name, torch.Size(box.offsets)),
-                            WriteItemType.SHARD,
-                            tensor_data=TensorWriteData(
-                                ChunkStorageMetadata(torch.Size(box.offsets), torch.Size(box.sizes)),
-                                TensorProperties(dtype=part.dtype),
-                                torch.Size(part.shape),
-                            ),
-                        )
-                    )
-        self.plan = SavePlan(items)
-        return self.plan
-
-    def lookup_object(self, index: MetadataIndex) -> Any:
-        assert index.offset is not None
-        return self._boxes[index.fqn, tuple(index.offset)].view.contiguous()
-
-    def transform_object(self, write_item: WriteItem, object: Any) -> Any:
-        return object
+def _hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
 
 
-class _Loader(DefaultLoadPlanner):
-    """Reads what overlaps the own boxes."""
-
-    def __init__(self, parts: Mapping[str, Sequence[Part]], folder: Path) -> None:
-        super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
-        self._parts, self._folder = parts, folder
-        self._views: dict[tuple[str, int], Tensor] = {}
-
-    def set_up_planner(self, state_dict: Any, metadata: Metadata | None = None, is_coordinator: bool = False) -> None:
-        super().set_up_planner(state_dict, metadata, is_coordinator)
-
-    def create_local_plan(self) -> LoadPlan:
-        items: list[ReadItem] = []
-        assert self.metadata is not None
-        for name, ps in self._parts.items():
-            saved = self.metadata.state_dict_metadata.get(name)
-            if not isinstance(saved, TensorStorageMetadata) or tuple(saved.size) != ps[0].shape:
-                held = "is not in it" if saved is None else f"has shape {tuple(getattr(saved, 'size', ()))} there"
-                raise InputError(f"{self._folder}: written for another model: {name} {held}, not {ps[0].shape}")
-            own = [box for part in ps for box in part.boxes]
-            self._views |= {(name, k): box.view for k, box in enumerate(own)}
-            chunks = [ChunkStorageMetadata(torch.Size(b.offsets), torch.Size(b.sizes)) for b in own]
-            items += create_read_items_for_chunk_list(name, saved, chunks)
-        return LoadPlan(items)
-
-    def resolve_tensor(self, read_item: ReadItem) -> Tensor:
-        index = read_item.dest_index
-        assert index.index is not None
-        view = self._views[index.fqn, index.index]
-        for d, (start, length) in enumerate(zip(read_item.dest_offsets, read_item.lengths, strict=True)):
-            view = view.narrow(d, start, length)
-        return view
-
-    def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
-        """Read in place."""
-
-
-def save(runtime: Runtime, folder: str | Path) -> Path:
-    """Writes `folder` of all ranks' parts: aside first, renamed when complete. Collective."""
-    target = Path(folder)
-    aside = target.with_name(target.name + ".part")
-    if runtime.rank == 0:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    _meet()
-    save_state({}, checkpoint_id=str(aside), planner=_Saver(parts_of(runtime)))
-    if runtime.rank == 0:
-        (aside / STEP_FILE).write_text(json.dumps({"schema": SCHEMA, "step": runtime.step}))
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(aside, target)
-    _meet()
-    return target
-
-
-def load(runtime: Runtime, folder: str | Path) -> int:
-    """Fills this rank's parts from a folder written under any plan; returns the step. Collective.
-
-    Raises:
-        InputError: no checkpoint, or one of another model.
-    """
-    source = Path(folder)
+def _training(source: Path) -> dict[str, Any]:
     try:
-        step = int(json.loads((source / STEP_FILE).read_text())["step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{source}: no whole checkpoint: a folder that a run wrote holds {STEP_FILE}") from error
-    _read(parts_of(runtime), source)
-    for state in runtime.optimizer.state.values():
-        if "step" in state:
-            state["step"] = torch.tensor(float(step))
-    resting: dict[str, list[Part]] = {}
-    wide: dict[tuple[int, str], Tensor] = {}
-    for local in runtime.locals.values():
-        for p in local.code.params:
-            shape = runtime.graph.tensor[p.name].shape
-            whole = wide[local.code.stage, p.name] = local.params[p.name].to(torch.float32)
-            resting.setdefault(p.name, []).append(Part.of(whole, shape, p.rest, local.view))
-    _read(resting, source)
-    for local in runtime.locals.values():
-        for p in local.code.params:
-            local.params[p.name].copy_(wide[local.code.stage, p.name])
-    runtime.step = step
-    return step
+        return torch.load(source / TRAINING, weights_only=True)  # type: ignore[no-any-return]
+    except Exception as error:  # whatever unpickling a damaged file raises
+        raise InputError(f"{source / TRAINING}: damaged: {error}") from error
 
 
-def _read(parts: Mapping[str, Sequence[Part]], source: Path) -> None:
-    """Fills `parts`. What the planner refuses comes back wrapped, one exception a rank."""
-    try:
-        load_state({}, checkpoint_id=str(source), planner=_Loader(parts, source), no_dist=not dist.is_initialized())
-    except CheckpointException as error:
-        for failure in error.failures.values():
-            if isinstance(failure[0], InputError):
-                raise failure[0] from None
-        raise InputError(f"{source}: damaged: {next(iter(error.failures.values()))[0]}") from error
+def _generators(rank: int) -> Iterator[tuple[str, Tensor]]:
+    """torch's own generators, one name a rank."""
+    yield f"{GENERATOR}cpu.{rank}", torch.get_rng_state()
+    if torch.cuda.is_available():
+        yield f"{GENERATOR}cuda.{rank}", torch.cuda.get_rng_state()
 
 
-def _meet() -> None:
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.barrier()
+def _set_generators(states: Mapping[str, Tensor]) -> None:
+    for name, state in states.items():
+        set_state = torch.set_rng_state if name.startswith(f"{GENERATOR}cpu.") else torch.cuda.set_rng_state
+        set_state(state)
+
+
+def _world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def _everyone() -> dist.ProcessGroup | None:
+    return dist.group.WORLD if _world() > 1 else None

@@ -33,6 +33,8 @@ class Context:
     groups: Groups = field(default_factory=Groups)
     event: Callable[[Any], None] = lambda value: None
     """Sends something to the parent while the job goes on."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What one job leaves for the next."""
 
 
 def _end_with(parent: int) -> None:

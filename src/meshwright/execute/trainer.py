@@ -1,0 +1,115 @@
+"""One rank's part of a run: the runtime, its learning-rate scheduler and its checkpoints. Also as jobs of a pool."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..graph.ir import Graph
+from ..lower.program import Program
+from ..plan.model import Plan
+from . import checkpoint
+from .device import hardware
+from .mesh_groups import Groups
+from .optimizer import MakeOptimizer
+from .params import Values
+from .runtime import MicroBatch, Runtime
+
+if TYPE_CHECKING:
+    from .worker import Context
+
+MakeScheduler: TypeAlias = Callable[[torch.optim.Optimizer], Any]
+"""Makes a scheduler of torch.optim.lr_scheduler; picklable where ranks are started for the caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What each rank needs once."""
+
+    program: Program
+    graph: Graph
+    plan: Plan
+    values: Values
+    constants: Mapping[str, Tensor]
+    optimizer: MakeOptimizer
+    seed: int
+    scheduler: MakeScheduler | None = None
+    clip: float | None = None
+    """Largest global norm of the gradients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """What one rank says of one step."""
+
+    losses: tuple[float, ...]
+    """Of the micro-batches whose loss this rank computed."""
+    seconds: float
+
+
+class Trainer:
+    """Makes the runtime of one rank and takes its steps. All ranks of the group do alike."""
+
+    def __init__(self, setup: Setup, rank: int, groups: Groups) -> None:
+        self.runtime = Runtime(
+            setup.program, setup.graph, setup.plan, setup.values, setup.constants, setup.optimizer, hardware(), groups,
+            rank=rank, seed=setup.seed,
+        )  # fmt: skip
+        self.clip = setup.clip
+        self.scheduler: Any = setup.scheduler(self.runtime.optimizer) if setup.scheduler is not None else None
+        self.checkpoints = checkpoint.Checkpoints(self.runtime, setup.plan, self.scheduler)
+        self._seconds: list[float] = []
+
+    def resume(self, folder: str | Path) -> checkpoint.Saved:
+        return checkpoint.load(self.runtime, folder, self.scheduler)
+
+    def step(self, batch: Sequence[MicroBatch]) -> Stepped:
+        """Forward, backward and update on this rank's parts of the micro-batches, which are whole."""
+        began = time.perf_counter()
+        result = self.runtime.train_step(batch)
+        if self.scheduler is not None:
+            self.scheduler.step()
+        took = time.perf_counter() - began
+        self._seconds.append(took)
+        return Stepped(result.losses, took)
+
+    def spent(self) -> dict[str, float]:
+        """Seconds by what this rank did, over all steps but the first, which warms up."""
+        return {"step": sum(self._seconds[1:])}
+
+
+# ---------------------------------------------------------- jobs of the ranks
+
+
+def start(context: Context, setup: Setup) -> None:
+    context.kept["trainer"] = Trainer(setup, context.rank, context.groups)
+
+
+def resume(context: Context, folder: str) -> int:
+    return _of(context).resume(folder).step
+
+
+def step(context: Context, batch: Sequence[MicroBatch]) -> Stepped:
+    return _of(context).step(batch)
+
+
+def save(context: Context, folder: str) -> None:
+    """Begins to write."""
+    _of(context).checkpoints.save(folder)
+
+
+def finish(context: Context, payload: None) -> dict[str, float]:
+    """Waits for what is being written. Returns the seconds of this rank by what it did."""
+    trainer = _of(context)
+    trainer.checkpoints.wait()
+    return trainer.spent()
+
+
+def _of(context: Context) -> Trainer:
+    return context.kept["trainer"]  # type: ignore[no-any-return]

@@ -10,29 +10,36 @@ from .program import GRAD, RAW, Instr, Param, Program, Segment, StageCode
 
 def unroll(program: Program, graph: Graph) -> Program:
     folded = {s.name for stage in program.stages for s in stage.segments}
-    inside = {i for r in graph.runs if r.name in folded for i in range(r.first, r.first + r.length * r.count)}
+    inside = frozenset(i for r in graph.runs if r.name in folded for i in range(r.first, r.first + r.length * r.count))
     return replace(program, stages=tuple(_stage(s, graph, inside) for s in program.stages))
 
 
-def outside_names(graph: Graph, segment: Segment, inside: set[int]) -> dict[str, str]:
+def outside_names(graph: Graph, segment: Segment, inside: frozenset[int]) -> dict[str, str]:
     """What a stretch reads of a folded run: the representative's result -> the result of the block that it really reads."""
     names: dict[str, str] = {}
     for op in graph.ops[segment.first : segment.first + segment.length]:
         for t in op.inputs:
-            made = graph.producer.get(t, -1)
-            if made in inside:
-                rep = graph.ops[graph.representative[made]]
-                names[rep.outputs[graph.ops[made].outputs.index(t)]] = t
+            if (name := _folded(graph, inside, t)) != t:
+                names[name] = t
     return names
 
 
-def block_names(graph: Graph, segment: Segment, block: int) -> dict[str, str]:
-    """Representative's names of ops, operands and results -> those of block number `block`."""
+def _folded(graph: Graph, inside: frozenset[int], t: str) -> str:
+    """What the folded program calls a tensor: of a folded run, the representative's."""
+    made = graph.producer.get(t, -1)
+    if made not in inside:
+        return t
+    return graph.ops[graph.representative[made]].outputs[graph.ops[made].outputs.index(t)]
+
+
+def block_names(graph: Graph, segment: Segment, block: int, inside: frozenset[int]) -> dict[str, str]:
+    """Names in the folded program of a block's ops, operands and results -> those of block number `block`."""
     names: dict[str, str] = {}
     for k in range(segment.length):
         rep, own = graph.ops[segment.first + k], graph.ops[segment.first + block * segment.length + k]
         names[rep.name] = own.name
-        names.update(zip(rep.inputs, own.inputs, strict=True))
+        # block 0 may read the last block of another folded run
+        names.update(zip((_folded(graph, inside, t) for t in rep.inputs), own.inputs, strict=True))
         names.update(zip(rep.outputs, own.outputs, strict=True))
     return names
 
@@ -66,7 +73,7 @@ def _renamed(s: Segment, names: dict[str, str], suffix: str) -> Segment:
     )
 
 
-def _stage(stage: StageCode, graph: Graph, inside: set[int]) -> StageCode:
+def _stage(stage: StageCode, graph: Graph, inside: frozenset[int]) -> StageCode:
     segments: list[Segment] = []
     owners: dict[str, list[str]] = {}
     for s in stage.segments:
@@ -75,7 +82,7 @@ def _stage(stage: StageCode, graph: Graph, inside: set[int]) -> StageCode:
             segments.append(_renamed(s, names, "") if names else s)
             continue
         for b in range(s.block, s.block + s.count):
-            names = block_names(graph, s, b)
+            names = block_names(graph, s, b, inside)
             segments.append(replace(_renamed(s, names, f".{b}"), first=s.first + b * s.length, block=b, count=1))
             for p in stage.params:
                 if p.name in names and names[p.name] not in owners.setdefault(p.name, []):

@@ -11,6 +11,7 @@ from math import prod
 
 from ..errors import Unsupported
 from ..plan.model import Cut, Layout, OpSharding, Storage
+from . import halo
 from .atoms import FIXED, Atoms, Node, strides
 from .convert import Axes, axes_of
 
@@ -123,7 +124,10 @@ def op_cuts(
         return tuple(cuts)
     for name, given in sharding.cuts.items():
         k = next(k for k, f in enumerate(op.rule.factors) if f.name == name)
-        free = [a for a, f in enumerate(node.factor) if f == k and node.kind[a] in ("free", "stat")]
+        if op.rule.factors[k].kind == "halo":
+            free = [a for a in (halo.major(node, k),) if a is not None]
+        else:
+            free = [a for a, f in enumerate(node.factor) if f == k and node.kind[a] in ("free", "stat")]
         axes = tuple(x for x in _names(given, f'factor "{name}" of "{op.name}"') if mesh[x] > 1)
         if not free and axes:
             raise Unsupported(
@@ -145,6 +149,8 @@ def op_cuts(
                 left = [_left(node.size[b], cuts[b], mesh) for b in easy]
                 a = easy[_best(left, mesh[x])]
             cuts[a] = (*cuts[a], x)
+    if "halo" in node.kind:
+        halo.check(op, node, tuple(cuts), mesh)
     return tuple(cuts)
 
 
@@ -246,7 +252,7 @@ def defer(atoms: Atoms, done: Assignment) -> Sums:
             outs.append(deferred[t])
         d = frozenset.intersection(*outs) if outs else none
         for k, t in enumerate(node.inputs):
-            if t in atoms.grad:
+            if t in atoms.grad and n in atoms.differentiable:
                 need = axes_of(done.need[n][k])
                 g = (mine - need) | (d - mine)
                 if t in atoms.from_params:

@@ -56,7 +56,7 @@ class Atoms:
     """Tensor -> number of atoms per dim."""
     samples: dict[str, tuple[bool, ...]] = field(default_factory=dict)
     grad: set[str] = field(default_factory=set)
-    """Tensors through which a gradient flows."""
+    """Parameters, and tensors through which a gradient flows from the loss to one."""
     from_params: set[str] = field(default_factory=set)
     """Derived from parameters and constants alone."""
     const: set[str] = field(default_factory=set)
@@ -66,6 +66,8 @@ class Atoms:
     producer: dict[str, int] = field(default_factory=dict)
     """Tensor -> node."""
     role: dict[str, str] = field(default_factory=dict)
+    differentiable: frozenset[int] = frozenset()
+    """Nodes with a backward: a gradient of some result arrives."""
     light: frozenset[int] = frozenset()
     """Nodes that a fused kernel takes in."""
     alias: frozenset[int] = frozenset()
@@ -174,6 +176,7 @@ def refine(folded: Folded) -> Atoms:
     for n, op in enumerate(ops):
         atoms.nodes.append(_node(atoms, n, folded.ops[n], names[n], factor[n]))
         _derive(atoms, n, op.outputs)
+    _keep_what_reaches_the_loss(atoms)
     _mark_awkward(atoms)
     kinds = [kind_of(op.kind) for op in ops]
     atoms.light = frozenset(n for n, kind in enumerate(kinds) if kind is not None and kind.light)
@@ -243,7 +246,10 @@ def _mark_awkward(atoms: Atoms) -> None:
         for t, mapping in zip(node.outputs, node.results):
             mine.update(a for k, a in enumerate(mapping) if k in bad.get(t, ()) and a != FIXED)
         node.awkward = frozenset(mine)
-        fixed = {a for a, kind in enumerate(node.kind) if kind in ("fixed", "halo", "opaque")}
+        fixed = {a for a, kind in enumerate(node.kind) if kind in ("fixed", "opaque")}
+        fixed |= {
+            a for a, kind in enumerate(node.kind) if kind == "halo" and a and node.factor[a - 1] == node.factor[a]
+        }
         for t, mapping in zip(node.inputs, node.operands):
             bad.setdefault(t, set()).update(
                 k for k, a in enumerate(mapping) if (a == FIXED and atoms.size[t][k] > 1) or a in fixed or a in mine
@@ -259,6 +265,30 @@ def _derive(atoms: Atoms, n: int, outputs: tuple[str, ...]) -> None:
             atoms.from_params.add(t)
         if all(u in atoms.const for u in node.inputs):
             atoms.const.add(t)
+
+
+def _keep_what_reaches_the_loss(atoms: Atoms) -> None:
+    """Values that only make integers, masks, or nothing (the scores behind a choice of groups) get no gradient."""
+    folded = atoms.folded
+    if folded.graph.loss:
+        reaches = {folded.name(folded.graph.loss)}
+        handed: dict[str, list[str]] = {}  # what a block reads of the block before -> the results in its place
+        for a, b in folded.carries:
+            handed.setdefault(folded.name(a), []).append(b)
+        known = 0
+        while known != len(reaches):  # again where a block hands on what only reaches the loss through the next
+            known = len(reaches)
+            for node in reversed(atoms.nodes):
+                if any(t in reaches and t in atoms.grad for t in node.outputs):
+                    for t in node.inputs:
+                        reaches.add(t)
+                        reaches.update(handed.get(t, ()))
+        atoms.grad = {t for t in atoms.grad if t in reaches or atoms.role[t] == "param"}
+    atoms.differentiable = frozenset(
+        n
+        for n, node in enumerate(atoms.nodes)
+        if any(t in atoms.grad for t in node.outputs) and any(t in atoms.grad for t in node.inputs)
+    )
 
 
 def item_bytes(atoms: Atoms, tensor: str) -> float:

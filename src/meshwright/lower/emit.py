@@ -10,6 +10,7 @@ from ..plan.model import Cut, Layout
 from .assign import Assignment, Sums, cuts_along, plan_layout
 from .atoms import FIXED, Atoms, Node, item_bytes
 from .convert import Axes, Do, Step, axes_of, local_size, steps
+from .halo import DATA, widened
 from .program import GRAD, RAW, Instr
 
 _NONE: frozenset[str] = frozenset()
@@ -36,6 +37,8 @@ class Written:
     constants: list[Instr] = field(default_factory=list)
     base: dict[str, tuple[str, Axes]] = field(default_factory=dict)
     """Value -> (tensor, layout)."""
+    wider: dict[str, float] = field(default_factory=dict)
+    """Value with rows of neighbours -> its size over that of the own part."""
 
 
 class Emitter:
@@ -80,7 +83,7 @@ class Emitter:
 
     # ---- conversions
 
-    def _fresh(self, t: str) -> str:
+    def fresh(self, t: str) -> str:
         self._count[t] = self._count.get(t, 0) + 1
         return f"{t}@{self._count[t]}"
 
@@ -90,7 +93,7 @@ class Emitter:
         """Emit the steps that turn `value` (of tensor `t`) into a value named `last` ("" = a fresh name)."""
         param = self.atoms.role[t] == "param"
         for k, s in enumerate(path):
-            name = last if last and k == len(path) - 1 else self._fresh(t)
+            name = last if last and k == len(path) - 1 else self.fresh(t)
             before, after = self.layout(t, s.before, s.before_partial), self.layout(t, s.after, s.partial)
             bytes_before, bytes_after = self.amount(t, s.before), self.amount(t, s.after)
             w.maker[name] = len(w.forward)
@@ -108,16 +111,18 @@ class Emitter:
             value = name
         return value
 
-    def convert(self, w: Written, cache: dict[object, str], t: str, need: Axes, g: frozenset[str]) -> str:
-        """The value of `t` as an op needs it."""
+    def convert(self, w: Written, cache: dict[object, str], t: str, need: Axes, g: frozenset[str] | None) -> str:
+        """The value of `t` as an op needs it. `g` (G): axes over which this use's gradient is unsummed; None: it has none."""
         src = self.done.rest[t]
-        grad = t in self.atoms.grad
+        grad = t in self.atoms.grad and g is not None
         deferred = self.sums.deferred.get(t, _NONE)
         summed = (g - deferred - axes_of(need)) if g and grad else _NONE
         if src == need and not summed:
             return t
+        if not grad:
+            deferred = _NONE
         may_pad = (axes_of(need) - axes_of(src)) & deferred
-        key = (t, need, summed, may_pad)
+        key = (t, need, summed, may_pad, grad)
         if key not in cache:
             path = steps(src, (), need, summed, may_pad)
             cache[key] = self.move(w, t, t, path, "", grad)
@@ -134,15 +139,25 @@ class Emitter:
             if all(u in self.atoms.const for u in node.inputs) and not in_run:
                 w.constants.append(self._compute(node, self.done.cuts[n], node.inputs, node.outputs))
                 continue
-            self._op(w, cache, n, node)
+            self._op(w, cache, n, node, nodes)
         return w
 
-    def _op(self, w: Written, cache: dict[object, str], n: int, node: Node) -> None:
+    def _unsummed(self, n: int, k: int, t: str, nodes: range) -> frozenset[str] | None:
+        """G of a use; one without a gradient takes the conversion of one that has it, if there is such a use in this piece."""
+        found = self.sums.use.get((n, k))
+        if found is not None or t not in self.atoms.grad:
+            return found
+        like = ((m, j) for m, j in self.atoms.users[t] if m in nodes and (m, j) in self.sums.use)
+        return next((self.sums.use[u] for u in like if self.done.need[u[0]][u[1]] == self.done.need[n][k]), None)
+
+    def _op(self, w: Written, cache: dict[object, str], n: int, node: Node, nodes: range) -> None:
         cuts = self.done.cuts[n]
         values = [
-            self.convert(w, cache, t, need, self.sums.use.get((n, k), frozenset()))
+            self.convert(w, cache, t, need, self._unsummed(n, k, t, nodes))
             for k, (t, need) in enumerate(zip(node.inputs, self.done.need[n]))
         ]
+        if "halo" in node.kind and any(cuts):
+            values[DATA] = widened(self, w, cache, n, values[DATA])
         w.used[n] = values
         w.depth[n] = at = max((w.level.get(v, 0) for v in values), default=0)
         heavy = n not in self.atoms.light
@@ -160,9 +175,9 @@ class Emitter:
         w.forward.append(forward)
         stats = self._stats(node, cuts)
         w.forward += [s for s in stats if s.phase == "forward"]
-        grads = [v for v, t in zip(values, node.inputs) if t in self.atoms.grad]
-        outs = [r for r, t in zip(raw, node.outputs) if t in self.atoms.grad]
-        if grads and outs:
+        if n in self.atoms.differentiable:
+            grads = [v for v, t in zip(values, node.inputs) if t in self.atoms.grad]
+            outs = [r for r, t in zip(raw, node.outputs) if t in self.atoms.grad]
             # reversed at the end: the sums of a backward follow its op here so that they precede nothing they need
             w.backward += [s for s in stats if s.phase == "backward"]
             w.backward.append(

@@ -39,6 +39,7 @@ InstrKind = Literal[
     "slice",  # keep the own part along `axes` of sub-dimension `dim`: no traffic
     "pad",  # the dual of a slice whose gradient may stay a partial sum: own part among zeros: no traffic
     "identity",  # nothing moves; stands so that a value or a gradient has a name
+    "halo",  # rows of both neighbours around the own part, before an op whose windows are cut (lower/halo.py)
     "stat",  # an all-reduce inside op `on`: maxima, sums, counts of a cut stat factor
     "update",  # optimizer on the state shard of parameter `on`
 ]
@@ -58,7 +59,8 @@ class Instr:
     axes: tuple[str, ...] = ()
     """Mesh axes that take part; one axis, except for joint all-reduces of partial sums."""
     dim: int = -1
-    """Flat index of the sub-dimension (atom) that is gathered, scattered, sliced; for all_to_all: the one that is GATHERED."""
+    """Flat index of the sub-dimension (atom) that is gathered, scattered, sliced; for all_to_all: the one that is GATHERED.
+    halo: the DIM of the tensor."""
     dim2: int = -1
     """all_to_all: the sub-dimension that becomes cut."""
     before: Layout | None = None
@@ -70,13 +72,14 @@ class Instr:
     results: tuple[Layout, ...] = ()
     """compute: layout of each raw result, in the order of `Op.outputs` (`partial` = axes still to be summed)."""
     sizes: tuple[float, ...] = ()
-    """compute: largest local size of each factor; of factors that grow with the samples, per local sample."""
+    """compute: largest local size of each factor; of factors that grow with the samples, per local sample.
+    halo: rows from the lower and the upper neighbour, then per dim the rows that earlier exchanges added."""
     nbytes: float = 0.0
     """collective, stat: bytes held per member before it starts (all_gather: after); largest part."""
     samples: tuple[str, ...] | None = None
     """None: `nbytes` is absolute. Otherwise per local sample, where the samples are cut over these axes."""
     op: str = ""
-    """stat: "max", "sum". update: unused."""
+    """stat: "max", "sum". halo: what pads both ends, "zero" or "lowest". update: unused."""
     group: int = -1
     """compute of light ops: the fused kernel of the segment that it belongs to; -1 = priced alone."""
 
@@ -90,7 +93,7 @@ class Instr:
 
     @property
     def communicates(self) -> bool:
-        return self.kind in ("collective", "stat")
+        return self.kind in ("collective", "stat", "halo")
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ class Values:
         if value not in self._sizes:
             t, axes = self.w.base.get(value) or (value, self.emit.done.rest[value])
             nbytes, over = self.emit.amount(t, axes)
+            nbytes *= self.w.wider.get(value, 1.0)
             mesh = self.emit.mesh
             if over is None:
                 self._sizes[value] = nbytes, 0.0

@@ -1,0 +1,138 @@
+"""Cut windows: rows of its neighbours that a part of a convolution or pool reads besides its own, exchanged explicitly.
+
+    own rows      |......|......|......|        a dim of 18 over 3 members
+    reads      00|......:..                     lower = 2, upper = 2: each member gets the last 2 rows of the one below
+              ..:......|..                      and the first 2 of the one above; at both ends it pads, as the op itself
+             ..:......|00                       would have done
+
+The exchange is one instruction of kind "halo" per cut window dim, behind all other conversions of the operand; its dual
+sends the gradients of what was received back, where they are added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import Unsupported
+from ..graph.ir import Op
+from .atoms import Node
+from .convert import Axes, local_size
+from .program import GRAD, Instr
+
+if TYPE_CHECKING:
+    from .emit import Emitter, Written
+
+DATA = 0
+"""The operand that windows slide over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One cut window dim of one op."""
+
+    dim: int
+    """Of the data."""
+    axis: str
+    lower: int
+    upper: int
+    """Rows of the neighbour below, above."""
+
+
+def windows(op: Op, node: Node, cuts: Axes) -> list[Window]:
+    """What `op` reads of its neighbours under `cuts`."""
+    found = []
+    for d, names in enumerate(op.rule.operands[DATA]):
+        for a, f in enumerate(node.factor):
+            factor = op.rule.factors[f]
+            if factor.kind == "halo" and factor.name in names and cuts[a]:
+                found.append(Window(d, cuts[a][0], *factor.halo))
+    return found
+
+
+def major(node: Node, factor: int) -> int | None:
+    """The only atom of a window that may be cut: its parts are rows in a row; None if the op sees the dim whole."""
+    first = node.factor.index(factor)
+    return first if node.kind[first] == "halo" else None
+
+
+def why_whole(op: Op, node: Node, atom: int, axes: tuple[str, ...], mesh: Mapping[str, int]) -> str:
+    """Why a window cannot be cut over `axes`, as the end of a sentence; "" if it can."""
+    factor = op.rule.factors[node.factor[atom]]
+    if len(axes) > 1:
+        return f"over {' and '.join(axes)}: one axis has two neighbours, two have more"
+    rows = next(s for s, names in _dims(op) if factor.name in names) // node.size[atom]
+    parts, block = mesh[axes[0]], local_size(node.size[atom], axes, mesh)
+    least = (node.size[atom] - (parts - 1) * block) * rows
+    if least < max(*factor.halo, 1):
+        return (
+            f"in {parts} parts, of which the least has {max(least, 0)} rows: it needs {max(factor.halo)} of a neighbour"
+        )
+    return ""
+
+
+def _dims(op: Op) -> list[tuple[int, tuple[str, ...]]]:
+    """(size, factors) of the dims of the data."""
+    size = {f.name: f.size for f in op.rule.factors}
+    found = []
+    for names in op.rule.operands[DATA]:
+        n = 1
+        for name in names:
+            n *= size[name]
+        found.append((n, names))
+    return found
+
+
+def check(op: Op, node: Node, cuts: Axes, mesh: Mapping[str, int]) -> None:
+    """Raises Unsupported for a cut of a window that no exchange with both neighbours serves."""
+    for a, axes in enumerate(cuts):
+        if axes and node.kind[a] == "halo" and (why := why_whole(op, node, a, axes, mesh)):
+            name = op.rule.factors[node.factor[a]].name
+            raise Unsupported(f'window "{name}" of "{op.name}" cannot be cut {why}', reason="halo")
+
+
+def widened(emit: Emitter, w: Written, cache: dict[object, str], n: int, value: str) -> str:
+    """The data of node n with the rows of its neighbours."""
+    node = emit.atoms.nodes[n]
+    op, t = emit.graph.ops[node.index], node.inputs[DATA]
+    fill = "lowest" if op.kind.startswith("max_pool") else "zero"
+    need, grad = emit.done.need[n][DATA], t in emit.atoms.grad
+    layout = emit.layout(t, need)
+    shape = emit.graph.tensor[t].shape
+    more = [0] * len(shape)
+    for x in windows(op, node, emit.done.cuts[n]):
+        key = ("halo", value, x.dim, x.axis, x.lower, x.upper, fill)
+        rows = _local(emit, t, need, x.dim)
+        if key not in cache:
+            name = emit.fresh(t)
+            total, over = emit.amount(t, need)
+            total *= w.wider.get(value, 1.0) / rows
+            sent = x.lower + x.upper if emit.mesh[x.axis] > 2 else max(x.lower, x.upper)
+
+            def instr(phase: str, source: str, target: str, x: Window = x, total: float = total * sent) -> Instr:
+                return Instr(
+                    "halo", t, "forward" if phase == "forward" else "backward", (source,), (target,), "permute", (x.axis,), x.dim,
+                    before=layout, after=layout, sizes=(x.lower, x.upper, *more), nbytes=total, samples=over, op=fill,
+                )  # fmt: skip
+
+            w.maker[name] = len(w.forward)
+            w.base[name] = (t, need)
+            w.level[name] = w.level.get(value, 0) + 1
+            w.wider[name] = w.wider.get(value, 1.0) * (rows + x.lower + x.upper) / rows
+            w.forward.append(instr("forward", value, name))
+            if grad:
+                w.backward.append(instr("backward", GRAD + name, GRAD + value))
+            cache[key] = name
+        value = cache[key]
+        more[x.dim] = x.lower + x.upper
+    return value
+
+
+def _local(emit: Emitter, t: str, need: Axes, dim: int) -> int:
+    """Largest local size of one dim."""
+    first = sum(emit.atoms.dims[t][:dim])
+    n = 1
+    for k in range(first, first + emit.atoms.dims[t][dim]):
+        n *= local_size(emit.atoms.size[t][k], need[k], emit.mesh)
+    return n

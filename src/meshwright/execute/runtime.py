@@ -205,11 +205,15 @@ class Runtime:
         """Optimizer, and gathers of updated parameters. The gradients are complete."""
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.spread()
+        self.step += 1
+
+    def spread(self) -> None:
+        """Parameters at rest from the masters. Collective."""
         for local in self.locals.values():
             for instr in local.after:
                 self._updated(local, instr)
             local.gradients = {}
-        self.step += 1
 
     def train_step(self, batch: Sequence[Given]) -> StepResult:
         losses = self.gradients(batch)

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from execute.conftest import Model, zoo_model
 from execute.layouts import Layout, plan_of
-from meshwright.execute import stage
+from meshwright.execute import calls
 from meshwright.execute.device import Hardware
+from meshwright.execute.flight import Flight
 from meshwright.execute.mesh_groups import Groups
 from meshwright.execute.optimizer import SGD
 from meshwright.execute.runtime import Runtime
 from meshwright.execute.site import Local, Moment, Site
-from meshwright.execute.stage import Flight
 
 CPU = Hardware(torch.device("cpu"), "gloo")
 
@@ -33,7 +33,7 @@ def _runtime(model: Model, recompute: str) -> Runtime:
 def _watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, weakref.ref[torch.UntypedStorage]]]:
     """Op -> weak reference to the storage of its result, the last time it ran."""
     made: dict[str, weakref.ref[torch.UntypedStorage]] = {}
-    original = stage.localise
+    original = calls.localise
 
     def localise(site: Site) -> Local:
         call = original(site)
@@ -45,7 +45,7 @@ def _watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, weakref.ref[
 
         return watched  # type: ignore[return-value]
 
-    monkeypatch.setattr(stage, "localise", localise)
+    monkeypatch.setattr(calls, "localise", localise)
     yield made
 
 

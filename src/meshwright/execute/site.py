@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Any, TypeAlias
@@ -29,6 +29,22 @@ class Moment:
 
 Local: TypeAlias = Callable[[list[Tensor], Moment], Sequence[Tensor]]
 """The op on local operands: its results."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A torch operator with its arguments; `Slot(k)` stands for operand k."""
+
+    target: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    results: int
+    """How many of the operator's results count."""
+
+    def __call__(self, operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
+        args = (filled(a, operands) for a in self.args)
+        out = self.target(*args, **{k: filled(a, operands) for k, a in self.kwargs.items()})
+        return (out,) if isinstance(out, Tensor) else tuple(out)[: self.results]
 
 
 @dataclass(frozen=True)
@@ -86,7 +102,7 @@ class Site:
         except (AttributeError, ValueError) as error:
             raise ExecutionError(f'{self.op.name} calls "{self.op.call}", which this torch does not have') from error
 
-    def plain(self, **replaced: Any) -> Local:
+    def plain(self, **replaced: Any) -> Recorded:
         """The call as it was captured, on local operands. `replaced`: "1" for a positional, a name for a keyword argument."""
         values = [self.decoded(a) for a in self.op.args]
         named = {name: self.decoded(a) for name, a in self.op.kwargs}
@@ -95,15 +111,7 @@ class Site:
                 values[int(key[1:])] = value
             else:
                 named[key] = value
-        target, single = self.target, len(self.op.outputs) == 1
-
-        def call(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
-            out = target(*(_filled(a, operands) for a in values), **{k: _filled(a, operands) for k, a in named.items()})
-            if isinstance(out, Tensor):
-                return (out,)
-            return tuple(out)[:1] if single else tuple(out)
-
-        return call
+        return Recorded(self.target, tuple(values), named, len(self.op.outputs))
 
     def decoded(self, value: Arg) -> Any:
         """Strings that name torch's enumerations become those; devices become this rank's."""
@@ -150,9 +158,9 @@ def own_part(whole: Tensor, layout: Layout, view: MeshView) -> Tensor:
     return x.reshape(local_shape(layout, whole.shape, view.mesh, view.coords))
 
 
-def _filled(value: Any, operands: list[Tensor]) -> Any:
+def filled(value: Any, operands: Sequence[Any]) -> Any:
     if isinstance(value, Slot):
         return operands[value.index]
     if isinstance(value, list):
-        return [_filled(v, operands) for v in value]
+        return [filled(v, operands) for v in value]
     return value

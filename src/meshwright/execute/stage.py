@@ -1,47 +1,46 @@
-"""One stage of a program on one rank: its instructions, executed one by one, forward, again, and backward.
+"""One stage of a program on one rank: local FX graphs and conversions, differentiated by torch segment by segment.
 
-Nothing here decides a collective or an order: the forward list makes values, the backward list makes gradients, and both
-stand in the program. Autograd is used inside single ops only. What one micro-batch leaves behind is its `Flight`:
+Nothing here decides a collective: a segment's forward list becomes units, each an island of local ops or one conversion
+whose backward is its dual of the backward list.
 
-    forward list ──▶ values ──(last use)──▶ freed, unless a rerun instruction reads them
-         └─────────▶ tape: per op the edges of its small autograd graph, with what that op saved
-    rerun list  ───▶ values again, when the backward of their segment begins
-    backward list ─▶ gradients, along the edges of the tape; an op's entry is freed once used
+    forward     entry ─▶ island ─▶ move ─▶ island ─▶ … ─▶ exits         one autograd graph a segment
+                  │ values (parameters too) enter without their history
+    backward    rerun list, if any; then torch.autograd.grad from exits to the entry, last segment first
 
-A tensor that a rerun instruction makes again is never saved: its saved form is a handle (name, strides), taken from the
-values made again. The edges hold no operand: an op that saves nothing keeps nothing.
+Every dual must have run when a segment is done. What one micro-batch leaves behind is its `Flight`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ..errors import ExecutionError
 from ..graph.ir import Graph
 from ..lower.program import GRAD, Instr, Segment, StageCode
+from .again import Again
+from .calls import Place, calls_of
 from .collectives import apply
+from .flight import Finished, Flight, Part, add_gradient, completed, hand_over
+from .islands import Builder, Island, flows_of
 from .mesh_groups import MeshView
-from .site import Local, Moment, Site
-from .twins import localise
+from .moves import LOCAL, Move, moves_of
 
-Part: TypeAlias = Literal["all", "input", "weight"]
-Finished: TypeAlias = Callable[[Mapping[str, Tensor]], None]
-"""Told {parameter: its gradient of this micro-batch}, in the layout of the part at rest, once the gradient is complete."""
+Unit: TypeAlias = "Island | Move"
 
 
 class _Entry(torch.autograd.Function):
-    """Where gradients of operands come out of an op's own small graph, without the graph holding the operands."""
+    """Where the gradients of a segment come out, without its graph holding the values that entered."""
 
     @staticmethod
-    def forward(ctx: Any, token: Tensor, *operands: Tensor) -> tuple[Tensor, ...]:
-        return tuple(x.detach() for x in operands)
+    def forward(ctx: Any, token: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x.detach() for x in values)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
@@ -49,17 +48,8 @@ class _Entry(torch.autograd.Function):
 
 
 @dataclass(frozen=True, slots=True)
-class _Handle:
-    """A saved tensor that is made again before it is read: a view of the storage of `value`."""
-
-    value: str
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Operand:
+class _Entered:
+    name: str
     edge: GradientEdge
     shape: torch.Size
     dtype: torch.dtype
@@ -69,47 +59,127 @@ class _Operand:
         return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
 
 
-@dataclass(frozen=True, slots=True)
-class _Taped:
-    """The autograd graph of one op: where gradients of its results enter and gradients of its operands leave."""
-
-    results: list[GradientEdge | None]
-    operands: dict[int, _Operand]
-
-
 @dataclass(slots=True)
-class Flight:
-    """One micro-batch between its forward and its backward."""
+class _Taped:
+    """The autograd graph of one segment of one micro-batch."""
 
-    moment: Moment
-    values: dict[str, Tensor] = field(default_factory=dict)
-    tape: dict[str, _Taped] = field(default_factory=dict)
-    grads: dict[str, Tensor] = field(default_factory=dict)
-    again: dict[str, Tensor] = field(default_factory=dict)
-    """Values made by the rerun list of the segment whose backward runs."""
-    later: list[tuple[_Code, Instr, dict[str, Tensor], dict[str, Tensor]]] = field(default_factory=list)
-    """Split backward: what the weight part still has to do, with the gradients that enter and the values made again."""
+    entered: list[_Entered] = field(default_factory=list)
+    exits: dict[str, GradientEdge] = field(default_factory=dict)
+    again: Again | None = None
+    done: set[str] = field(default_factory=set)
+    """Values whose duals have run."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Code:
-    """A segment, prepared: local calls, last uses, which ops are taped when."""
+    """A segment, prepared."""
 
     segment: Segment
-    calls: Mapping[str, Local]
-    made: Mapping[str, Instr]
-    """Op -> its forward instruction."""
-    flows: Mapping[str, tuple[int, ...]]
-    """Op -> operands whose gradient its backward instruction makes."""
+    units: tuple[Unit, ...]
+    rerun: tuple[int | Instr, ...]
+    """In order: numbers of islands that run again, and conversions."""
+    entry: tuple[str, ...]
+    """Values that come from outside and whose gradient the segment makes."""
+    exits: tuple[str, ...]
+    """Values made here whose gradient may come from outside."""
+    lasting: tuple[str, ...]
+    """Values made here that outlive the segment's forward."""
     remade: frozenset[str]
-    """Values that the rerun list makes."""
-    taped_later: frozenset[str]
-    """Ops whose autograd graph is built by the rerun list."""
-    last_grad: Mapping[str, int]
-    weight_side: frozenset[str]
-    """Gradients of values that derive from parameters alone."""
     completes: tuple[str, ...]
     """Parameters of which no earlier segment adds to the gradient."""
+
+
+class _Readers:
+    """Who reads a value, and who adds to its gradient."""
+
+    def __init__(self, code: StageCode, outputs: frozenset[str]) -> None:
+        self.outputs = outputs
+        self.kept = set(outputs)
+        """Until the backward."""
+        self._read: dict[str, set[int]] = {}
+        self._graded: dict[str, set[int]] = {}
+        for k, segment in enumerate(code.segments):
+            remade = {n for i in segment.rerun for n in i.outputs}
+            self.kept.update(n for i in segment.rerun for n in i.inputs if n not in remade)
+            for i in (*segment.forward, *segment.rerun):
+                for n in i.inputs:
+                    self._read.setdefault(n, set()).add(k)
+            for i in segment.backward:
+                for n in i.outputs:
+                    self._graded.setdefault(n, set()).add(k)
+
+    def outlives(self, name: str, segment: int) -> bool:
+        return name in self.kept or bool(self._read.get(name, set()) - {segment})
+
+    def exits(self, name: str, segment: int) -> bool:
+        return name in self.outputs or bool(self._graded.get(GRAD + name, set()) - {segment})
+
+
+def _prepare(
+    k: int, segment: Segment, completes: tuple[str, ...], readers: _Readers, place: Place, builder: Builder
+) -> _Code:
+    calls, flows = calls_of(segment, place), flows_of(segment.forward, segment.backward)
+    moves = moves_of(segment, {i.on: place.graph.tensor[i.on].shape for i in segment.forward if i.kind not in LOCAL})
+    groups = _grouped(segment, moves)
+    made = {n for i in segment.forward for n in i.outputs}
+    units: list[Unit] = []
+    where: dict[str, int] = {}
+    for u, group in enumerate(groups):
+        if isinstance(group, Move):
+            units.append(group)
+            continue
+        where.update((i.on, u) for i in group.instrs)
+        others = {n for v, other in enumerate(groups) if v != u for n in other.reads}
+        outs = [n for i in group.instrs for n in i.outputs if n in others or readers.outlives(n, k)]
+        units.append(builder.island(group.instrs, calls, flows, outs, again=group.again, alone=group.alone))
+    entry = dict.fromkeys(
+        n
+        for unit in units
+        for n in (unit.carrying if isinstance(unit, Island) else (unit.source,) if unit.duals else ())
+        if n not in made
+    )
+    rerun = dict.fromkeys(where[i.on] if i.kind == "compute" else i for i in segment.rerun if i.kind != "stat")
+    return _Code(
+        segment=segment,
+        units=tuple(units),
+        rerun=tuple(rerun),
+        entry=tuple(entry),
+        exits=tuple(n for n in sorted(made) if readers.exits(n, k)),
+        lasting=tuple(n for n in sorted(made) if readers.outlives(n, k)),
+        remade=frozenset(n for i in segment.rerun for n in i.outputs),
+        completes=completes,
+    )
+
+
+@dataclass(slots=True)
+class _Group:
+    """Consecutive ops that become one island."""
+
+    instrs: list[Instr]
+    again: bool
+    alone: bool
+    """One op with statistics inside."""
+
+    @property
+    def reads(self) -> set[str]:
+        return {n for i in self.instrs for n in i.inputs}
+
+
+def _grouped(segment: Segment, moves: Mapping[str, Move]) -> list[_Group | Move]:
+    again = {i.on for i in segment.rerun if i.kind == "compute"}
+    statistic = {i.on for i in (*segment.forward, *segment.backward) if i.kind == "stat"}
+    groups: list[_Group | Move] = []
+    for i in segment.forward:
+        if i.kind == "compute":
+            last = groups[-1] if groups else None
+            alone = i.on in statistic
+            if isinstance(last, _Group) and not alone and not last.alone and last.again == (i.on in again):
+                last.instrs.append(i)
+            else:
+                groups.append(_Group([i], i.on in again, alone))
+        elif i.kind != "stat" and i.outputs[0] in moves:
+            groups.append(moves[i.outputs[0]])
+    return groups
 
 
 class StageRunner:
@@ -127,101 +197,91 @@ class StageRunner:
         device: torch.device | None = None,
         seed: int = 0,
         dropout: bool = True,
+        compile: str | None = None,
     ) -> None:
-        """`code`: of an unrolled program. `params`: parts at rest, read at each use. `outputs`: values kept for others."""
+        """`code`: of an unrolled program. `params`: parts at rest, read at each use. `outputs`: values kept for others.
+
+        `compile`: a backend of torch.compile for the islands.
+        """
         self.code, self.graph, self.view = code, graph, view
         self.constants, self.params = constants, params
-        self._device = device or torch.device("cpu")
-        self._token = torch.empty(0, requires_grad=True, device=self._device)
-        completes = completed(code)
-        self._segments = [self._prepare(s, c, seed, dropout) for s, c in zip(code.segments, completes, strict=True)]
-        self._last_use = self._last_uses(frozenset(outputs))
+        device = device or torch.device("cpu")
+        self._token = torch.empty(0, requires_grad=True, device=device)
+        place = Place(graph, view, device, seed, dropout)
+        builder = Builder(place, compile)
+        readers = _Readers(code, frozenset(outputs))
+        self._segments = [
+            _prepare(k, code.segments[k], names, readers, place, builder) for k, names in enumerate(completed(code))
+        ]
+        self._release = self._last_uses(readers)
 
-    def _prepare(self, segment: Segment, completes: tuple[str, ...], seed: int, dropout: bool) -> _Code:
-        stats: dict[tuple[str, str], list[Instr]] = {}
-        for phase, instrs in (("forward", segment.forward), ("backward", segment.backward)):
-            for instr in instrs:
-                if instr.kind == "stat":
-                    stats.setdefault((instr.on, phase), []).append(instr)
-        calls = {}
-        for instr in segment.forward:
-            if instr.kind == "compute":
-                op = self.graph.ops[self.graph.position[instr.on]]
-                site = Site(
-                    op=op,
-                    instr=instr,
-                    graph=self.graph,
-                    view=self.view,
-                    device=self._device,
-                    forward=tuple(stats.get((op.name, "forward"), ())),
-                    backward=tuple(stats.get((op.name, "backward"), ())),
-                    seed=seed,
-                    dropout=dropout,
-                )
-                calls[op.name] = localise(site)
-        last_grad = {name: k for k, i in enumerate(segment.backward) for name in i.inputs}
-        made = {i.on: i for i in segment.forward if i.kind == "compute"}
-        flows = {
-            i.on: tuple(k for k, value in enumerate(made[i.on].inputs) if GRAD + value in i.outputs)
-            for i in segment.backward
-            if i.kind == "compute"
-        }
-        return _Code(
-            segment=segment,
-            calls=calls,
-            made=made,
-            flows=flows,
-            remade=frozenset(name for i in segment.rerun for name in i.outputs),
-            taped_later=frozenset(i.on for i in segment.rerun if i.kind == "compute"),
-            last_grad=last_grad,
-            weight_side=self._weight_side(segment),
-            completes=completes,
-        )
-
-    def _weight_side(self, segment: Segment) -> frozenset[str]:
-        derived: set[str] = set(self.params)
-        for instr in segment.forward:
-            known = [name for name in instr.inputs if name not in self.constants]
-            if known and all(name in derived for name in known):
-                derived.update(instr.outputs)
-        return frozenset(GRAD + name for name in derived)
-
-    def _last_uses(self, outputs: frozenset[str]) -> list[dict[int, list[str]]]:
-        """Per segment: instruction -> values that nothing reads after it."""
+    def _last_uses(self, readers: _Readers) -> list[list[list[str]]]:
+        """Per segment and unit: values that nothing reads after it."""
         last: dict[str, tuple[int, int]] = {}
-        kept = set(outputs)
         for s, code in enumerate(self._segments):
-            kept |= {n for i in code.segment.rerun for n in i.inputs} - code.remade
-            for k, instr in enumerate(code.segment.forward):
-                for name in (*instr.inputs, *instr.outputs):
-                    last[name] = (s, k)
-        found: list[dict[int, list[str]]] = [{} for _ in self._segments]
-        for name, (s, k) in last.items():
-            if name not in kept:
-                found[s].setdefault(k, []).append(name)
+            for u, unit in enumerate(code.units):
+                last.update(dict.fromkeys((*unit.inputs, *unit.outputs), (s, u)))
+        found: list[list[list[str]]] = [[[] for _ in code.units] for code in self._segments]
+        for name, (s, u) in last.items():
+            if name not in readers.kept:
+                found[s][u].append(name)
         return found
 
     # ---------------------------------------------------------------- forward
 
     def forward(self, flight: Flight) -> None:
         """Fills `flight.values` (kept ones only) and `flight.tape`. Inputs and arrivals are in `flight.values`."""
-        for code, last in zip(self._segments, self._last_use, strict=True):
-            for k, instr in enumerate(code.segment.forward):
-                later = instr.kind == "compute" and instr.on in code.taped_later
-                self._execute(code, instr, flight, flight.values, record=not later)
-                for name in last.get(k, ()):
-                    flight.values.pop(name, None)
+        flight.tape = [
+            self._forward(code, release, flight) for code, release in zip(self._segments, self._release, strict=True)
+        ]
 
-    def _execute(self, code: _Code, instr: Instr, flight: Flight, values: dict[str, Tensor], *, record: bool) -> None:
-        if instr.kind == "stat":
-            return  # carried out inside its op
-        operands = [self._value(name, values, flight) for name in instr.inputs]
-        if instr.kind == "compute":
-            results = self._compute(code, instr, operands, flight, record=record)
-            values.update(zip(instr.outputs, results, strict=True))
-        else:
-            with torch.no_grad():
-                values[instr.outputs[0]] = apply(instr, operands[0], self._shape(instr.on), self.view)
+    def _forward(self, code: _Code, release: Sequence[Sequence[str]], flight: Flight) -> _Taped:
+        taped = _Taped(again=Again() if code.rerun else None)
+        values = self._enter(code, flight, taped)
+        for u, unit in enumerate(code.units):
+            if isinstance(unit, Move):
+                self._move(code, unit, values, flight, taped)
+            else:
+                again = taped.again
+                with again.forward(u, unit.again) if again and unit.carrying else nullcontext():
+                    self._island(unit, values, flight)
+            if taped.again:
+                for name in unit.outputs:
+                    if name in code.remade:
+                        taped.again.remade(name, values[name])
+            for name in release[u]:
+                values.pop(name, None)
+                flight.values.pop(name, None)
+        for name in code.exits:
+            if values[name].requires_grad:
+                taped.exits[name] = get_gradient_edge(values[name])
+        flight.values.update((name, values[name].detach()) for name in code.lasting)
+        return taped
+
+    def _enter(self, code: _Code, flight: Flight, taped: _Taped) -> dict[str, Tensor]:
+        """Values by name, with what carries a gradient."""
+        if not code.entry:
+            return {}
+        entering = [self._value(name, {}, flight) for name in code.entry]
+        with torch.enable_grad():
+            entered = _Entry.apply(self._token, *entering)  # type: ignore[no-untyped-call]
+        for name, x in zip(code.entry, entered, strict=True):
+            taped.entered.append(_Entered(name, get_gradient_edge(x), x.shape, x.dtype, x.device))
+        return dict(zip(code.entry, entered, strict=True))
+
+    def _island(self, unit: Island, values: dict[str, Tensor], flight: Flight) -> None:
+        operands = [self._value(name, values, flight) for name in unit.inputs]
+        with torch.set_grad_enabled(bool(unit.carrying)):
+            operands = [
+                x.detach() if x.requires_grad and name not in unit.carrying else x
+                for name, x in zip(unit.inputs, operands, strict=True)
+            ]
+            values.update(zip(unit.outputs, unit.run(flight.moment, *operands), strict=True))
+
+    def _move(self, code: _Code, move: Move, values: dict[str, Tensor], flight: Flight, taped: _Taped) -> None:
+        x = self._value(move.source, values, flight)
+        with torch.set_grad_enabled(bool(move.duals)):
+            values[move.target] = move.run(x, self.view, taped.done) if move.duals else move.forward(x, self.view)
 
     def _value(self, name: str, values: Mapping[str, Tensor], flight: Flight) -> Tensor:
         for source in (values, flight.values, self.params, self.constants):
@@ -229,162 +289,63 @@ class StageRunner:
                 return source[name]
         raise ExecutionError(f'stage {self.code.stage} reads "{name}", which nothing made: the program is damaged')
 
-    def _shape(self, tensor: str) -> tuple[int, ...]:
-        return self.graph.tensor[tensor].shape
-
-    def _compute(
-        self, code: _Code, instr: Instr, operands: list[Tensor], flight: Flight, *, record: bool
-    ) -> Sequence[Tensor]:
-        call = code.calls[instr.on]
-        floats = code.flows.get(instr.on, ())
-        if not record or not floats:
-            with torch.no_grad():
-                return call(operands, flight.moment)
-        remade = frozenset() if instr.on in code.taped_later else code.remade
-        with torch.enable_grad(), _saving(operands, instr.inputs, remade, flight):
-            entered = _Entry.apply(self._token, *(operands[k] for k in floats))  # type: ignore[no-untyped-call]
-            for k, x in zip(floats, entered, strict=True):
-                operands[k] = x
-            results = call(operands, flight.moment)
-        edges = [get_gradient_edge(r) if r.requires_grad else None for r in results]
-        if any(edges):
-            flight.tape[instr.on] = _Taped(
-                edges,
-                {
-                    k: _Operand(get_gradient_edge(x), x.shape, x.dtype, x.device)
-                    for k, x in zip(floats, entered, strict=True)
-                },
-            )
-        return [r.detach() for r in results]
-
     # --------------------------------------------------------------- backward
 
     def backward(self, flight: Flight, part: Part = "all", finished: Finished | None = None) -> None:
         """From the gradients in `flight.grads` ("∂loss", "∂v" of sent values) to those of arrivals and parameters.
 
-        `part`: "all"; or first "input" (what flows to other ops and stages), later "weight" (what remains: parameters).
         `finished`: gets each parameter's gradient out of `flight.grads` as soon as it is complete, segment after segment
         from the last to the first, in an order that is the same on all ranks of the stage. Parameters to which nothing
         flows are left out.
 
         What is left in `flight.grads` is what no instruction of this stage reads.
         """
-        if part == "weight":
-            for k, (code, instr, entering, again) in enumerate(flight.later):
-                flight.again = again
-                flight.grads.update(entering)
-                self._execute_backward(code, instr, flight, part)
-                if k + 1 == len(flight.later) or flight.later[k + 1][0] is not code:
-                    hand_over(code.completes, flight, finished)
-            flight.later, flight.again, flight.values = [], {}, {}
-            return
-        for code in reversed(self._segments):
-            flight.again = {}
-            for instr in code.segment.rerun:
-                self._execute(code, instr, flight, flight.again, record=True)
-            for k, instr in enumerate(code.segment.backward):
-                self._execute_backward(code, instr, flight, part)
-                for name in instr.inputs:
-                    if code.last_grad[name] == k:
-                        flight.grads.pop(name, None)
-            if part == "all":
-                hand_over(code.completes, flight, finished)
-        flight.again = {}
-        if part == "all":
-            flight.values = {}
-
-    def _execute_backward(self, code: _Code, instr: Instr, flight: Flight, part: Part) -> None:
-        if instr.kind == "stat":
-            return  # carried out inside its op
-        outputs = instr.outputs
         if part != "all":
-            late = [name for name in outputs if name in code.weight_side]
-            outputs = tuple(n for n in outputs if (n in code.weight_side) == (part == "weight"))
-            if late and part == "input":
-                entering = {name: flight.grads[name] for name in instr.inputs if name in flight.grads}
-                flight.later.append((code, instr, entering, flight.again))
-            if not outputs:
-                return
-        if instr.kind == "compute":
-            self._compute_backward(code, instr, outputs, flight, keep=part == "input")
+            raise ExecutionError("a backward in two parts needs the tape of single ops")
+        for code in reversed(self._segments):
+            self._backward(code, flight.tape.pop(), flight)
+            hand_over(code.completes, flight, finished)
+        flight.values = {}
+
+    def _backward(self, code: _Code, taped: _Taped, flight: Flight) -> None:
+        if taped.again:
+            self._rerun(code, taped.again, flight)
+        arrived = {n: flight.grads.pop(GRAD + n) for n in taped.exits if GRAD + n in flight.grads}
+        if not taped.entered:
             return
-        grad = flight.grads.get(instr.inputs[0])
-        if grad is None:
-            raise ExecutionError(f'no gradient "{instr.inputs[0]}" arrived for {instr.kind} on {instr.on}')
-        with torch.no_grad():
-            self._add(flight, outputs[0], apply(instr, grad, self._shape(instr.on), self.view))
-
-    def _compute_backward(
-        self, code: _Code, instr: Instr, outputs: Sequence[str], flight: Flight, *, keep: bool
-    ) -> None:
-        taped = flight.tape.get(instr.on) if keep else flight.tape.pop(instr.on, None)
-        if taped is None:
-            raise ExecutionError(f"the backward of {instr.on} runs without its forward: the program is damaged")
-        made = code.made[instr.on]
-        entering = []
-        for name in instr.inputs:
-            edge = taped.results[made.outputs.index(name.removeprefix(GRAD))]
-            if edge is not None and name in flight.grads:
-                entering.append((edge, flight.grads[name]))
-        if not entering:
-            raise ExecutionError(f"no gradient of any result of {instr.on} arrived: the program is damaged")
-        # a value read twice by one op gets the sum of both gradients
-        wanted = [
-            (name, k)
-            for name in outputs
-            for k, value in enumerate(made.inputs)
-            if value == name.removeprefix(GRAD) and k in taped.operands
-        ]
-        found = torch.autograd.grad(
-            [edge for edge, _ in entering],
-            [taped.operands[k].edge for _, k in wanted],
-            [grad for _, grad in entering],
+        if not arrived:
+            raise ExecutionError(f'no gradient arrived for segment "{code.segment.name}" of stage {self.code.stage}')
+        grads = torch.autograd.grad(
+            [taped.exits[n] for n in arrived],
+            [e.edge for e in taped.entered],
+            list(arrived.values()),
             allow_unused=True,
-            retain_graph=keep,
         )
-        for (name, k), grad in zip(wanted, found, strict=True):
-            self._add(flight, name, taped.operands[k].zeros() if grad is None else grad)
+        for entered, grad in zip(taped.entered, grads, strict=True):
+            add_gradient(flight, GRAD + entered.name, entered.zeros() if grad is None else grad)
+        for unit in code.units:
+            if isinstance(unit, Move) and unit.duals and unit.target not in taped.done:
+                raise ExecutionError(
+                    f'no gradient "{GRAD}{unit.target}" arrived for {unit.duals[0].kind} on {unit.duals[0].on}'
+                )
+        if taped.again:
+            taped.again.clear()
 
-    @staticmethod
-    def _add(flight: Flight, name: str, grad: Tensor) -> None:
-        old = flight.grads.get(name)
-        flight.grads[name] = grad if old is None else old + grad
-
-
-def completed(code: StageCode) -> list[tuple[str, ...]]:
-    """Per segment: the parameters whose gradient is complete once its backward has run, in the order of `code.params`."""
-    first: dict[str, int] = {}
-    for k, segment in enumerate(code.segments):
-        for instr in segment.backward:
-            for name in instr.outputs:
-                first.setdefault(name, k)
-    return [tuple(p.name for p in code.params if first.get(GRAD + p.name) == k) for k in range(len(code.segments))]
-
-
-def hand_over(names: Iterable[str], flight: Flight, finished: Finished | None) -> None:
-    """Gives complete gradients of parameters away; without a taker they stay in the flight."""
-    if finished is None:
-        return
-    found = {name: flight.grads.pop(GRAD + name) for name in names if GRAD + name in flight.grads}
-    if found:
-        finished(found)
-
-
-def _saving(operands: Sequence[Tensor], names: Sequence[str], remade: frozenset[str], flight: Flight) -> Any:
-    """Hooks that save handles instead of tensors which are made again."""
-    again = {x.untyped_storage().data_ptr(): n for n, x in zip(names, operands, strict=True) if n in remade}
-    if not again:
-        return nullcontext()
-
-    def pack(x: Tensor) -> Tensor | _Handle:
-        name = again.get(x.untyped_storage().data_ptr())
-        if name is None or x.numel() == 0:
-            return x
-        return _Handle(name, tuple(x.shape), x.stride(), int(x.storage_offset()))
-
-    def unpack(saved: Tensor | _Handle) -> Tensor:
-        if isinstance(saved, _Handle):
-            return flight.again[saved.value].as_strided(saved.size, saved.stride, saved.offset)
-        return saved
-
-    return saved_tensors_hooks(pack, unpack)
+    def _rerun(self, code: _Code, again: Again, flight: Flight) -> None:
+        """The rerun list, recording what its ops save."""
+        for step in code.rerun:
+            if isinstance(step, Instr):
+                x = self._value(step.inputs[0], again.values, flight)
+                again.values[step.outputs[0]] = apply(step, x, self.graph.tensor[step.on].shape, self.view)
+                continue
+            unit = code.units[step]
+            assert isinstance(unit, Island)
+            operands = {
+                n: x.requires_grad_() if n in unit.carrying else x
+                for n in unit.inputs
+                for x in (self._value(n, again.values, flight).detach(),)
+            }
+            with again.rerun(step):
+                self._island(unit, operands, flight)
+            again.values.update((n, operands[n].detach()) for n in unit.outputs)
+        again.settle()

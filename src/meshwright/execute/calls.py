@@ -1,0 +1,50 @@
+"""The local calls of a segment's ops on one rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..graph.ir import Graph
+from ..lower.program import Instr, Segment
+from .mesh_groups import MeshView
+from .site import Local, Site
+from .twins import localise
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What the local form of every op of a stage depends on."""
+
+    graph: Graph
+    view: MeshView
+    device: torch.device
+    seed: int = 0
+    dropout: bool = True
+
+
+def calls_of(segment: Segment, place: Place) -> dict[str, Local]:
+    """Op -> its call on local operands; all-reduces inside an op are carried out by its call."""
+    stats: dict[tuple[str, str], list[Instr]] = {}
+    for phase, instrs in (("forward", segment.forward), ("backward", segment.backward)):
+        for instr in instrs:
+            if instr.kind == "stat":
+                stats.setdefault((instr.on, phase), []).append(instr)
+    return {
+        instr.on: localise(
+            Site(
+                op=place.graph.ops[place.graph.position[instr.on]],
+                instr=instr,
+                graph=place.graph,
+                view=place.view,
+                device=place.device,
+                forward=tuple(stats.get((instr.on, "forward"), ())),
+                backward=tuple(stats.get((instr.on, "backward"), ())),
+                seed=place.seed,
+                dropout=place.dropout,
+            )
+        )
+        for instr in segment.forward
+        if instr.kind == "compute"
+    }

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .cluster.model import Cluster as Cluster
     from .errors import MeshwrightError as MeshwrightError
     from .graph.ir import Graph as Graph
+    from .job import Job as Job
+    from .job import Metrics as Metrics
+    from .parallelize import parallelize as parallelize
     from .plan.model import Plan as Plan
     from .plan.problem import Problem as Problem
     from .simulate.result import Simulation as Simulation
@@ -29,12 +32,13 @@ if TYPE_CHECKING:
 _WHERE = {
     "plan": "plan", "simulate": "simulate",
     "compare": "api:compare", "load": "api:load", "run": "api:run", "verify": "api:verify",
+    "Job": "job:Job", "Metrics": "job:Metrics", "parallelize": "parallelize:parallelize",
     "Cluster": "cluster.model:Cluster", "Graph": "graph.ir:Graph", "MeshwrightError": "errors:MeshwrightError",
     "Plan": "plan.model:Plan", "Problem": "plan.problem:Problem", "Simulation": "simulate.result:Simulation",
 }  # fmt: skip
 __all__ = [
-    "Cluster", "Graph", "MeshwrightError", "Plan", "Problem", "Simulation", "compare", "load", "plan", "run", "simulate",
-    "verify",
+    "Cluster", "Graph", "Job", "MeshwrightError", "Metrics", "Plan", "Problem", "Simulation", "compare", "load",
+    "parallelize", "plan", "run", "simulate", "verify",
 ]  # fmt: skip
 
 

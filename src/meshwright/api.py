@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -147,7 +148,8 @@ def load(path: str | Path) -> Plan:
     from .plan.serial import load as load_plan
 
     place = Path(path)
-    return load_plan(place / "plan.json" if place.is_dir() else place)
+    file = place / "plan.json" if place.is_dir() else place
+    return replace(load_plan(file), folder=str(file.parent))
 
 
 def stated_plan(path: str | Path) -> tuple[Stated, Plan]:

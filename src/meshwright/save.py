@@ -12,6 +12,7 @@ from typing import Any
 
 from . import output_folder as folders
 from .errors import InputError
+from .plan.match import other_parameters
 from .plan.model import Plan
 from .report.candidates import Candidate
 from .report.outcome import Outcome
@@ -120,15 +121,9 @@ def check_same_model(opened: Opened, stated: Stated) -> None:
     graph = stated.problem.graph
     if opened.plan.rewritten is None and opened.plan.graph != graph.digest:
         made_for = opened.answer.get("problem", {})
-        own = {t.name: list(t.shape) for t in graph.params()}
-        differ = [name for name, shape in made_for.get("shapes", {}).items() if own.get(name) != shape]
-        if differ:
-            first = differ[0]
-            there = f"not {_times(own[first])}" if first in own else "not there"
+        if text := other_parameters(made_for.get("shapes", {}), graph):
             raise InputError(
-                f"{folders.PLAN} is for {made_for['model']}, not {stated.source.name}: {len(differ):,} of "
-                f"{len(made_for['shapes']):,} parameters differ, first {first} ({_times(made_for['shapes'][first])}, {there})",
-                where=str(opened.folder),
+                f"{folders.PLAN} is for {made_for['model']}, not {stated.source.name}: {text}", where=str(opened.folder)
             )
         raise InputError(
             f"{opened.folder / folders.PLAN} is for another {stated.source.name}: its graph is "
@@ -136,11 +131,6 @@ def check_same_model(opened: Opened, stated: Stated) -> None:
             f'plan it again with "meshwright plan {opened.folder / folders.PROBLEM}"',
             where=str(opened.folder),
         )
-
-
-def _times(shape: list[int]) -> str:
-    """ "128256×4096"; a scalar has no dims."""
-    return "×".join(map(str, shape)) or "scalar"
 
 
 def write_trace_again(outcome: Outcome, path: Path) -> None:

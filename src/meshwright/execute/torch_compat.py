@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import Placement
 
 
 def group_members(boxed: Any) -> tuple[int, ...]:
@@ -37,3 +40,10 @@ def c10d_operators() -> dict[Any, str]:
         ops.recv_.default: "recv",
         ops.recv_any_source_.default: "recv",
     }
+
+
+def strided_shard(dim: int, pieces: int) -> Placement:
+    """Each of `pieces` equal pieces of a dim cut over the mesh axis."""
+    from torch.distributed.tensor.placement_types import _StridedShard
+
+    return _StridedShard(dim, split_factor=pieces)

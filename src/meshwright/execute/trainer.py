@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,7 +20,7 @@ from .device import hardware
 from .mesh_groups import Groups
 from .optimizer import MakeOptimizer
 from .params import Values
-from .runtime import MicroBatch, Runtime
+from .runtime import Given, Runtime
 
 if TYPE_CHECKING:
     from .worker import Context
@@ -51,6 +52,8 @@ class Stepped:
     losses: tuple[float, ...]
     """Of the micro-batches whose loss this rank computed."""
     seconds: float
+    grad_norm: float = nan
+    """Global, of all ranks."""
 
 
 class Trainer:
@@ -69,7 +72,7 @@ class Trainer:
     def resume(self, folder: str | Path) -> checkpoint.Saved:
         return checkpoint.load(self.runtime, folder, self.scheduler)
 
-    def step(self, batch: Sequence[MicroBatch]) -> Stepped:
+    def step(self, batch: Sequence[Given]) -> Stepped:
         """Forward, backward and update on this rank's parts of the micro-batches, which are whole."""
         began = time.perf_counter()
         result = self.runtime.train_step(batch)
@@ -78,6 +81,11 @@ class Trainer:
         took = time.perf_counter() - began
         self._seconds.append(took)
         return Stepped(result.losses, took)
+
+    @property
+    def timed(self) -> int:
+        """Steps that `spent` tells of."""
+        return max(0, len(self._seconds) - 1)
 
     def spent(self) -> dict[str, float]:
         """Seconds by what this rank did, over all steps but the first, which warms up."""
@@ -95,7 +103,7 @@ def resume(context: Context, folder: str) -> int:
     return _of(context).resume(folder).step
 
 
-def step(context: Context, batch: Sequence[MicroBatch]) -> Stepped:
+def step(context: Context, batch: Sequence[Given]) -> Stepped:
     return _of(context).step(batch)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,10 @@ from meshwright.errors import InputError
 from meshwright.execute.collectives import apply
 from meshwright.execute.counting import Counting
 from meshwright.execute.mesh_groups import MeshView, members
+from meshwright.execute.optimizer import MakeOptimizer
+from meshwright.execute.runtime import Runtime
 from meshwright.execute.site import own_part
+from meshwright.execute.verification import Task
 from meshwright.execute.worker import Context
 from meshwright.lower.program import Instr
 
@@ -78,3 +82,32 @@ def counted(context: Context, payload: None) -> dict[Any, int]:
         dist.reduce_scatter_single(torch.empty(2), torch.ones(context.world * 2))
         dist.all_to_all_single(torch.empty(context.world), torch.ones(context.world))
     return dict(counting.calls)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Several steps: `task` without its batch, and the micro-batches of each step."""
+
+    task: Task
+    optimizer: MakeOptimizer
+    batches: Sequence[Sequence[Mapping[str, Tensor]]]
+    seed: int = 0
+
+
+@dataclass
+class Trained:
+    losses: list[tuple[float, ...]]
+    """Per step, of the micro-batches whose loss this rank computed."""
+    weights: dict[tuple[int, str], Tensor]
+    """(stage, parameter) -> own part at rest after the last step."""
+
+
+def trained(context: Context, job: Training) -> Trained:
+    task = job.task
+    runtime = Runtime(
+        task.program, task.graph, task.plan, task.values, task.constants, job.optimizer, context.hardware, context.groups,
+        rank=context.rank, seed=job.seed, dropout=task.dropout,
+    )  # fmt: skip
+    losses = [tuple(runtime.train_step(batch).losses) for batch in job.batches]
+    weights = {(s, name): x.detach().clone() for s, own in runtime.locals.items() for name, x in own.params.items()}
+    return Trained(losses, weights)

@@ -49,19 +49,19 @@ class Layout:
 
 
 def plan_of(graph: Graph, layout: Layout, micro_batches: int) -> Plan:
+    """Stages of whole blocks; of single ops where there are fewer blocks than stages."""
     expert = Expert(graph)
     units = Units(expert.atoms.folded)
     choices = expert.choices(layout.point.style)
     count = layout.pp * layout.chunks
-    parts = [len(units) // count + (s < len(units) % count) for s in range(count)]
+    whole = len(units) >= count
+    length = len(units) if whole else len(graph.ops)
+    parts = [length // count + (s < length % count) for s in range(count)]
     stages, at = [], 0
     for s, n in enumerate(parts):
         mesh = layout.point.mesh(s % layout.pp)
-        stages.append(
-            Stage(
-                units.ops(at, at + n), mesh, choices.shardings, choices.layouts, choices.storage, choices.recompute
-            )
-        )  # fmt: skip
+        ops = units.ops(at, at + n) if whole else tuple(op.name for op in graph.ops[at : at + n])
+        stages.append(Stage(ops, mesh, choices.shardings, choices.layouts, choices.storage, choices.recompute))
         at += n
     args = {"v": layout.chunks} if layout.chunks > 1 else {}
     return Plan(

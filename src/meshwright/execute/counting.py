@@ -17,8 +17,9 @@ from ..graph.ir import Graph
 from ..lower.parameters import STAGES
 from ..lower.program import Instr, Program, StageCode
 from ..plan.layout import interval, local_shape
+from .buckets import CAPACITY, GRADIENT_BYTES, buckets_of, legs
 from .collectives import Atom, atoms
-from .mesh_groups import Members, members, ranks_of, sharing
+from .mesh_groups import Groups, Members, MeshView, ranks_of, sharing
 from .params import dtype_of
 from .torch_compat import c10d_operators, group_members
 
@@ -58,25 +59,58 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(v)
 
 
-def expected(program: Program, graph: Graph, micro_batches: int, rank: int) -> Counter[Call]:
-    """What one rank must be asked for in one step of an unrolled program, transfers left out."""
+def expected(
+    program: Program, graph: Graph, micro_batches: int, rank: int, bucket_bytes: int = CAPACITY
+) -> Counter[Call]:
+    """What one rank must be asked for in one step of an unrolled program, transfers and reported totals left out."""
     ranks = ranks_of(program)
     found: Counter[Call] = Counter()
     for stage in program.stages:
         places = [ranks[d] for d in stage.mesh.devices]
         if rank not in places:
             continue
-        coords = stage.mesh.coordinates(places.index(rank))
+        view = MeshView(stage.mesh, rank, ranks, Groups())
         for times, instr, reader in _occurrences(stage, micro_batches):
-            if instr.axes == (STAGES,):
-                who = _sharers(program, stage, instr.on, rank, places.index(rank))
-            else:
-                who = members(stage.mesh, ranks, instr.axes, coords)
+            who = view.members(instr.axes)
             if len(who) > 1:
                 size = (
-                    _statistic(instr, reader, stage, graph, coords) if reader else nbytes(instr, stage, graph, coords)
+                    _statistic(instr, reader, stage, graph, view.coords)
+                    if reader
+                    else nbytes(instr, stage, graph, view.coords)
                 )
-                found[str(instr.collective), size, tuple(sorted(who))] += times
+                kind = "all_to_all" if instr.kind == "halo" else str(instr.collective)
+                found[kind, size, tuple(sorted(who))] += times
+        found.update(_tied(program, stage, graph, view))
+        found.update(_bucketed(stage, graph, view, micro_batches, bucket_bytes))
+    return found
+
+
+def _tied(program: Program, stage: StageCode, graph: Graph, view: MeshView) -> Counter[Call]:
+    """Sums of tied weights over stages."""
+    found: Counter[Call] = Counter()
+    for instr in stage.update:
+        if instr.axes == (STAGES,) and instr.communicates and instr.before is not None:
+            who = _sharers(program, stage, instr.on, view.rank, view.position)
+            if len(who) > 1:
+                held = prod(local_shape(instr.before, graph.tensor[instr.on].shape, stage.mesh, view.coords))
+                found["all_reduce", held * GRADIENT_BYTES, tuple(sorted(who))] += 1
+    return found
+
+
+def _bucketed(stage: StageCode, graph: Graph, view: MeshView, micro_batches: int, bucket_bytes: int) -> Counter[Call]:
+    """Sums of gradients and gathers of updated parameters."""
+    found: Counter[Call] = Counter()
+    for bucket in buckets_of(stage, graph, bucket_bytes):
+        item = torch.empty(0, dtype=dtype_of(graph.tensor[bucket.names[0]])).element_size()
+        for steps, times, size in (
+            (bucket.every, micro_batches, GRADIENT_BYTES),
+            (bucket.sums, 1, GRADIENT_BYTES),
+            (bucket.gathers, 1, item),
+        ):
+            for leg in legs(steps, bucket, graph, view):
+                if leg.rows is not None and leg.rows.width:
+                    who = tuple(sorted(view.members(leg.rows.axes)))
+                    found[str(leg.rows.collective), leg.rows.elements * size, who] += times
     return found
 
 
@@ -89,14 +123,12 @@ def _sharers(program: Program, stage: StageCode, param: str, rank: int, position
 
 
 def _occurrences(stage: StageCode, micro_batches: int) -> Iterator[tuple[int, Instr, Instr | None]]:
-    """(times in a step, communicating instruction, the op that a statistic belongs to)."""
+    """(times in a step, communicating instruction of a segment, the op that a statistic belongs to)."""
     for s in stage.segments:
         reader = {i.on: i for i in s.forward if i.kind == "compute"}
         for i in (*s.forward, *s.rerun, *s.backward):
             if i.communicates:
                 yield s.count * micro_batches, i, reader[i.on] if i.kind == "stat" else None
-    yield from ((micro_batches, i, None) for i in stage.grads if i.communicates)
-    yield from ((1, i, None) for i in stage.update if i.communicates)
 
 
 def _statistic(instr: Instr, reader: Instr, stage: StageCode, graph: Graph, coords: Mapping[str, int]) -> int:
@@ -106,12 +138,15 @@ def _statistic(instr: Instr, reader: Instr, stage: StageCode, graph: Graph, coor
     op = graph.ops[graph.position[instr.on]]
     flat = local_shape(reader.operands[0], graph.tensor[op.inputs[0]].shape, stage.mesh, coords)
     kinds = {f.name: f.kind for f in op.rule.factors}
-    rows = prod(n for n, names in zip(flat, op.rule.operands[0], strict=True) if not _all_stat(names, kinds))
+    cut = dict(reader.cuts)
+    rows = 1
+    for n, names in zip(flat, op.rule.operands[0], strict=True):
+        kept = [op.rule.factor(name) for name in names if kinds[name] != "stat"]
+        if len(kept) == len(names):
+            rows *= n
+        else:
+            rows *= prod(interval(f.size, cut.get(f.name, ()), stage.mesh, coords)[1] for f in kept)
     return rows * torch.empty(0, dtype=torch.float32).element_size()
-
-
-def _all_stat(names: Sequence[str], kinds: Mapping[str, str]) -> bool:
-    return bool(names) and all(kinds[name] == "stat" for name in names)
 
 
 def nbytes(instr: Instr, stage: StageCode, graph: Graph, coords: Mapping[str, int]) -> int:
@@ -121,14 +156,26 @@ def nbytes(instr: Instr, stage: StageCode, graph: Graph, coords: Mapping[str, in
     tensor = graph.tensor[instr.on]
     before, after = atoms(instr.before, tensor.shape), atoms(instr.after, tensor.shape)
     sizes = [interval(n, cuts, stage.mesh, coords)[1] for n, cuts in before]
+    item = torch.empty(0, dtype=dtype_of(tensor)).element_size()
     axis = instr.axes[0]
+    if instr.kind == "halo":
+        return _exchanged(instr, local_shape(instr.before, tensor.shape, stage.mesh, coords), stage, coords) * item
     if instr.collective in ("all_gather", "reduce_scatter"):
         atom = (before if instr.collective == "all_gather" else after)[instr.dim]
         sizes[instr.dim] = _largest(atom, axis, stage, coords) * stage.mesh.size(axis)
     elif instr.collective == "all_to_all":
         sizes[instr.dim] = _largest(before[instr.dim], axis, stage, coords)
         sizes[instr.dim2] = _largest(after[instr.dim2], axis, stage, coords) * stage.mesh.size(axis)
-    return prod(sizes) * torch.empty(0, dtype=dtype_of(tensor)).element_size()
+    return prod(sizes) * item
+
+
+def _exchanged(instr: Instr, own: Sequence[int], stage: StageCode, coords: Mapping[str, int]) -> int:
+    """Elements that one member sends to its neighbours: rows that they read, or gradients of the rows that it read."""
+    lower, upper, *more = map(int, instr.sizes)
+    down, up = (upper, lower) if instr.phase == "forward" else (lower, upper)
+    place, last = coords[instr.axes[0]], stage.mesh.size(instr.axes[0]) - 1
+    rows = down * (place > 0) + up * (place < last)
+    return rows * prod(n + m for k, (n, m) in enumerate(zip(own, more, strict=True)) if k != instr.dim)
 
 
 def _largest(atom: Atom, axis: str, stage: StageCode, coords: Mapping[str, int]) -> int:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from ..cluster.model import Mesh
 from ..errors import Unsupported
 from ..lower.program import Program
+from .clock import Clock
 
 Members = tuple[int, ...]
 """World ranks of one group, in the order of their coordinates."""
@@ -21,6 +22,8 @@ class Groups:
     """Process groups by their members, made once. Every rank must ask for the same groups in the same order."""
 
     def __init__(self) -> None:
+        self.clock = Clock()
+        """Where the time of this rank goes."""
         self._made: dict[Members, dist.ProcessGroup] = {}
 
     def prepare(self, wanted: Iterable[Members]) -> None:

@@ -45,6 +45,8 @@ ROUNDING = 4.0
 """A gradient that is zero but for rounding may differ by so many times what one process differs from float64."""
 LOSS_LIMIT = 1e-5
 """Relative."""
+BUCKET = 1 << 14
+"""Bytes of gradients summed together: small, so that a model scaled down has several buckets."""
 STEP = 1.0
 """Learning rate of the plain step that checks the update: w − g."""
 
@@ -107,6 +109,7 @@ class Task:
     batch: Sequence[MicroBatch]
     dropout: bool = False
     """The user's module draws other numbers than a plan does: off while comparing with it."""
+    bucket_bytes: int = BUCKET
 
 
 @dataclass(slots=True)
@@ -134,6 +137,7 @@ def answer(context: Context, task: Task) -> Answer:
         context.groups,
         rank=context.rank,
         dropout=task.dropout,
+        bucket_bytes=task.bucket_bytes,
     )
     found = Answer([])
 
@@ -283,7 +287,7 @@ def _collectives(
     counts: dict[str, list[float]] = {}
     problems = []
     for rank, a in enumerate(answers):
-        want = expected(promised, task.graph, max(1, task.plan.schedule.micro_batches), rank)
+        want = expected(promised, task.graph, max(1, task.plan.schedule.micro_batches), rank, task.bucket_bytes)
         ran = Counter({call: n for call, n in a.calls.items() if call[0] not in ("send", "recv")})
         for calls, column in ((want, 0), (ran, 1)):
             for (kind, _, members), n in calls.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -26,14 +27,19 @@ class Place:
 
 def calls_of(segment: Segment, place: Place) -> dict[str, Local]:
     """Op -> its call on local operands; all-reduces inside an op are carried out by its call."""
+    return {site.op.name: localise(site) for site in sites_of(segment, place)}
+
+
+def sites_of(segment: Segment, place: Place) -> Iterator[Site]:
+    """What the local form of each op of a segment depends on."""
     stats: dict[tuple[str, str], list[Instr]] = {}
     for phase, instrs in (("forward", segment.forward), ("backward", segment.backward)):
         for instr in instrs:
             if instr.kind == "stat":
                 stats.setdefault((instr.on, phase), []).append(instr)
-    return {
-        instr.on: localise(
-            Site(
+    for instr in segment.forward:
+        if instr.kind == "compute":
+            yield Site(
                 op=place.graph.ops[place.graph.position[instr.on]],
                 instr=instr,
                 graph=place.graph,
@@ -44,7 +50,3 @@ def calls_of(segment: Segment, place: Place) -> dict[str, Local]:
                 seed=place.seed,
                 dropout=place.dropout,
             )
-        )
-        for instr in segment.forward
-        if instr.kind == "compute"
-    }

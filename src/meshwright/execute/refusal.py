@@ -11,18 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from ..errors import Unsupported
 from ..graph.ir import Graph
 from ..lower import lower
-from ..lower.program import Instr, Program, Segment
+from ..lower.program import Program
 from ..plan.model import Action, Plan
 from ..plan.problem import Recipe
 from ..plan.schedules import rows
-
-if TYPE_CHECKING:
-    from .mesh_groups import MeshView
 
 REASONS: Mapping[str, str] = MappingProxyType(
     {
@@ -37,8 +33,9 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "factor": "An op is cut along what its kernel must see whole: a window, recurrent time steps, a sort, a state.",
         "layout": "A tensor rests cut where the ops around it have no border.",
         "storage": "A gradient or optimizer state rests cut otherwise than the parameter, and not just further.",
-        "statistic": "An op is cut inside a statistic that only whole values give: groups of a group norm, an image of "
-        "an instance norm, classes of a loss over several dims, the vocabulary of an embedding bag.",
+        "statistic": "An op is cut inside a statistic that only whole values give: classes of a loss over several dims, "
+        "the vocabulary of an embedding bag.",
+        "halo": "A window is cut into parts smaller than what a neighbour reads of them, or over two axes at once.",
         "op": "An op is of a kind that has no rule for running on parts.",
         "integers": "An op draws integers at random, which would differ from plan to plan.",
         "scale": "For `verify` only: no scaled-down form has the same structure; verify at full size.",
@@ -156,33 +153,19 @@ def _words(action: Action) -> str:
 
 
 def _of_ops(program: Program, graph: Graph) -> Iterator[Refusal]:
-    """Builds the local form of every op, as each rank does when it starts. Where a rank stands changes no refusal."""
+    """Builds the local form of every op as ranks do when they start; those at the ends of a mesh speak for all."""
+    import torch
+
+    from .calls import Place, sites_of
     from .mesh_groups import Groups, MeshView, ranks_of
+    from .twins import localise
 
     ranks = ranks_of(program)
     for code in program.stages:
-        view = MeshView(code.mesh, ranks[code.mesh.devices[0]], ranks, Groups())
-        for segment in code.segments:
-            yield from _of_segment(segment, graph, view)
-
-
-def _of_segment(segment: Segment, graph: Graph, view: MeshView) -> Iterator[Refusal]:
-    import torch
-
-    from .site import Site
-    from .twins import localise
-
-    inside: dict[tuple[str, str], list[Instr]] = {}
-    for phase, instrs in (("forward", segment.forward), ("backward", segment.backward)):
-        for instr in instrs:
-            if instr.kind == "stat":
-                inside.setdefault((instr.on, phase), []).append(instr)
-    for instr in segment.forward:
-        if instr.kind != "compute":
-            continue
-        forward, backward = (tuple(inside.get((instr.on, phase), ())) for phase in ("forward", "backward"))
-        op = graph.ops[graph.position[instr.on]]
-        try:
-            localise(Site(op, instr, graph, view, torch.device("cpu"), forward, backward))
-        except Unsupported as error:
-            yield Refusal(error.reason or "op", error.message)
+        for device in dict.fromkeys((code.mesh.devices[0], code.mesh.devices[-1])):
+            place = Place(graph, MeshView(code.mesh, ranks[device], ranks, Groups()), torch.device("cpu"))
+            for site in (site for segment in code.segments for site in sites_of(segment, place)):
+                try:
+                    localise(site)
+                except Unsupported as error:
+                    yield Refusal(error.reason or "op", error.message)

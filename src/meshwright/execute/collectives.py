@@ -21,6 +21,7 @@ from ..errors import ExecutionError
 from ..lower.program import Instr
 from ..plan.layout import interval
 from ..plan.model import Cut, Layout
+from .halo import exchange
 from .mesh_groups import MeshView
 
 Atom = tuple[int, tuple[Cut, ...]]
@@ -42,6 +43,8 @@ def apply(instr: Instr, x: Tensor, shape: Sequence[int], view: MeshView) -> Tens
     """The value after `instr`; `shape`: of the whole tensor. Never writes into `x`."""
     if instr.kind == "identity" or view.size(instr.axes) == 1:
         return x
+    if instr.kind == "halo":
+        return exchange(instr, x, view)
     if instr.kind == "collective" and instr.collective == "all_reduce":
         return all_reduce(x, instr.axes, view)
     if instr.before is None or instr.after is None or instr.dim < 0:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import Unsupported
 from ..graph.ir import Slot
+from ..plan.layout import interval
 from .site import Local, Moment, Site
 
 IGNORED = -100
@@ -154,6 +155,42 @@ def batch_norm(site: Site) -> Local:
         if bias is not None:
             out = out + bias.reshape(along)
         return (out,)
+
+    return call
+
+
+def group_norm(site: Site) -> Local:
+    """Statistics over the space, and the channels of a group, of all parts."""
+    whole = site.shape(0)[1]
+    groups = int(site.arg(1, "num_groups", 1))  # type: ignore[arg-type]
+    cuts = next((c for name, c in site.instr.cuts if name == "groups"), ())
+    own = interval(groups, cuts, site.view.mesh, site.view.coords)[1]
+    if not _statistics_cut(site):
+        return site.plain(_1=own)
+    return _standard_by_group(site, own, whole // groups, 2, float(site.arg(4, "eps", 1e-5)))  # type: ignore[arg-type]
+
+
+def instance_norm(site: Site) -> Local:
+    """Statistics over the space of all parts."""
+    if not _statistics_cut(site):
+        return site.plain()
+    return _standard_by_group(site, site.local_operand(0)[1], 1, 1, float(site.arg(7, "eps", 1e-5)))  # type: ignore[arg-type]
+
+
+def _standard_by_group(site: Site, groups: int, channels: int, weight: int, eps: float) -> Local:
+    """x[N, C, …] seen as [N, groups, channels of a group, …]. `weight`: position of the weight, the bias behind it."""
+    shape = site.shape(0)
+    dims, count = tuple(range(2, len(shape) + 1)), channels * prod(shape[2:])
+    slots = [site.arg(weight, "weight"), site.arg(weight + 1, "bias")]
+    along = (1, -1, *([1] * (len(shape) - 2)))
+
+    def call(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
+        x = operands[0]
+        parts = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
+        out = _Standardise.apply(parts, dims, count, eps, True, site).reshape(x.shape)  # type: ignore[no-untyped-call]
+        scale, shift = (operands[s.index].reshape(along) if isinstance(s, Slot) else None for s in slots)
+        out = out if scale is None else out * scale
+        return (out if shift is None else out + shift,)
 
     return call
 

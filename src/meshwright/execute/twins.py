@@ -17,9 +17,10 @@ from torch import Tensor
 from ..errors import Unsupported
 from ..graph.ir import Slot
 from .attention import attention
-from .composites import batch_norm, cross_entropy, layer_norm, log_softmax, rms_norm, softmax
+from .composites import batch_norm, cross_entropy, group_norm, instance_norm, layer_norm, log_softmax, rms_norm, softmax
 from .randomness import global_index, keep_mask, normal, stream, uniform
 from .site import Local, Moment, Site
+from .windows import convolution, pool
 
 Twin: TypeAlias = Callable[[Site], Local]
 MEAN = 1
@@ -38,7 +39,7 @@ def localise(site: Site) -> Local:
         raise Unsupported(f"{op.name} is of kind {op.kind}, which has no rule for running on parts", reason="op")
     for name, cuts in site.instr.cuts:
         kind = op.rule.factor(name).kind
-        if kind in ("halo", "fixed", "opaque") and any(site.view.mesh.size(c.axis) > 1 for c in cuts):
+        if kind in ("fixed", "opaque") and any(site.view.mesh.size(c.axis) > 1 for c in cuts):
             raise Unsupported(
                 f'factor "{name}" of {op.name} is {kind}: plans that cut it can be priced, not run', reason="factor"
             )
@@ -201,48 +202,6 @@ def _element_loss(position: int) -> Twin:
     return twin
 
 
-def _convolution(site: Site) -> Local:
-    """Groups are cut with their channels; a bias of a convolution whose channels are summed apart is added once."""
-    name = "groups"
-    transposed = "transpose" in site.op.kind
-    position = 6
-    groups = int(site.arg(position, name, 1) or 1)  # type: ignore[arg-type]
-    if groups > 1:
-        channels = site.local_result()[1] if transposed else site.local_operand(0)[1]
-        local = channels // max(1, site.local_operand(1)[1])
-        call = site.plain(**({f"_{position}": local} if position < len(site.op.args) else {name: local}))
-    else:
-        call = site.plain()
-    partial = [a for a in site.instr.results[0].partial if site.view.mesh.size(a) > 1]
-    if not partial or len(site.op.inputs) < 3:
-        return call
-    first = all(site.view.coords[a] == 0 for a in partial)
-
-    def once(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
-        x, weight, bias, *rest = operands
-        return call([x, weight, bias if first else bias * 0, *rest], moment)
-
-    return once
-
-
-def _group_norm(site: Site) -> Local:
-    if site.forward:
-        raise Unsupported(
-            f"{site.op.name} cuts inside the groups of a group norm: cut its batch or its groups", reason="statistic"
-        )
-    groups, whole = int(site.arg(1, "num_groups", 1)), site.shape(0)[1]  # type: ignore[arg-type]
-    return site.plain(_1=groups * site.local_operand(0)[1] // whole)
-
-
-def _instance_norm(site: Site) -> Local:
-    if site.forward:
-        raise Unsupported(
-            f"{site.op.name} cuts inside the images of an instance norm: cut its batch or its channels",
-            reason="statistic",
-        )
-    return site.plain()
-
-
 def _dropped(site: Site) -> Local:
     """Dropout by a hash of the global element index."""
     rate = float(site.arg(1, "p", 0.5))  # type: ignore[arg-type]
@@ -288,13 +247,16 @@ def _table() -> Mapping[str, Twin]:
         "index_add index_copy index_put one_hot sum amax amin logsumexp prod norm linalg_vector_norm max min var std "
         "any all argmax argmin cumsum cumprod topk sort argsort lstm gru "
         "ger outer bilinear diff logcumsumexp std_mean var_mean cosine_similarity pairwise_distance cdist _weight_norm "
-        # windows, whose places are whole here
-        "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d "
-        "avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d im2col upsample_nearest1d upsample_nearest2d "
+        # windows whose places are whole
+        "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d im2col upsample_nearest1d upsample_nearest2d "
         "upsample_nearest3d upsample_bilinear2d upsample_bicubic2d upsample_linear1d upsample_trilinear3d "
         # operands give the sizes
         "zeros_like ones_like full_like empty_like scalar_tensor",
         _as_captured,
+    )
+    put(
+        "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d",
+        pool,
     )
     put("view reshape flatten unflatten squeeze unsqueeze _unsafe_view", _reshaped)
     put("expand broadcast_to", _expanded)
@@ -315,12 +277,12 @@ def _table() -> Mapping[str, Twin]:
     put("smooth_l1_loss huber_loss kl_div", _element_loss(2))
     put("binary_cross_entropy", _element_loss(3))
     put("binary_cross_entropy_with_logits", _element_loss(4))
-    put("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d", _convolution)
+    put("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d", convolution)
     put("layer_norm", layer_norm)
     put("rms_norm", rms_norm)
     put("batch_norm", batch_norm)
-    put("group_norm", _group_norm)
-    put("instance_norm", _instance_norm)
+    put("group_norm", group_norm)
+    put("instance_norm", instance_norm)
     put("softmax", softmax)
     put("log_softmax", log_softmax)
     put("dropout", _dropped)

@@ -12,7 +12,7 @@ sends the gradients of what was received back, where they are added.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import Unsupported
@@ -107,22 +107,19 @@ def widened(emit: Emitter, w: Written, cache: dict[object, str], n: int, value: 
         if key not in cache:
             name = emit.fresh(t)
             total, over = emit.amount(t, need)
-            total *= w.wider.get(value, 1.0) / rows
             sent = x.lower + x.upper if emit.mesh[x.axis] > 2 else max(x.lower, x.upper)
-
-            def instr(phase: str, source: str, target: str, x: Window = x, total: float = total * sent) -> Instr:
-                return Instr(
-                    "halo", t, "forward" if phase == "forward" else "backward", (source,), (target,), "permute", (x.axis,), x.dim,
-                    before=layout, after=layout, sizes=(x.lower, x.upper, *more), nbytes=total, samples=over, op=fill,
-                )  # fmt: skip
-
+            forward = Instr(
+                "halo", t, "forward", (value,), (name,), "permute", (x.axis,), x.dim, before=layout, after=layout,
+                sizes=(x.lower, x.upper, *more), nbytes=total * w.wider.get(value, 1.0) * sent / rows, samples=over, op=fill,
+            )  # fmt: skip
             w.maker[name] = len(w.forward)
             w.base[name] = (t, need)
             w.level[name] = w.level.get(value, 0) + 1
             w.wider[name] = w.wider.get(value, 1.0) * (rows + x.lower + x.upper) / rows
-            w.forward.append(instr("forward", value, name))
+            w.forward.append(forward)
             if grad:
-                w.backward.append(instr("backward", GRAD + name, GRAD + value))
+                dual = {"phase": "backward", "inputs": (GRAD + name,), "outputs": (GRAD + value,)}
+                w.backward.append(replace(forward, **dual))  # type: ignore[arg-type]
             cache[key] = name
         value = cache[key]
         more[x.dim] = x.lower + x.upper

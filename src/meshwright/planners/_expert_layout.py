@@ -8,6 +8,8 @@ sequence parallel   results that are partial sums over "tp" rest cut along their
                     nor features, so the sum becomes a reduce-scatter (Korthikanti et al., arXiv 2205.05198, §4.2.2)
 context             positions cut over "cp" wherever an op allows it; an attention, which must see all of them,
   ulysses           is cut on its heads instead, with all-to-alls around it (Jacobs et al., arXiv 2309.14509, §3)
+  halo              without attention: rows of images, of which a convolution or pool exchanges borders with both
+                    neighbours (Dryden et al., arXiv 1903.06681, §3)
   gather            has its own queries, and keys and values gathered (Dubey et al., arXiv 2407.21783, §3.3.2, but each
                     member has neighbouring queries: of causal attention the last member computes most, and sets the pace)
 experts             products batched over experts, and what lies between them, are cut over "ep" on the expert; tokens
@@ -27,11 +29,12 @@ from ..lower.assign import Choices, cuts_along, on, plan_layout
 from ..lower.atoms import FIXED, PRODUCTS, Atoms, Node, refine
 from ..lower.convert import Axes
 from ..lower.fold import fold
+from ..lower.halo import why_whole
 from ..lower.stages import unfoldable
 from ..plan.model import Cut, Layout, OpSharding, Storage
 
 DP, CP, EP, TP = "dp", "cp", "ep", "tp"
-CONTEXTS = ("ulysses", "gather")
+CONTEXTS = ("ulysses", "gather", "halo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +105,13 @@ class Expert:
 
     def contexts(self, cp: int) -> list[str]:
         """Kinds of context parallelism that cut every attention evenly, on its heads or on its queries."""
-        if not any(any(flags) for flags in self.positions) or not self._attentions:
+        if not self._attentions:
+            windows = [n for n, node in enumerate(self.atoms.nodes) if "halo" in node.kind and any(self.positions[n])]
+            return ["halo"] if any(self.row(n, cp) is not None for n in windows) else []
+        if not any(any(flags) for flags in self.positions):
             return []
         fit = [self._cuts_heads(cp), all(any(n.size[a] % cp == 0 for a in self.queries(n)) for n in self._attentions)]
-        return [kind for kind, able in zip(CONTEXTS, fit, strict=True) if able]
+        return [kind for kind, able in zip(CONTEXTS, fit) if able]
 
     def expert_degrees(self, most: int) -> list[int]:
         """Degrees that cut the experts evenly; 1 where there are none."""
@@ -137,13 +143,16 @@ class Expert:
 
     @cached_property
     def positions(self) -> list[tuple[bool, ...]]:
-        """Per node, per atom: a position in the sequence (dim 1 of what the data brings)."""
+        """Per node, per atom: a position in the sequence (dim 1 of what the data brings) or, without attention, a row of
+        the images (dim 2 of what it brings in numbers).
+        """
         atoms = self.atoms
         of: dict[str, tuple[bool, ...]] = {}
         for t, sizes in atoms.size.items():
-            if atoms.role[t] == "input" and len(atoms.dims[t]) >= 2 and "int" in self.graph.tensor[t].dtype:
-                first, second = atoms.dims[t][:2]
-                of[t] = tuple(first <= k < first + second for k in range(len(sizes)))
+            along = 1 if "int" in self.graph.tensor[t].dtype else 2
+            if atoms.role[t] == "input" and len(atoms.dims[t]) > along and (along == 1 or not self._attentions):
+                first = sum(atoms.dims[t][:along])
+                of[t] = tuple(first <= k < first + atoms.dims[t][along] for k in range(len(sizes)))
         found = []
         for node in atoms.nodes:
             mine = [False] * len(node.size)
@@ -155,6 +164,17 @@ class Expert:
                 of[t] = tuple(a != FIXED and mine[a] for a in m)
             found.append(tuple(mine))
         return found
+
+    def row(self, n: int, cp: int) -> int | None:
+        """The atom of a node whose parts are rows in a row, if `cp` members can each have some: the major one."""
+        node = self.atoms.nodes[n]
+        a = next((a for a, flag in enumerate(self.positions[n]) if flag and node.kind[a] != "fixed"), None)
+        if a is None or node.size[a] < cp:
+            return None
+        op = self.graph.ops[node.index]
+        if node.kind[a] == "halo":
+            return None if why_whole(op, node, a, (CP,), {CP: cp}) else a
+        return a if node.kind[a] in ("free", "stat") else None
 
     @cached_property
     def experts(self) -> dict[int, int]:
@@ -333,6 +353,8 @@ class _Computing:
     def _position(self, n: int, node: Node, cuts: list[tuple[str, ...]]) -> int | None:
         """The positions if the op allows it; the heads or the queries of an attention, which must see all of them."""
         cp = self.style.cp
+        if self.style.context == "halo":
+            return next((a for a in self._held(node, CP) if self.expert.positions[n][a]), self.expert.row(n, cp))
         mine = [a for a, flag in enumerate(self.expert.positions[n]) if flag]
         if mine and "attention" in self.graph.ops[node.index].kind:
             mine = self.expert.queries(node) if self.style.context == "gather" else self.expert.heads(node)[::-1]

@@ -17,6 +17,7 @@ from ._expert_layout import CONTEXTS, CP, DP, EP, TP, Expert, Style
 
 RECOMPUTE = ("none", "light", "full")
 CHUNKS = (2, 3, 4, 5, 6, 8)
+MARKS = {"ulysses": "+ul", "gather": "+kv", "halo": "+halo"}
 LONG = 16384
 """Positions from which context parallelism is tried unasked: below, cutting samples or features costs less."""
 
@@ -63,7 +64,7 @@ class Point:
     def words(self) -> str:
         parts = [f"dp{self.dp}"] if self.dp > 1 or self.size * self.pp == 1 else []
         parts += [f"ep{self.ep}"] if self.ep > 1 else []
-        parts += [f"cp{self.cp}" + ("+kv" if self.context == "gather" else "+ul")] if self.cp > 1 else []
+        parts += [f"cp{self.cp}" + MARKS[self.context]] if self.cp > 1 else []
         parts += [f"tp{self.tp}" + ("+sp" if self.sequence else "")] if self.tp > 1 else []
         parts += [f"pp{self.pp}" + (f"×{self.chunks}" if self.chunks > 1 else "")] if self.pp > 1 else []
         parts += [f"z{self.zero}"] if self.zero else []
@@ -236,7 +237,7 @@ def read_fix(fix: Mapping[str, object]) -> dict[str, int | str | bool]:
         if name == "sequence":
             value = bool(value) if not isinstance(value, str) else value.lower() in ("true", "yes", "on")
         if name == "context" and value not in CONTEXTS:
-            raise InputError(f'no context "{value}" of context parallelism: it may be {" or ".join(CONTEXTS)}')
+            raise InputError(f'no context "{value}" of context parallelism: it may be {", ".join(CONTEXTS)}')
         out[name] = value  # type: ignore[assignment]
     return out
 

@@ -44,15 +44,15 @@ def _sequence_parallel(plan: Plan) -> bool:
 
 
 def _context(plan: Plan) -> str:
-    """What makes attention see all positions that "cp" cuts: gathered keys and values, or heads (Ulysses)."""
+    """What "cp" cuts besides samples: of attentions queries (keys and values are gathered) or heads (Ulysses), of windows rows."""
     cut = {
         factor
         for stage in plan.stages
         for sharding in stage.shardings.values()
         for factor, cuts in sharding.cuts.items()
-        if factor in ("queries", "heads", "group") and any(c.axis == "cp" for c in cuts)
+        if factor in ("queries", "heads", "group", "s0") and any(c.axis == "cp" for c in cuts)
     }
-    return "+kv" if "queries" in cut else "+ul" if cut else ""
+    return "+kv" if "queries" in cut else "+ul" if cut - {"s0"} else "+halo" if cut else ""
 
 
 def zero_level(stage: Stage) -> int:

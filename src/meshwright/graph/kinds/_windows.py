@@ -21,16 +21,18 @@ def _window(
     """Factors of one spatial dim of (operand, kernel, result).
 
     kernel = stride, no padding     operand [out][kernel], kernel [kernel]: patches are free
-    stride 1, same size             one halo factor: padding elements from below, the rest of the window from above
+    source = out · stride           operand [out][stride]: padding elements from below, the rest of the window from above;
+                                    free where no window reaches beyond its own stride
     otherwise                       the dim stays whole
     """
     if kernel == stride and padding == 0 and dilation == 1 and source == out * kernel:
         patches, inside = space.factor(name, out), space.fixed(f"kernel_{name}", kernel)
         return patches + inside, inside, patches
     reach = dilation * (kernel - 1)
-    if stride == 1 and source == out and 0 <= padding <= reach:
-        dim = space.factor(name, out, "halo", halo=(padding, reach - padding))
-        return dim, space.fixed(f"kernel_{name}", kernel), dim
+    if source == out * stride and 0 <= padding <= reach:
+        halo = (padding, max(0, reach - padding - stride + 1))
+        dim = space.factor(name, out, "halo" if any(halo) else "free", halo=halo)
+        return dim + space.fixed(f"step_{name}", stride), space.fixed(f"kernel_{name}", kernel), dim
     return space.fixed(f"from_{name}", source), space.fixed(f"kernel_{name}", kernel), space.fixed(f"to_{name}", out)
 
 
@@ -98,24 +100,27 @@ def _conv_transpose(call: Call) -> Rule:
 
 
 def _pool(call: Call) -> Rule:
-    """Windows of max_pool and avg_pool: patches of equal size are free, overlapping windows fix the dim."""
+    """Windows of max_pool and avg_pool; whole where indices, or counts that leave out the padding, depend on the place."""
     space = Space()
     shape = call.shape(0)
     rank = int(call.kind.split("pool")[1][0])
     kernel = _each(call.integers(1, "kernel_size"), rank, 1)
     stride = _each(call.integers(2, "stride"), rank, 0)
     padding = _each(call.integers(3, "padding"), rank, 0)
+    maximum = call.kind.startswith("max")
+    dilation = _each(call.integers(4, "dilation"), rank, 1) if maximum else (1,) * rank
+    counted = maximum or not any(padding) or bool(call.get(5, "count_include_pad", True))
     lead = space.dims(shape[:-rank], "c")
     source, out = list(lead), list(lead)
     for i in range(rank):
         m, n, step = shape[-rank + i], call.out[-rank + i], stride[i] or kernel[i]
-        if kernel[i] == step and padding[i] == 0 and m == n * step:
-            patches = space.factor(f"s{i}", n)
-            source.append(patches + space.fixed(f"window_s{i}", step))
-            out.append(patches)
+        patches = kernel[i] == step and padding[i] == 0
+        if patches or (counted and len(call.results) == 1):
+            before, _, after = _window(space, f"s{i}", m, n, kernel[i], step, padding[i], dilation[i])
         else:
-            source.append(space.fixed(f"from_s{i}", m))
-            out.append(space.fixed(f"to_s{i}", n))
+            before, after = space.fixed(f"from_s{i}", m), space.fixed(f"to_s{i}", n)
+        source.append(before)
+        out.append(after)
     return space.rule([source], [out for _ in call.results])
 
 

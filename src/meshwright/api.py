@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from . import answer, comparing, save
 from .errors import InputError
+from .launch import Launch, shape_of
 from .layout_by_hand import LayoutByHand
 from .plan.model import Plan
 from .plan.problem import Problem
@@ -217,7 +218,7 @@ def run(
     from .execute import AdamW, train
 
     stated, found = stated_plan(plan)
-    _check_room(stated)
+    _check_room(stated, plan)
     return train(
         found,
         stated.source,
@@ -234,6 +235,24 @@ def run(
     )
 
 
+def launch(plan: str | Path, arguments: Sequence[str] = ()) -> Launch:
+    """How the machines of a written plan's cluster are started to train it; captures nothing.
+
+    Args:
+        arguments: of `meshwright run`, after the plan.
+
+    Raises:
+        InputError: missing or damaged, or devices that do not fill whole machines.
+    """
+    from .cluster import resolve
+
+    opened = save.open_plan(Path(plan))
+    cluster = resolve(opened.request.cluster)
+    devices = len({d for s in opened.plan.stages for d in s.mesh.devices})
+    command = ("-m", "meshwright", "run", str(plan), *arguments)
+    return Launch(shape_of(cluster, devices), command, Path(plan).stem, cluster.types[0].kind == "gpu")
+
+
 CHECKPOINT_EVERY = 10
 """Steps."""
 MOST_RANKS = 64
@@ -242,7 +261,7 @@ STATE_BYTES = 16.0
 """A parameter, its gradient and two moments in float32."""
 
 
-def _check_room(stated: Stated) -> None:
+def _check_room(stated: Stated, plan: str | Path) -> None:
     """Refuse what cannot fit this machine, before any process starts.
 
     Raises:
@@ -251,9 +270,10 @@ def _check_room(stated: Stated) -> None:
     if "WORLD_SIZE" in os.environ:
         return
     q = stated.question
+    line = launch(plan).line
     need, have = q.parameter_count * STATE_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > have or q.cluster.count > MOST_RANKS:
         raise InputError(
             f"{q.model} under a plan for {q.cluster.name} needs {gib(need)} GiB of state on {q.cluster.count:,} devices and "
-            f"this machine has {gib(have)} GiB: start it with torchrun on the cluster, or verify it here"
+            f"this machine has {gib(have)} GiB: verify it here, and on the cluster start it with {line}"
         )

@@ -65,7 +65,27 @@ def test_a_plan_for_more_devices_than_a_machine_starts_is_refused(meshwright: Co
     assert done.err.startswith(
         "meshwright: gpt2 under a plan for h100x128 needs 1.9 GiB of state on 128 devices and this machine has "
     )
-    assert done.err.endswith("start it with torchrun on the cluster, or verify it here\n")
+    assert done.err.endswith(
+        "verify it here, and on the cluster start it with torchrun --nnodes 16 --nproc-per-node 8 --rdzv-backend c10d "
+        "--rdzv-endpoint HOST:29400 --rdzv-id meshwright -m meshwright run gpt2-h100x128\n"
+    )
+
+
+def test_run_writes_a_slurm_script_for_the_machines_of_the_plan(meshwright: Command, tmp_path: Path) -> None:
+    assert meshwright("plan", "gpt2", "-c", "h100x16", "--batch", "32", "--seq", "64", "-q").code == 0
+    done = meshwright("run", "gpt2-h100x16", "--steps", "7", "--slurm", "job.sh", "-q")
+    assert done.code == 0, done.err
+    line = (
+        "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint {}:29400 --rdzv-id meshwright "
+        "-m meshwright run gpt2-h100x16 --steps 7 --out run"
+    )
+    assert done.out == (
+        f"Wrote job.sh   sbatch job.sh\nOn each of 2 machines: {line.format('HOST')}   HOST = any one of them\n"
+    )
+    script = (tmp_path / "job.sh").read_text()
+    assert script.splitlines()[-1] == f"srun --kill-on-bad-exit=1 {line.format('$head')}"
+    assert {"#SBATCH --nodes=2", "#SBATCH --gpus-per-node=8", "#SBATCH --ntasks-per-node=1"} <= set(script.splitlines())
+    assert subprocess.run(["bash", "-n", "job.sh"], cwd=tmp_path).returncode == 0
 
 
 def test_check_prints_the_suite(meshwright: Command) -> None:

@@ -17,6 +17,7 @@ from ..screen import Screen
 
 if TYPE_CHECKING:
     from ...execute import StepReport
+    from ...launch import Launch
 
 
 def run(
@@ -32,6 +33,12 @@ def run(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where checkpoints go, one every ten steps.")
     ] = Path("run"),
+    slurm: Annotated[
+        Path | None,
+        typer.Option(
+            "--slurm", metavar="FILE", help="Write a script for sbatch that trains on the cluster; start nothing here."
+        ),
+    ] = None,
     seed: o.Seed = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
@@ -45,12 +52,23 @@ def run(
     speaks = os.environ.get("RANK", "0") == "0"  # under torchrun one rank speaks for all
     screen = Screen(as_json, quiet or not speaks, verbose, color)
     began = time.monotonic()
+    given = {"--steps": steps, "--resume": resume, "--data": data, "--out": out, "--seed": seed}
+    started = api.launch(plan, [w for k, v in given.items() if v is not None for w in (k, str(v))])
+    if slurm is not None:
+        started.write_slurm(slurm)
+        screen.text(f"Wrote {slurm}   sbatch {slurm}", *by_hand(started))
+        screen.json(
+            {"schema": "meshwright.run/1", "status": "ok", "files": {"slurm": str(slurm)}, "launch": started.line}
+        )
+        return 0
 
     def told(report: StepReport) -> None:
         screen.lines([Line(step_line(report, time.monotonic() - began))])
 
     with working(screen) as (progress, _):
         progress.line("run", str(plan), "")
+        if started.shape.nodes > 1 and "WORLD_SIZE" not in os.environ:
+            screen.text(*by_hand(started))
         result = api.run(plan, steps=steps, resume=resume, data=data, folder=out, seed=seed or 0, on_step=told)
     if not speaks:
         return 0
@@ -69,6 +87,12 @@ def run(
         }
     )
     return 0
+
+
+def by_hand(launch: Launch) -> list[str]:
+    """What to type on the machines of the plan."""
+    where = f"On each of {launch.shape.nodes} machines" if launch.shape.nodes > 1 else "By hand"
+    return [f"{where}: {launch.line}" + ("   HOST = any one of them" if launch.shape.nodes > 1 else "")]
 
 
 def step_line(report: StepReport, seconds: float) -> str:

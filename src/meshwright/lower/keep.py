@@ -8,9 +8,11 @@ the backward of the piece begins, as far as something needs them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ..plan.model import OpSharding
 from .kernels import Kernels
+from .live import Live
 from .program import Instr, Kept
 from .values import Values, add
 
@@ -69,15 +71,26 @@ class Keeper:
                 out.append(i.grouped(self.kernels.of_op[i.on]) if light else i)
         return tuple(out), made
 
-    def kept(self, made_again: set[str]) -> Kept:
+    def op_by_op(self, made_again: set[str], rerun: tuple[Instr, ...], backward: tuple[Instr, ...]) -> Kept:
+        """The same where every op runs alone, with the most that is alive at once."""
+        live = Live(self.v, backward, rerun, self._all_leaves(), self._extra, self.recomputed)
+        return replace(self.kept(made_again), op_by_op=(live.forward(), live.backward()))
+
+    def _all_leaves(self) -> dict[str, None]:
         v = self.v
         leaves: dict[str, None] = {}
-        activations = (0.0, 0.0)
         for n in v.nodes:
             for value in v.saved(n):
                 leaves |= dict.fromkeys(sorted(self._leaves(value)))
-            activations = add(activations, self._extra(n))
-        for value in leaves:
+        return leaves
+
+    def kept(self, made_again: set[str]) -> Kept:
+        v = self.v
+        activations = (0.0, 0.0)
+        for n in v.nodes:
+            if n not in self.recomputed:
+                activations = add(activations, self._extra(n))
+        for value in self._all_leaves():
             if not v.constant(value):
                 activations = add(activations, v.size(value))
         rerun = (0.0, 0.0)
@@ -114,7 +127,7 @@ class Keeper:
         v = self.v
         node = v.atoms.nodes[n]
         op = v.graph.ops[node.index]
-        if not op.saved_extra or n in self.recomputed or not any(t in v.atoms.grad for t in node.outputs):
+        if not op.saved_extra or not any(t in v.atoms.grad for t in node.outputs):
             return 0.0, 0.0
         whole = v.graph.tensor[op.inputs[0]].nbytes
         fixed, each = v.size(v.w.used[n][0])

@@ -23,11 +23,12 @@ class Kernels:
     """Bytes of the largest kernel or gathered operand: (fixed, per local sample)."""
 
 
-def kernels(v: Values) -> Kernels:
+def kernels(v: Values, fused: bool = True) -> Kernels:
+    """`fused`: else each light op is a kernel of its own."""
     groups: dict[int, list[int]] = {}
     for n in v.nodes:
         if n in v.atoms.light:
-            groups.setdefault(v.w.depth[n], []).append(n)
+            groups.setdefault(v.w.depth[n] if fused else n, []).append(n)
     of_node = {n: k for k, members in enumerate(groups.values()) for n in members}
     written = _written(v, of_node)
     found, working = [], (0.0, 0.0)

@@ -78,14 +78,14 @@ def lowered(graph: Graph, folded: Folded, choices: Choices, mesh: Mesh, recipe: 
     same = (id(choices.shardings), id(choices.layouts))
     relevant = memo(graph, ("axes", *same), lambda: (_size_axes(graph, choices), choices))[0]
     lengths = tuple(sorted((a, n) for a, n in sizes.items() if a in relevant or n == 1))
-    place = (id(folded), *same, lengths, mesh.axes, recipe.grad_dtype)
+    place = (id(folded), *same, lengths, mesh.axes, recipe.grad_dtype, recipe.fused)
     key = ("lowered", *place, id(choices.storage), choices.recompute)
 
     def make() -> Lowered:
         # Storages that leave parameters as they are used differ in what follows the backward only.
         moved = tuple((t, s.param) for t, s in choices.storage.items() if s.param is not None)
         written = memo(graph, ("written", *place, moved), lambda: _write(graph, folded, choices, sizes, recipe))
-        return _lower(written, choices)
+        return _lower(written, choices, recipe.fused)
 
     found: Lowered = memo(graph, key, make)
     return found
@@ -124,7 +124,7 @@ def _write(graph: Graph, folded: Folded, choices: Choices, mesh: Mapping[str, in
             continue
         samples = _samples(emit, nodes)
         values = Values(emit, w, nodes, samples)
-        fused = kernels(values)
+        fused = kernels(values, recipe.fused)
         of_op = fused.of_op
         forward, backward = (
             tuple(i.grouped(of_op[i.on]) if i.kind == "compute" and i.on in of_op else i for i in instrs)
@@ -137,7 +137,7 @@ def _write(graph: Graph, folded: Folded, choices: Choices, mesh: Mapping[str, in
     return found
 
 
-def _lower(written: _Written, choices: Choices) -> Lowered:
+def _lower(written: _Written, choices: Choices, fused: bool) -> Lowered:
     segments: list[Segment | None] = []
     for piece in written.pieces:
         if piece is None:
@@ -145,7 +145,8 @@ def _lower(written: _Written, choices: Choices) -> Lowered:
             continue
         keeper = Keeper(piece.values, piece.kernels, choices.shardings, choices.recompute)
         rerun, made = keeper.rerun()
-        segments.append(replace(piece.segment, rerun=rerun, kept=keeper.kept(made)))
+        kept = keeper.kept(made) if fused else keeper.op_by_op(made, rerun, piece.segment.backward)
+        segments.append(replace(piece.segment, rerun=rerun, kept=kept))
     params = {t: ParameterPlan(written.emit, t, choices.storage.get(t)) for ts in written.of_piece for t in ts}
     return Lowered(written.emit, choices, segments, written.constants, params, written.of_piece)
 

@@ -119,6 +119,8 @@ class Kept:
     """There again only while the segment's backward runs."""
     transient: tuple[float, float] = (0.0, 0.0)
     """Workspace of its largest kernel or gathered operand."""
+    op_by_op: tuple[tuple[float, float], tuple[float, float]] | None = None
+    """Where ops run one by one: most bytes alive while its forward, its backward runs, `activations` among them."""
 
 
 @dataclass(frozen=True, slots=True)

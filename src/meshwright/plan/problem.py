@@ -27,6 +27,8 @@ class Recipe:
     matmul_dtype: str = ""
     attention_share: float = 1.0
     routing_skew: float = 1.0
+    fused: bool = True
+    """Light ops run together as fused kernels (a compiler's, or hand-written ones); False: one by one, as eager torch."""
 
 
 @dataclass(frozen=True, slots=True)

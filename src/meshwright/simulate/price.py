@@ -97,16 +97,21 @@ class Pricer:
         sums = self._per_segment(code)
         prices = [self.segment(s, mesh, micro, g, place, split=split) for s, g in zip(code.segments, sums, strict=True)]
         n = len(micro)
-        total, loss, buffers = np.zeros((n, WIDTH)), np.zeros(n), np.zeros((n, 2))
+        total, loss, buffers, alive = np.zeros((n, WIDTH)), np.zeros(n), np.zeros((n, 2)), np.zeros((n, 2))
         for k, (s, price) in enumerate(zip(code.segments, prices, strict=True)):
             total += price.sums if s.count == 1 else s.count * price.sums
-            # While a block runs, the parameters of the next one arrive: of its like, or of a neighbour.
-            beside = [prices[j].gathered for j in (k - 1, k + 1) if 0 <= j < len(prices)]
-            beside += [price.gathered] * (s.count > 1)
-            near = price.gathered + (np.max(beside, axis=0) if beside else 0.0)
-            np.maximum(buffers, price.buffers + near[:, None], out=buffers)
+            if s.kept.op_by_op is not None:
+                # Its last block runs beside what it and all before it keep: later segments keep nothing yet, or no more.
+                np.maximum(alive, total[:, KEPT, None] + price.buffers, out=alive)
+            else:
+                # While a block runs, the parameters of the next one arrive: of its like, or of a neighbour.
+                beside = [prices[j].gathered for j in (k - 1, k + 1) if 0 <= j < len(prices)]
+                beside += [price.gathered] * (s.count > 1)
+                near = price.gathered + (np.max(beside, axis=0) if beside else 0.0)
+                np.maximum(buffers, price.buffers + near[:, None], out=buffers)
             if s.name == "" and s.first <= self._loss < s.first + s.length:
                 loss += price.kept
+        np.maximum(buffers, alive - total[:, KEPT, None], out=buffers)
         weights, gradients, state, optimizer = self._held(code)
         step = self._step(code, place)
         return StagePrice(

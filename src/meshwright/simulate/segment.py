@@ -125,6 +125,9 @@ class SegmentPricer:
         table[:, BYTES], table[:, CALLS] = nbytes, calls
         table[:, KEPT] = _affine(kept.activations, local) + stays[0]
         again = transient + _affine(kept.rerun, local) + stays[1] + summed
+        if kept.op_by_op is not None:  # the worst instants are known; what is kept is among them
+            alive = [_affine(columns, local) - _affine(kept.activations, local) for columns in kept.op_by_op]
+            transient, again = alive[0], alive[1] + stays[1] + summed
         return SegmentPrice(table, np.stack([transient, again], axis=1), self._gathered(segment, mesh, micro))
 
     def devices(self, mesh: Mesh) -> tuple[DeviceType, ...]:

@@ -1,0 +1,178 @@
+"""What one rank really allocates during a step: every allocation of torch's CPU allocator, with who it is for.
+
+torch.profiler reports each block that the allocator hands out and takes back (address, bytes, time). A block counts as
+
+    weights       a parameter at rest (or its master, where both are one)
+    optimizer     a master of its own, or optimizer state
+    gradients     a master's gradient, or a buffer in which gradients are summed
+    activations   any other block that is older than the action (one forward, one backward) that runs
+    workspace     any other block made in the action that runs
+
+Blocks that other libraries allocate for themselves (scratch of oneDNN, buffers of gloo) do not go through the allocator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from meshwright.execute.params import Values
+from meshwright.execute.runtime import Runtime
+from meshwright.execute.verification import constants_of
+from meshwright.execute.worker import Context
+from meshwright.graph.ir import Graph
+from meshwright.graph.source import ModelSource
+from meshwright.lower.program import Program
+from meshwright.plan.model import Plan
+
+CATEGORIES = ("weights", "gradients", "optimizer", "activations", "workspace")
+MARK = "mark "
+
+
+@dataclass(frozen=True)
+class Trial:
+    program: Program
+    graph: Graph
+    plan: Plan
+    source: ModelSource
+    seq: int
+    dtype: str
+    optimizer: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The largest live bytes of the measured step."""
+
+    by: Mapping[str, float]
+    during: str
+    """The action that ran: F3, B0, update."""
+    largest: tuple[tuple[int, str, str], ...] = ()
+    """(bytes, category, action that made it) of the largest blocks alive at the peak."""
+    rows: tuple[tuple[str, float, float], ...] = ()
+    """(action, bytes alive when it begins, most bytes alive while it runs)."""
+
+    @property
+    def total(self) -> float:
+        return sum(self.by.values())
+
+
+def measure(context: Context, trial: Trial) -> Peak:
+    torch.set_num_threads(1)
+    plan = trial.plan
+    count = max(1, plan.schedule.micro_batches)
+    module, _ = trial.source.build(trial.graph.samples, trial.seq, trial.dtype, device="cpu", attention="meshwright")
+    generator = torch.Generator().manual_seed(0)
+    batch = [
+        trial.source.random_inputs(trial.graph.samples, trial.seq, generator, dtype=trial.dtype) for _ in range(count)
+    ]
+    constants = constants_of(trial.graph, module)
+    del module
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        runtime = Runtime(
+            trial.program, trial.graph, plan, Values(0), constants, trial.optimizer,
+            context.hardware, context.groups, rank=context.rank,
+        )  # fmt: skip
+        held: dict[str, set[int]] = {name: set() for name in CATEGORIES[:3]}
+
+        def gradients(*_: Any) -> None:
+            held["gradients"] |= {m.grad.untyped_storage().data_ptr() for m in runtime.masters.values() if m.grad is not None}
+
+        runtime.optimizer.register_step_pre_hook(gradients)
+        for number, local in runtime.locals.items():
+            local.runner = _Marked(local.runner, number)  # type: ignore[assignment]
+        for k in range(2):
+            with _mark("gradients" if k else "warm-up"):
+                pass
+            runtime.gradients(batch)
+            with _mark("update"):
+                runtime.update()
+        with _mark("end"):
+            pass
+        held["weights"] = {x.untyped_storage().data_ptr() for local in runtime.locals.values() for x in local.params.values()}
+        masters = {m.untyped_storage().data_ptr() for m in runtime.masters.values()}
+        states = {
+            x.untyped_storage().data_ptr()
+            for state in runtime.optimizer.state.values()
+            for x in state.values()
+            if isinstance(x, Tensor)
+        }
+        held["optimizer"] = (masters | states) - held["weights"]
+    return _peak(found.profiler.kineto_results.experimental_event_tree(), held)  # type: ignore[union-attr]
+
+
+class _Marked:
+    """A stage runner whose actions leave marks in the profile."""
+
+    def __init__(self, runner: Any, stage: int) -> None:
+        self._runner, self._stage = runner, stage
+
+    def forward(self, flight: Any) -> None:
+        with _mark(f"F{self._stage}.{flight.moment.micro_batch}"):
+            self._runner.forward(flight)
+
+    def backward(self, flight: Any, *args: Any, **options: Any) -> None:
+        with _mark(f"B{self._stage}.{flight.moment.micro_batch}"):
+            self._runner.backward(flight, *args, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+
+@contextmanager
+def _mark(name: str) -> Iterator[None]:
+    with record_function(MARK + name):
+        pass
+    yield
+
+
+def _walk(nodes: Any) -> Iterator[Any]:
+    for node in nodes:
+        yield node
+        yield from _walk(node.children)
+
+
+def _peak(tree: Any, held: Mapping[str, set[int]]) -> Peak:
+    """Plays the allocations of the second step."""
+    events = []
+    for node in _walk(tree):
+        if node.name.startswith(MARK):
+            events.append((node.start_time_ns, 0, node.name.removeprefix(MARK), 0))
+        elif "Allocation" in str(node.tag):
+            events.append((node.start_time_ns, node.extra_fields.ptr, "", node.extra_fields.alloc_size))
+    events.sort(key=lambda e: e[0])
+    alive: dict[int, tuple[int, str, int]] = {}  # address -> bytes, action that made it, its number
+    total = most = 0
+    action, number, measuring = "", 0, False
+    snapshot: dict[int, tuple[int, str, int]] = {}
+    during, at = "", 0
+    rows: list[list[Any]] = []
+    for _, address, mark, nbytes in events:
+        if mark:
+            action, number = mark, number + 1
+            measuring = (measuring or mark == "gradients") and mark != "end"
+            if measuring:
+                rows.append([mark, total, total])
+            continue
+        if nbytes > 0:
+            alive[address] = (nbytes, action, number)
+        else:
+            alive.pop(address, None)
+        total += nbytes
+        if measuring:
+            rows[-1][2] = max(rows[-1][2], total)
+            if total > most:
+                most, snapshot, during, at = total, dict(alive), action, number
+    by = dict.fromkeys(CATEGORIES, 0.0)
+    largest = []
+    for address, (nbytes, made_in, made) in snapshot.items():
+        category = next((c for c, known in held.items() if address in known), "workspace" if made == at else "activations")
+        by[category] += nbytes
+        largest.append((nbytes, category, made_in))
+    return Peak(by, during, tuple(sorted(largest, reverse=True)[:40]), tuple(map(tuple, rows)))  # type: ignore[arg-type]

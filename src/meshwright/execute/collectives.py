@@ -78,7 +78,8 @@ def all_reduce(x: Tensor, axes: Sequence[str], view: MeshView, reduction: str = 
     if view.size(axes) == 1:
         return x
     out = x.clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(out, REDUCTIONS[reduction], group=view.group(axes))
+    with view.groups.clock.span("all_reduce"):
+        dist.all_reduce(out, REDUCTIONS[reduction], group=view.group(axes))
     return out
 
 
@@ -103,7 +104,8 @@ def _gather(x: Tensor, instr: Instr, atom: Atom, view: MeshView) -> Tensor:
     sizes = part_sizes(atom, instr.axes[0], view)
     own = _padded(x.movedim(instr.dim, 0), max(sizes)).contiguous()
     out = own.new_empty(len(sizes) * max(sizes), *own.shape[1:])
-    dist.all_gather_single(out, own, group=view.group(instr.axes))
+    with view.groups.clock.span("all_gather"):
+        dist.all_gather_single(out, own, group=view.group(instr.axes))
     parts = _by_coordinate(list(out.split(max(sizes))), view.order(instr.axes))  # type: ignore[no-untyped-call]
     whole = torch.cat([p[:n] for p, n in zip(parts, sizes, strict=True)])
     return whole.movedim(0, instr.dim)
@@ -114,7 +116,8 @@ def _reduce_scatter(x: Tensor, instr: Instr, atom: Atom, view: MeshView) -> Tens
     parts = [_padded(p, max(sizes)) for p in x.movedim(instr.dim, 0).split(sizes)]  # type: ignore[no-untyped-call]
     blocks = torch.cat(_by_group_rank(parts, view.order(instr.axes)))
     out = blocks.new_empty(max(sizes), *blocks.shape[1:])
-    dist.reduce_scatter_single(out, blocks, group=view.group(instr.axes))
+    with view.groups.clock.span("reduce_scatter"):
+        dist.reduce_scatter_single(out, blocks, group=view.group(instr.axes))
     return out[: sizes[view.coords[instr.axes[0]]]].movedim(0, instr.dim)
 
 
@@ -131,7 +134,8 @@ def _all_to_all(x: Tensor, instr: Instr, gathered: Atom, cut: Atom, view: MeshVi
     order = view.order(instr.axes)
     sent = torch.stack(_by_group_rank(blocks, order))
     received = torch.empty_like(sent)
-    dist.all_to_all_single(received, sent, group=view.group(instr.axes))
+    with view.groups.clock.span("all_to_all"):
+        dist.all_to_all_single(received, sent, group=view.group(instr.axes))
     mine = leaving[view.coords[axis]]
     parts = _by_coordinate(list(received.unbind()), order)
     whole = torch.cat([p[:mine, :n] for p, n in zip(parts, arriving, strict=True)], dim=1)

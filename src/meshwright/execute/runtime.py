@@ -226,9 +226,13 @@ class Runtime:
         with self.clock.span(UPDATE):
             self.optimizer.step()
             self.optimizer.zero_grad()
-            for local in self.locals.values():
-                local.weights.publish()
+            self.spread()
         self.step += 1
+
+    def spread(self) -> None:
+        """Parameters at rest from the masters. Collective."""
+        for local in self.locals.values():
+            local.weights.publish()
 
     def evaluate(self, batch: Sequence[Given]) -> tuple[float, ...]:
         """Losses of the micro-batches, equal on every rank: forward alone, without dropout, as the weights are."""

@@ -11,7 +11,6 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -119,12 +118,10 @@ class Job:
         began = time.perf_counter()
         given, mark = self._given(batch)
         stepped = self._trainer.step(given)
-        losses = stepped.losses
-        loss = sum(losses) / len(losses) if losses else nan
-        took = time.perf_counter() - began
-        rows = self._gather([loss, stepped.grad_norm, took, mark])
-        self._same([r[3] for r in rows])
-        return Metrics(self.step, _first(rows, 0), _first(rows, 1), max(r[2] for r in rows))
+        rows = self._gather([time.perf_counter() - began, mark])
+        self._same([r[1] for r in rows])
+        loss = sum(stepped.losses) / len(stepped.losses)
+        return Metrics(self.step, loss, stepped.grad_norm, max(r[0] for r in rows))
 
     def eval_step(self, batch: Batch) -> float:
         """The mean loss of a batch of the same size, without dropout, gradients and update; equal on every rank. Collective.
@@ -136,9 +133,8 @@ class Job:
             raise Unsupported(self._refuse_eval)
         given, mark = self._given(batch)
         losses = self._trainer.runtime.evaluate(given)
-        rows = self._gather([sum(losses) / len(losses) if losses else nan, mark])
-        self._same([r[1] for r in rows])
-        return _first(rows, 0)
+        self._same([r[0] for r in self._gather([mark])])
+        return sum(losses) / len(losses)
 
     def _given(self, batch: Batch) -> tuple[list[Any], float]:
         named = self._feed.named(batch)
@@ -251,11 +247,6 @@ class Job:
             dist.all_gather_object(everyone, spent)
         simulation, cluster = self._priced()
         return measured(self.plan, simulation, everyone, self._trainer.timed, priced_for=cluster)
-
-
-def _first(rows: list[list[float]], column: int) -> float:
-    """The first number there is: ranks that have none say nan; nan where no rank has one."""
-    return next((r[column] for r in rows if r[column] == r[column]), nan)
 
 
 def checksum(named: Mapping[str, Tensor]) -> float:

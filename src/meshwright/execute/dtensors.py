@@ -152,4 +152,5 @@ class StateDict:
             if part.data_ptr() != master.data_ptr():
                 with torch.no_grad():
                     master.copy_(part.reshape(master.shape))
-        self._runtime.spread()
+        for held in self._runtime.locals.values():
+            held.weights.publish()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..graph.ir import Slot
 from ..plan.model import Layout
-from .randomness import global_index, keep_mask, stream
+from .randomness import global_index, keep_mask
 from .site import Local, Moment, Site, own_part
 
 ROWS = -2
@@ -74,7 +74,7 @@ def _with_dropout(site: Site, rate: float, causal: bool) -> Local:
             scores = scores.masked_fill(~allowed, float("-inf"))
         for m in mask:
             scores = scores.masked_fill(~m, float("-inf")) if m.dtype == torch.bool else scores + m
-        number = stream(site.op.name, site.seed, moment.step, moment.micro_batch)
+        number = site.key(moment)
         keep = keep_mask(rate, number, global_index(whole, probabilities, site.view, site.device))
         return (F.softmax(scores, -1) * keep.to(scores.dtype) / (1.0 - rate) @ value,)
 

@@ -17,14 +17,15 @@ from ..plan.layout import interval, local_shape
 from ..plan.model import Layout
 from .collectives import all_reduce, atoms
 from .mesh_groups import MeshView
+from .randomness import later_key, stream
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Where in training a call happens; random numbers depend on it."""
+    """Where in training a call happens; random numbers depend on it. Scalar tensors in compiled graphs."""
 
-    step: int
-    micro_batch: int
+    step: int | Tensor
+    micro_batch: int | Tensor
 
 
 Local: TypeAlias = Callable[[list[Tensor], Moment], Sequence[Tensor]]
@@ -123,6 +124,10 @@ class Site:
         if isinstance(value, tuple):
             return [self.decoded(v) for v in value]
         return value
+
+    def key(self, moment: Moment) -> int | Tensor:
+        """Of the random numbers that the op draws."""
+        return later_key(stream(self.op.name, self.seed), moment.step, moment.micro_batch)
 
     def own_part(self, whole: Tensor, layout: Layout) -> Tensor:
         """This rank's part of a whole tensor."""

@@ -18,7 +18,7 @@ from ..errors import Unsupported
 from ..graph.ir import Slot
 from .attention import attention
 from .composites import batch_norm, cross_entropy, group_norm, instance_norm, layer_norm, log_softmax, rms_norm, softmax
-from .randomness import global_index, keep_mask, normal, stream, uniform
+from .randomness import global_index, keep_mask, later_key, normal, uniform
 from .site import Local, Moment, Site
 from .windows import convolution, pool
 
@@ -111,10 +111,10 @@ def _random(site: Site) -> Local:
     first, second = (float(site.arg(k, name, default)) for k, name, default in _DISTRIBUTION.get(kind, _STANDARD))  # type: ignore[arg-type]
 
     def call(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
-        key = stream(site.op.name, site.seed, moment.step, moment.micro_batch)
+        key = site.key(moment)
         index = global_index(shape, layout, site.view, site.device)
         if kind in ("randn", "randn_like", "normal_functional"):
-            x = normal(key, index) * second + first
+            x = normal(key, index, later_key(key, 1)) * second + first
         elif kind == "exponential":
             x = -torch.log(uniform(key, index)) / first
         else:
@@ -210,7 +210,7 @@ def _dropped(site: Site) -> Local:
     shape, layout = site.result_shape(), site.instr.results[0]
 
     def call(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
-        key = stream(site.op.name, site.seed, moment.step, moment.micro_batch)
+        key = site.key(moment)
         keep = keep_mask(rate, key, global_index(shape, layout, site.view, site.device))
         out = operands[0] * keep.to(operands[0].dtype) / (1.0 - rate)
         return (out, keep) if len(site.op.outputs) == 2 else (out,)

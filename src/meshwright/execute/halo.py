@@ -51,9 +51,10 @@ def _swap(
         sending[order[me + 1]], arriving[order[me + 1]] = up, from_above
     sent = torch.cat(sending)
     received = sent.new_empty(sum(arriving), *sent.shape[1:])
-    dist.all_to_all_single(
-        received, sent.contiguous(), arriving, [len(s) for s in sending], group=view.group(instr.axes)
-    )
+    with view.groups.clock.span("all_to_all"):
+        dist.all_to_all_single(
+            received, sent.contiguous(), arriving, [len(s) for s in sending], group=view.group(instr.axes)
+        )
     parts = received.split(arriving)  # type: ignore[no-untyped-call]
     below = parts[order[me - 1]] if me > 0 else None
     return below, parts[order[me + 1]] if me < n - 1 else None

@@ -54,13 +54,14 @@ class Run:
         Raises:
             ExecutionError: the loss is no number: what comes after it would be none either.
         """
-        odd = [rank for rank, s in enumerate(stepped) if not all(map(math.isfinite, s.losses))]
-        if odd:
-            worst = next(x for x in stepped[odd[0]].losses if not math.isfinite(x))
-            text = f"the loss is {worst} at step {number} on rank {odd[0]}"
-            raise ExecutionError(text + self.go_on())
-        losses = next(s.losses for s in stepped if s.losses)
-        self.done.append(StepReport(number, sum(losses) / len(losses), reference, tuple(s.seconds for s in stepped)))
+        first = stepped[0]
+        loss = sum(first.losses) / len(first.losses)
+        if not math.isfinite(loss):
+            rank = next((r for r, s in enumerate(stepped) if not all(map(math.isfinite, s.own_losses))), 0)
+            raise ExecutionError(f"the loss is {loss} at step {number} on rank {rank}" + self.go_on())
+        if not math.isfinite(first.grad_norm):
+            raise ExecutionError(f"the norm of the gradients is {first.grad_norm} at step {number}" + self.go_on())
+        self.done.append(StepReport(number, loss, reference, tuple(s.seconds for s in stepped)))
         return self.done[-1]
 
     def save_at(self, number: int) -> Path | None:

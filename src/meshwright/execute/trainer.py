@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -50,10 +49,12 @@ class Stepped:
     """What one rank says of one step."""
 
     losses: tuple[float, ...]
-    """Of the micro-batches whose loss this rank computed."""
+    """One a micro-batch; equal on every rank."""
+    grad_norm: float
+    """L2 norm of all gradients, before clipping; equal on every rank."""
     seconds: float
-    grad_norm: float = nan
-    """Global, of all ranks."""
+    own_losses: tuple[float, ...] = ()
+    """Those that this rank computed."""
 
 
 class Trainer:
@@ -67,7 +68,8 @@ class Trainer:
         self.clip = setup.clip
         self.scheduler: Any = setup.scheduler(self.runtime.optimizer) if setup.scheduler is not None else None
         self.checkpoints = checkpoint.Checkpoints(self.runtime, setup.plan, self.scheduler)
-        self._seconds: list[float] = []
+        self._taken = 0
+        self._spent: dict[str, float] = {}
 
     def resume(self, folder: str | Path) -> checkpoint.Saved:
         return checkpoint.load(self.runtime, folder, self.scheduler)
@@ -75,21 +77,24 @@ class Trainer:
     def step(self, batch: Sequence[Given]) -> Stepped:
         """Forward, backward and update on this rank's parts of the micro-batches, which are whole."""
         began = time.perf_counter()
-        result = self.runtime.train_step(batch)
+        result = self.runtime.train_step(batch, self.clip)
         if self.scheduler is not None:
             self.scheduler.step()
-        took = time.perf_counter() - began
-        self._seconds.append(took)
-        return Stepped(result.losses, took)
+        took, spans = time.perf_counter() - began, self.runtime.clock.taken()
+        if self._taken:
+            for name, seconds in {**spans, "step": took}.items():
+                self._spent[name] = self._spent.get(name, 0.0) + seconds
+        self._taken += 1
+        return Stepped(result.losses, result.grad_norm, took, result.own_losses)
 
     @property
     def timed(self) -> int:
         """Steps that `spent` tells of."""
-        return max(0, len(self._seconds) - 1)
+        return max(0, self._taken - 1)
 
     def spent(self) -> dict[str, float]:
-        """Seconds by what this rank did, over all steps but the first, which warms up."""
-        return {"step": sum(self._seconds[1:])}
+        """Seconds by what this rank did ("step": all of it), over all steps but the first, which warms up."""
+        return dict(self._spent)
 
 
 # ---------------------------------------------------------- jobs of the ranks

@@ -256,10 +256,16 @@ def _mark_awkward(atoms: Atoms) -> None:
             )
 
 
+_RESULT_BY_OPERAND = frozenset({"broadcast_tensors", "meshgrid"})
+"""Kinds whose k-th result has the gradient of the k-th operand alone."""
+
+
 def _derive(atoms: Atoms, n: int, outputs: tuple[str, ...]) -> None:
     node, graph = atoms.nodes[n], atoms.folded.graph
-    for t in outputs:
-        if any(u in atoms.grad for u in node.inputs) and "float" in graph.tensor[t].dtype:
+    each = graph.ops[node.index].kind in _RESULT_BY_OPERAND
+    for k, t in enumerate(outputs):
+        sources = node.inputs[k : k + 1] if each else node.inputs
+        if any(u in atoms.grad for u in sources) and "float" in graph.tensor[t].dtype:
             atoms.grad.add(t)
         if all(u in atoms.from_params for u in node.inputs):
             atoms.from_params.add(t)

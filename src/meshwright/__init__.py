@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .graph.ir import Graph as Graph
     from .job import Job as Job
     from .job import Metrics as Metrics
-    from .parallelize import parallelize as parallelize
+    from .parallelizing import parallelize as parallelize
     from .plan.model import Plan as Plan
     from .plan.problem import Problem as Problem
     from .simulate.result import Simulation as Simulation
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "plan": "plan", "simulate": "simulate",
     "compare": "api:compare", "load": "api:load", "run": "api:run", "verify": "api:verify",
-    "Job": "job:Job", "Metrics": "job:Metrics", "parallelize": "parallelize:parallelize",
+    "Job": "job:Job", "Metrics": "job:Metrics", "parallelize": "parallelizing:parallelize",
     "Cluster": "cluster.model:Cluster", "Graph": "graph.ir:Graph", "MeshwrightError": "errors:MeshwrightError",
     "Plan": "plan.model:Plan", "Problem": "plan.problem:Problem", "Simulation": "simulate.result:Simulation",
 }  # fmt: skip

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .errors import InputError, Unsupported
+from .errors import ExecutionError, InputError, Unsupported
 from .execute.mesh_groups import Groups
 from .execute.shares import Share, shares
 from .execute.trainer import Setup, Trainer
@@ -114,13 +115,21 @@ class Job:
 
         Raises:
             InputError: other entries, shapes or types than the plan's, or ranks of one share that were given different samples.
+            ExecutionError: the loss or a gradient is no number, so neither is any weight now.
         """
         began = time.perf_counter()
         given, mark = self._given(batch)
         stepped = self._trainer.step(given)
-        rows = self._gather([time.perf_counter() - began, mark])
+        poor = not all(map(isfinite, (*stepped.own_losses, stepped.grad_norm)))
+        rows = self._gather([time.perf_counter() - began, mark, float(poor)])
         self._same([r[1] for r in rows])
         loss = sum(stepped.losses) / len(stepped.losses)
+        if not isfinite(loss + stepped.grad_norm):
+            rank = next(k for k, r in enumerate(rows) if r[2])
+            what = f"the norm of the gradients is {stepped.grad_norm}" if isfinite(loss) else f"the loss is {loss}"
+            last = self._trainer.checkpoints.last
+            go_on = f"; go on with job.load({str(last)!r})" if last is not None else ""
+            raise ExecutionError(f"{what} at step {self.step} on rank {rank}{go_on}")
         return Metrics(self.step, loss, stepped.grad_norm, max(r[0] for r in rows))
 
     def eval_step(self, batch: Batch) -> float:

@@ -135,7 +135,7 @@ def made_again(module: nn.Module, name: str) -> Tensor:
         raise InputError(
             f"{name} is on the meta device and no buffer of the model: give weights=, or a real model"
         ) from error
-    twin = copy.copy(owner)
+    twin: Any = copy.copy(owner)
     twin.__dict__["_parameters"] = {}
     twin.__dict__["_buffers"] = {
         key: None if b is None else torch.zeros(b.shape, dtype=b.dtype) for key, b in owner._buffers.items()
@@ -146,7 +146,7 @@ def made_again(module: nn.Module, name: str) -> Tensor:
     elif is_transformers(module):
         library: Any = module
         library._init_weights(twin)
-    made = twin._buffers[leaf]
+    made: Tensor | None = twin._buffers[leaf]
     if made is None or (leaf in untouched and made._version == untouched[leaf]):
         raise InputError(
             f"the buffer {name} is on the meta device, so it has no values: build the model outside of "

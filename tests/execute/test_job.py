@@ -1,0 +1,320 @@
+"""A user's own loop under a plan is the loop that everybody writes on one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import meshwright as mw
+from execute import loops
+from execute.conftest import Pools
+from execute.layouts import Layout
+from execute.loops import DROPPING, GPT2, PAIRS, SCORER, Ran, Saving, Task, by_hand, trained
+from meshwright.errors import InputError, Unsupported
+
+LAYOUTS = [Layout(dp=2), Layout(tp=2), Layout(dp=2, zero=3), Layout(pp=2)]
+
+
+def on_ranks(pools: Pools, layout: Layout, task: Task) -> list[Ran]:
+    return pools(layout.ranks).run("execute.loops:trained", task)
+
+
+def check_same(ran: list[Ran], truth: Ran, weights: float = 2e-5) -> None:
+    for r in ran:
+        assert r.losses == pytest.approx(truth.losses, rel=2e-6)
+        assert r.norms == pytest.approx(truth.norms, rel=1e-5)
+        assert r.evaluated == pytest.approx(truth.evaluated, rel=1e-5)
+        for name, x in r.weights.items():
+            torch.testing.assert_close(x, truth.weights[name], rtol=0, atol=weights, msg=lambda m, n=name: f"{n}: {m}")
+    assert {n for r in ran for n in r.weights} == set(truth.weights)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_a_net_with_several_inputs_trains_as_on_one_process(pools: Pools, layout: Layout) -> None:
+    ran = on_ranks(pools, layout, Task(SCORER, SCORER.plan(layout)))
+    check_same(ran, by_hand(SCORER))
+
+
+@pytest.mark.parametrize("layout", [Layout(dp=2, tp=2), Layout(dp=2, pp=2, zero=1)], ids=str)
+def test_gpt2_of_transformers_trains_unchanged_with_its_own_loss(pools: Pools, layout: Layout) -> None:
+    ran = on_ranks(pools, layout, Task(GPT2, GPT2.plan(layout)))
+    check_same(ran, by_hand(GPT2))
+    assert "lm_head.weight" in ran[-1].weights  # tied: under both of its names
+
+
+def test_batches_may_be_tuples(pools: Pools) -> None:
+    layout = Layout(dp=2)
+    check_same(on_ranks(pools, layout, Task(PAIRS, PAIRS.plan(layout))), by_hand(PAIRS))
+
+
+def test_gradients_are_clipped_by_their_global_norm(pools: Pools) -> None:
+    layout = Layout(tp=2)
+    truth = by_hand(SCORER, clip=0.5)
+    assert max(truth.norms) > 0.5
+    check_same(on_ranks(pools, layout, Task(SCORER, SCORER.plan(layout), clip=0.5)), truth)
+
+
+@pytest.mark.parametrize("layout", [Layout(dp=2), Layout(tp=2, sequence=True), Layout(pp=2)], ids=str)
+def test_dropout_is_that_of_the_same_loop_on_one_device(pools: Pools, layout: Layout) -> None:
+    alone = trained(None, Task(DROPPING, DROPPING.plan(Layout())))
+    ran = on_ranks(pools, layout, Task(DROPPING, DROPPING.plan(layout)))
+    for r in ran:
+        assert r.losses == pytest.approx(alone.losses, rel=2e-6)
+        assert r.evaluated == pytest.approx(alone.evaluated, rel=1e-5)
+    assert alone.losses[0] != pytest.approx(by_hand(DROPPING).losses[0], rel=1e-3)
+
+
+def test_the_module_is_left_as_it_was() -> None:
+    model = loops.gpt2()
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    kept = (model.config.to_dict(), model.config._attn_implementation, model.training, set(vars(model)), type(model))
+    job = mw.parallelize(model, GPT2.plan(Layout()), optimizer=loops.adamw)
+    job.train_step(loops.text(0))
+    assert (
+        model.config.to_dict(),
+        model.config._attn_implementation,
+        model.training,
+        set(vars(model)),
+        type(model),
+    ) == kept
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+SHARES = [
+    (Layout(dp=2), [(0, 2, 4), (1, 2, 4)]),
+    (Layout(tp=2), [(0, 1, 8)] * 2),
+    (Layout(pp=2), [(0, 1, 8)] * 2),
+    (Layout(dp=2, pp=2), [(0, 2, 4), (1, 2, 4)] * 2),
+    (Layout(dp=2, tp=2), [(0, 2, 4)] * 2 + [(1, 2, 4)] * 2),
+]
+
+
+@pytest.mark.parametrize(("layout", "wanted"), SHARES, ids=lambda x: str(x) if isinstance(x, Layout) else "")
+def test_ranks_know_their_share_of_the_samples(layout: Layout, wanted: list[tuple[int, int, int]]) -> None:
+    from meshwright.execute.shares import shares
+    from meshwright.graph.user_model import Feed, graph_of, like
+    from meshwright.lower import lower, unrolled
+    from meshwright.plan.problem import Recipe
+
+    model, batch = SCORER.model, SCORER.batch(0)
+    feed = Feed.of(model, batch, SCORER.criterion)
+    graph = graph_of(model, feed, like(feed.named(batch)), 4, loss=SCORER.criterion)
+    plan = loops.plan_of(graph, layout, 2)
+    program = unrolled(lower(graph, plan, Recipe(plan.samples)), graph)
+    found = shares(program, graph)
+    assert [(s.rank, s.world, 2 * s.count) for _, s in sorted(found.items())] == wanted
+
+
+def test_ranks_of_one_share_that_are_given_different_samples_are_told(pools: Pools) -> None:
+    layout = Layout(tp=2)
+    said = pools(2).run("execute.loops:refused", Task(SCORER, SCORER.plan(layout), odd_rank=1))
+    assert (
+        said
+        == [
+            "ranks 0 and 1 were given different samples in step 0, but both have data_rank 0 of 1: give every rank the samples "
+            "of its job.data_rank"
+        ]
+        * 2
+    )
+
+
+@pytest.mark.parametrize(("first", "second"), [(Layout(dp=2, zero=2), Layout(tp=2)), (Layout(pp=2), Layout())], ids=str)
+def test_a_loop_goes_on_under_another_plan(pools: Pools, tmp_path: Path, first: Layout, second: Layout) -> None:
+    folder = tmp_path / "ckpt"
+    whole = pools(2).run("execute.loops:saved", Saving(Task(SCORER, SCORER.plan(first), steps=4), folder))[0]
+    saving = Saving(Task(SCORER, SCORER.plan(second), steps=4, on_meta=True), folder)
+    if second.ranks == 1:
+        rest = loops.resumed(None, saving)
+    else:
+        rest = pools(second.ranks).run("execute.loops:resumed", saving)[0]
+    assert rest == pytest.approx(whole[2:], rel=2e-6)
+
+
+@pytest.mark.parametrize("layout", [Layout(dp=2, zero=1), Layout(dp=2, tp=2, zero=3)], ids=str)
+def test_torch_checkpoints_the_state_dict_by_itself(pools: Pools, tmp_path: Path, layout: Layout) -> None:
+    for r in pools(layout.ranks).run(
+        "execute.loops:checkpointed_by_torch", Saving(Task(GPT2, GPT2.plan(layout)), tmp_path / "dcp")
+    ):
+        before, spoilt, after = r
+        assert after == pytest.approx(before, rel=1e-6)
+        assert abs(spoilt - before) > 1e-4
+    # and a plain module reads the same folder
+    import torch.distributed.checkpoint as dcp
+
+    state = {n: torch.full_like(x, float("nan")) for n, x in loops.gpt2().state_dict().items()}
+    dcp.load(state, checkpoint_id=tmp_path / "dcp", no_dist=True)
+    assert all(x.isfinite().all() for x in state.values())
+
+
+def test_a_model_on_meta_is_filled_from_safetensors(pools: Pools, tmp_path: Path) -> None:
+    loops.gpt2().save_pretrained(tmp_path / "pretrained")
+    layout = Layout(tp=2)
+    task = Task(GPT2, GPT2.plan(layout), on_meta=True, options={"weights": tmp_path / "pretrained"})
+    check_same(on_ranks(pools, layout, task), by_hand(GPT2))
+
+
+def test_a_bare_body_s_file_fills_the_model_with_a_head(tmp_path: Path) -> None:
+    whole = loops.gpt2()
+    whole.transformer.save_pretrained(tmp_path / "body")  # names without "transformer."
+    job = mw.parallelize(loops.gpt2().to("meta"), GPT2.plan(Layout()), optimizer=loops.adamw, weights=tmp_path / "body")
+    truth = by_hand(GPT2, 1)
+    assert job.train_step(loops.text(0)).loss == pytest.approx(truth.losses[0], rel=2e-6)
+
+
+def test_weights_of_another_model_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"other.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError) as told:
+        mw.parallelize(loops.gpt2(), GPT2.plan(Layout()), optimizer=loops.adamw, weights=tmp_path / "other.safetensors")
+    assert told.value.message == (
+        f"{tmp_path / 'other.safetensors'}: 28 of 28 parameters of the model are not there, first transformer.wte.weight; "
+        "the names there are like other.weight"
+    )
+
+
+def test_a_plan_of_another_model_is_refused_before_anything_is_allocated() -> None:
+    class Wider(loops.Scorer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.extra = nn.Linear(6, 6)
+
+        def forward(self, tokens: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            return self.extra(super().forward(tokens, weight))
+
+    plan = SCORER.plan(Layout())
+    with pytest.raises(InputError) as told:
+        mw.parallelize(Wider(), plan, optimizer=loops.adamw, loss=loops.score)
+    assert told.value.message == (
+        'the plan is for another model than Wider: it says nothing of 2 of 45 ops, first "extra/linear"'
+    )
+    answer = mw.plan(
+        loops.Scorer, inputs=loops.scores(0), loss=loops.score, cluster="localx1", batch=8, precision="fp32"
+    )
+    other = loops.Scorer()
+    other.head = nn.Linear(16, 7)
+    with pytest.raises(InputError) as told:
+        mw.parallelize(other, answer, optimizer=loops.adamw, loss=loops.score)
+    assert told.value.message == (
+        "the plan is for another model than Scorer: 2 of 21 parameters differ, first head.weight (6×16, not 7×16)"
+    )
+
+
+def test_a_plan_of_several_devices_in_one_process_says_how_to_start_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["train.py", "--fast"])
+    with pytest.raises(InputError) as told:
+        mw.parallelize(loops.scorer(), SCORER.plan(Layout(dp=2)), optimizer=loops.adamw, loss=loops.score)
+    assert told.value.message == (
+        "the plan has 2 devices and this is a single process: start it with torchrun --nnodes 1 --nproc-per-node 2 train.py "
+        "--fast"
+    )
+
+
+BATCHES = [
+    ({"tokens": 8, "weight": 8}, "the batch has no label: the model and its loss read tokens, weight and label"),
+    (
+        {"tokens": 8, "weight": 8, "label": 8, "mask": 8},
+        "the batch has mask, which was not there in planning: the model and its loss read tokens, weight and label",
+    ),
+    (
+        {"tokens": 4, "weight": 4, "label": 4},
+        'the batch has "tokens" of shape (4, 8) and dtype int64, this rank takes (8, 8) of int64: 8 samples a step',
+    ),
+]
+
+
+@pytest.mark.parametrize(("sizes", "sentence"), BATCHES, ids=["missing", "extra", "short"])
+def test_a_batch_that_does_not_fit_is_refused(sizes: dict[str, int], sentence: str) -> None:
+    job = mw.parallelize(loops.scorer(), SCORER.plan(Layout()), optimizer=loops.adamw, loss=loops.score)
+    whole = {**loops.scores(0), "mask": torch.ones(8)}
+    with pytest.raises(InputError) as told:
+        job.train_step({n: whole[n][:size] for n, size in sizes.items()})
+    assert told.value.message == sentence
+
+
+def test_schedulers_of_torch_work_on_the_jobs_optimizer() -> None:
+    plan = SCORER.plan(Layout())
+    job = mw.parallelize(loops.scorer(), plan, optimizer=loops.adamw, loss=loops.score)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(job.optimizer, 0.5)
+    own = mw.parallelize(
+        loops.scorer(), plan, optimizer=loops.adamw, loss=loops.score,
+        scheduler=lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.5),
+    )  # fmt: skip
+    for k in range(3):
+        a, b = job.train_step(loops.scores(k)), own.train_step(loops.scores(k))
+        scheduler.step()
+        assert a.loss == b.loss
+        assert job.optimizer.param_groups[0]["lr"] == own.optimizer.param_groups[0]["lr"] == 1e-2 * 0.5 ** (k + 1)
+
+
+def test_running_statistics_are_no_part_of_a_plan() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x).square().mean()
+
+    batch = {"x": torch.randn(4, 4)}
+    answer = mw.plan(Normed, inputs=batch, cluster="localx1", batch=4, precision="fp32")
+    job = mw.parallelize(Normed(), answer, optimizer=loops.adamw)
+    assert job.train_step(batch).loss > 0
+    with pytest.raises(Unsupported) as told:
+        job.eval_step(batch)
+    assert told.value.message.startswith(
+        "inner.1 (BatchNorm1d) evaluates with running statistics, which a plan does not keep"
+    )
+
+
+def test_a_loss_that_is_no_number_is_named_with_its_step_and_rank() -> None:
+    job = mw.parallelize(loops.scorer(), SCORER.plan(Layout()), optimizer=loops.adamw, loss=loops.score)
+    job.train_step(loops.scores(0))
+    batch = loops.scores(1)
+    batch["weight"][3] = float("nan")
+    with pytest.raises(mw.MeshwrightError) as told:
+        job.train_step(batch)
+    assert told.value.message == "the loss is nan at step 2 on rank 0"
+
+
+def test_the_report_sets_the_measured_step_beside_the_predicted_one() -> None:
+    answer = mw.plan(
+        loops.Scorer, inputs=loops.scores(0), loss=loops.score, cluster="localx1", batch=8, precision="fp32"
+    )
+    job = mw.parallelize(loops.scorer(), answer, optimizer=loops.adamw, loss=loops.score)
+    for k in range(3):
+        job.train_step(loops.scores(k))
+    report = job.report()
+    assert report.steps == 2
+    assert report.ranks[0].step[0] == pytest.approx(answer.simulation.step_seconds, rel=0.01)
+    assert report.ranks[0].step[1] > 0
+    assert any(line.startswith("They part most where") for line in report.lines())
+
+
+def test_a_loop_of_one_file(tmp_path: Path) -> None:
+    """A plan that is written and loaded again knows what its model is fed."""
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom execute.loops import Scorer, score, scores\n"
+        "class Net(Scorer):\n"
+        "    def forward(self, tokens, weight, label):\n"
+        "        return score(super().forward(tokens, weight), {'label': label})\n"
+        "def build():\n    return Net(), scores(0)\n"
+    )
+    mw.plan(f"{tmp_path / 'net.py'}:build", cluster="localx1", batch=8, precision="fp32", folder=tmp_path / "out")
+    plan = mw.load(tmp_path / "out")
+    assert {n: shape for n, (shape, _) in plan.inputs.items()} == {"tokens": (-1, 8), "weight": (-1,), "label": (-1,)}
+
+    class Net(loops.Scorer):
+        def forward(self, tokens: torch.Tensor, weight: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+            return loops.score(super().forward(tokens, weight), {"label": label})
+
+    torch.manual_seed(0)
+    job = mw.parallelize(Net(), plan, optimizer=loops.adamw)
+    micro_batches = max(1, plan.schedule.micro_batches)
+    truth = by_hand(SCORER, 2, micro_batches=micro_batches)
+    assert [job.train_step(loops.scores(k)).loss for k in range(2)] == pytest.approx(truth.losses, rel=2e-6)
+    assert job.report().priced_for == "local×1" or job.report().priced_for

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from meshwright.execute.export import export_safetensors, import_safetensors
+from meshwright.execute.export import export_safetensors
 from meshwright.execute.mesh_groups import MeshView
 from meshwright.execute.runtime import MicroBatch
 from meshwright.execute.site import own_part
@@ -29,8 +29,6 @@ class Course:
     """Steps done -> where a checkpoint goes."""
     export: Path | None = None
     """The weights of the end."""
-    weights: Path | None = None
-    """The weights of the beginning."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,6 @@ def followed(context: Context, course: Course) -> Outcome:
     trainer = Trainer(course.setup, context.rank, context.groups)
     if course.resume is not None:
         trainer.resume(course.resume)
-    if course.weights is not None:
-        import_safetensors(trainer.runtime, course.weights)
     drawn, losses, rates = torch.rand(3), {}, []
     for step, batch in sorted(course.batches.items()):
         stepped = trainer.step(batch)

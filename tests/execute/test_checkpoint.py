@@ -23,9 +23,11 @@ from meshwright.execute.export import export_safetensors
 from meshwright.execute.one_process import OneProcess
 from meshwright.execute.optimizer import SGD, AdamW, MakeOptimizer
 from meshwright.execute.params import Values
+from meshwright.execute.pretrained import Given
 from meshwright.execute.runtime import MicroBatch
 from meshwright.execute.trainer import MakeScheduler, Setup
 from meshwright.execute.verification import constants_of
+from meshwright.execute.weights import Weights
 from meshwright.graph.ir import Graph
 from meshwright.graph.source import resolve
 from meshwright.graph.zoo import Shrink
@@ -272,11 +274,13 @@ def test_weights_go_out_as_one_file_and_into_any_plan(saved: Saved, tmp_path: Pa
         assert not missing.unexpected_keys and set(missing.missing_keys) <= {"lm_head.weight"} | set(
             dict(real.named_buffers())
         )
-        first = {0: batches[0]}
-        alone = _losses(saved.run(Layout(), Course(_setup(Layout(), seed=5), first, weights=file)))
-        seeds = replace(_setup(Layout(tp=2), seed=5), values=Values(6))
-        cut = _losses(saved.run(Layout(tp=2), Course(seeds, first, weights=file)))
-        assert cut == {0: pytest.approx(alone[0], rel=1e-6)}
+        first, names = {0: batches[0]}, {name: name for name in whole}
+        found = [
+            _losses(saved.run(into, Course(replace(_setup(into), values=values), first)))
+            for into in (Layout(), Layout(tp=2))
+            for values in (Values(SEED, given=whole), Given(SEED, {}, Weights.open(file), names))
+        ]
+        assert all(losses == {0: pytest.approx(found[0][0], rel=1e-6)} for losses in found)
     narrow = export_safetensors(target[AT + AFTER], tmp_path / "half.safetensors", torch.bfloat16)
     assert all(torch.equal(x, whole[name].bfloat16()) for name, x in load_file(narrow).items())
     assert {p.name for p in tmp_path.iterdir() if p.suffix == ".part"} == set()

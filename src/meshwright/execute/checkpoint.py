@@ -148,6 +148,7 @@ def load(runtime: Runtime, folder: str | Path, scheduler: Any = None) -> Saved:
     """
     own = dict(_generators(runtime.rank))
     saved = _load(list(_holdings(runtime)), runtime.optimizer, Path(folder), scheduler, own, _everyone())
+    runtime.spread()
     _set_generators(own)
     runtime.step = saved.step
     return saved
@@ -165,7 +166,7 @@ def load_module(
     Raises:
         InputError: as `load`.
     """
-    found = [_Holding(n, p, Part.whole, ()) for n, p in module.named_parameters() if n in names]
+    found = [_Holding(n, p, Part.whole) for n, p in module.named_parameters() if n in names]
     return _load(found, optimizer, Path(folder), scheduler, {}, None)
 
 
@@ -187,7 +188,7 @@ def _load(
     states: list[tuple[nn.Parameter, dict[str, Tensor]]] = []
     on_device = any(g.get("capturable") or g.get("fused") for g in training["groups"])
     for h in holdings:
-        parts.setdefault(h.name, []).extend((h.place(h.master.detach()), *h.resting))
+        parts.setdefault(h.name, []).append(h.place(h.master.detach()))
         state: dict[str, Tensor] = {}
         for key in sorted(key for key, name in keys if name == h.name):
             name = f"{OPTIMIZER}{key}.{h.name}"
@@ -234,17 +235,14 @@ class _Holding:
     master: nn.Parameter
     place: Callable[[Tensor], Part]
     """What tensors of the master's shape are part of."""
-    resting: tuple[Part, ...]
-    """The parameter as it is used."""
 
 
 def _holdings(runtime: Runtime) -> Iterator[_Holding]:
     """Several of one name where several of this rank's stages hold a tied weight."""
     for (stage, name), master in runtime.masters.items():
-        local, param, shape = runtime.locals[stage], runtime.param(stage, name), runtime.graph.tensor[name].shape
-        resting = Part.of(local.params[name].detach(), shape, param.rest, local.view)
-        place = partial(Part.of, shape=shape, layout=param.state, view=local.view)
-        yield _Holding(name, master, place, (resting,))
+        param, shape = runtime.param(stage, name), runtime.graph.tensor[name].shape
+        place = partial(Part.of, shape=shape, layout=param.state, view=runtime.locals[stage].view)
+        yield _Holding(name, master, place)
 
 
 def _everything(runtime: Runtime) -> dict[str, list[Part]]:

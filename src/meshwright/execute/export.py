@@ -7,7 +7,7 @@ Optimizer state stays in checkpoints.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from .box_planners import described, read
 from .checkpoint import GENERATOR, OPTIMIZER
 from .parts import Part
 from .runtime import Runtime
-from .weights import DTYPES, Weights, created, mapped
+from .weights import DTYPES, created, mapped
 
 
 def export_safetensors(source: Runtime | str | Path, path: str | Path, dtype: torch.dtype | None = None) -> Path:
@@ -78,25 +78,6 @@ def _made(draft: Path, shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 def _as(own: torch.dtype, asked: torch.dtype | None) -> torch.dtype:
     return asked if asked is not None and own.is_floating_point else own
-
-
-def import_safetensors(runtime: Runtime, source: str | Path, names: Iterable[tuple[str, str]] = ()) -> None:
-    """Fills weights from a file or folder; each rank reads its own slices. The optimizer starts anew.
-
-    Args:
-        names: (parameter, its name in the file) where they differ.
-
-    Raises:
-        InputError: a parameter is not there or has another shape.
-    """
-    weights, other = Weights.open(source), dict(names)
-    with torch.no_grad():
-        for (stage, name), master in runtime.masters.items():
-            local, param, shape = runtime.locals[stage], runtime.param(stage, name), runtime.graph.tensor[name].shape
-            stored = other.get(name, name)
-            master.copy_(weights.part(stored, param.state, local.view, shape))
-            local.params[name].copy_(weights.part(stored, param.rest, local.view, shape))
-    runtime.optimizer.state.clear()
 
 
 def _meet() -> None:

@@ -89,7 +89,8 @@ class Pool:
             except TimeoutError:
                 self._check_alive("while starting")
                 if time.monotonic() > deadline:
-                    raise ExecutionError(f"{self.ranks - len(found)} of {self.ranks} ranks did not start") from None
+                    late = ", ".join(str(r) for r in range(self.ranks) if r not in found)
+                    raise ExecutionError(f"ranks {late} did not start within {START_SECONDS:.0f} s") from None
                 continue
             found[link.recv()] = link
         return [found[r] for r in range(self.ranks)]
@@ -105,7 +106,8 @@ class Pool:
         message = pickle.dumps((function, payload))
         try:
             for link in self._links:
-                link.send_bytes(message)
+                with contextlib.suppress(OSError):  # dead: collecting its answer says so
+                    link.send_bytes(message)
             return self._collect(timeout, event)
         except BaseException:
             self.close()

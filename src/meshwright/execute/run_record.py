@@ -56,11 +56,12 @@ class Run:
         """
         first = stepped[0]
         loss = sum(first.losses) / len(first.losses)
-        if not math.isfinite(loss):
-            rank = next((r for r, s in enumerate(stepped) if not all(map(math.isfinite, s.own_losses))), 0)
-            raise ExecutionError(f"the loss is {loss} at step {number} on rank {rank}" + self.go_on())
-        if not math.isfinite(first.grad_norm):
-            raise ExecutionError(f"the norm of the gradients is {first.grad_norm} at step {number}" + self.go_on())
+        if not first.finite:
+            what = f"loss is {loss}" if not math.isfinite(loss) else f"norm of the gradients is {first.grad_norm}"
+            text = f"the {what} at step {number}"
+            made = next(((r, s.origin) for r, s in enumerate(stepped) if s.origin), None)
+            text += f", which rank {made[0]} made first ({made[1]})" if made else f" on rank {_holder(stepped)}"
+            raise ExecutionError(text + self.go_on())
         self.done.append(StepReport(number, loss, reference, tuple(s.seconds for s in stepped)))
         return self.done[-1]
 
@@ -85,3 +86,8 @@ class Run:
     def result(self, ranks: int, spent: Sequence[Mapping[str, float]]) -> RunResult:
         measured = tuple(spent) if len(self.done) > 1 else ()
         return RunResult(tuple(self.done), ranks, self.saves[-1] if self.saves else None, self.dtype, measured)
+
+
+def _holder(stepped: Sequence[Stepped]) -> int:
+    """The first rank whose own loss is no number."""
+    return next((r for r, s in enumerate(stepped) if not all(map(math.isfinite, s.own_losses))), 0)

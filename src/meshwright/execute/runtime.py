@@ -170,7 +170,8 @@ class Runtime:
     # -------------------------------------------------------------- one step
 
     def train_step(self, batch: Sequence[Given], clip: float | None = None) -> StepResult:
-        """Gradients of the mean loss over the micro-batches, and one update.
+        """Gradients of the mean loss over the micro-batches, and one update, unless a loss or the norm is no number: then
+        weights and step stay as they are, so that the cause can be looked for.
 
         Args:
             batch: the micro-batches.
@@ -185,8 +186,10 @@ class Runtime:
             losses, norm = self._totals.of(own, self.micro_batches, grads)
             if clip is not None:
                 clipped(grads.values(), norm, clip)
-        self.update()
-        return StepResult(losses, norm, tuple(own))
+        result = StepResult(losses, norm, tuple(own))
+        if result.finite:
+            self.update()
+        return result
 
     def gradients(self, batch: Sequence[Given]) -> list[float]:
         """Forward, backward and every sum of gradients, which are then those of the masters.

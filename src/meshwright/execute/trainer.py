@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +18,7 @@ from ..plan.model import Plan
 from . import checkpoint
 from .device import hardware
 from .mesh_groups import Groups
+from .nan_origin import origin_of_nan
 from .optimizer import MakeOptimizer
 from .params import Values
 from .runtime import Given, Runtime
@@ -55,6 +57,12 @@ class Stepped:
     seconds: float
     own_losses: tuple[float, ...] = ()
     """Those that this rank computed."""
+    origin: str = ""
+    """What on this rank made a NaN, where the loss is no number."""
+
+    @property
+    def finite(self) -> bool:
+        return isfinite(self.grad_norm) and all(map(isfinite, self.losses))
 
 
 class Trainer:
@@ -75,9 +83,15 @@ class Trainer:
         return checkpoint.load(self.runtime, folder, self.scheduler)
 
     def step(self, batch: Sequence[Given]) -> Stepped:
-        """Forward, backward and update on this rank's parts of the micro-batches, which are whole."""
+        """Forward, backward and update on this rank's parts of the micro-batches.
+
+        Where the loss is no number nothing is updated, and every rank looks for what made it so.
+        """
         began = time.perf_counter()
         result = self.runtime.train_step(batch, self.clip)
+        if not result.finite:
+            origin = origin_of_nan(self.runtime, batch)
+            return Stepped(result.losses, result.grad_norm, time.perf_counter() - began, result.own_losses, origin)
         if self.scheduler is not None:
             self.scheduler.step()
         took, spans = time.perf_counter() - began, self.runtime.clock.taken()

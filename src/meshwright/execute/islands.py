@@ -11,9 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ..errors import ExecutionError
 from ..lower.program import GRAD, Instr
+from ..plan.layout import local_shape
 from .calls import Place
+from .params import dtype_of
 from .site import Local, Moment, Recorded, filled
+from .torch_compat import Shape, traced
 
 Run = Callable[..., tuple[Tensor, ...]]
 DRAWN = frozenset(
@@ -24,7 +28,7 @@ DRAWN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Island:
-    """Consecutive ops without a collective between them. `run(moment, *inputs)` gives the outputs."""
+    """Consecutive ops without a collective between them. `run(step, micro_batch, *inputs)` gives the outputs."""
 
     ops: tuple[str, ...]
     inputs: tuple[str, ...]
@@ -96,8 +100,9 @@ class Builder:
         outs: Sequence[str],
         alone: bool,
     ) -> Run:
-        graph = fx.Graph()
-        moment = graph.placeholder("moment")
+        compiled = self._compile if not alone else None
+        graph, root = fx.Graph(), torch.nn.Module()
+        moment = [graph.placeholder(name) for name in ("step", "micro_batch")]
         node = {n: graph.placeholder(f"x{k}") for k, n in enumerate(inputs)}
         carries = {i.inputs[k] for i in instrs for k in flows.get(i.on, ())} & set(inputs)
         for i in instrs:
@@ -110,27 +115,65 @@ class Builder:
                 for k, n in enumerate(i.inputs)
             ]
             call = calls[i.on]
-            if isinstance(call, Recorded) and _plain(call):
+            if isinstance(call, Recorded):
                 args = tuple(filled(a, operands) for a in call.args)
-                result = graph.call_function(
-                    call.target, args, {k: filled(a, operands) for k, a in call.kwargs.items()}
-                )
-                single = _gives_a_tensor(call.target)
+                made = graph.call_function(call.target, args, {k: filled(a, operands) for k, a in call.kwargs.items()})
+                results = [made] if _gives_a_tensor(call.target) else _taken(graph, made, len(i.outputs))
+            elif compiled:
+                results = _inlined(graph, root, self._traced(call, i), [*moment, *operands])
             else:
-                result, single = graph.call_function(_named(call, op.kind), (operands, moment)), False
-            for k, name in enumerate(i.outputs):
-                node[name] = result if single else graph.call_function(operator.getitem, (result, k))
+                made = graph.call_function(_named(call, op.kind), (*moment, operands))
+                results = _taken(graph, made, len(i.outputs))
+            node.update(zip(i.outputs, results, strict=True))
             if own:
                 carries.update(i.outputs)
         graph.output(tuple(node[n] for n in outs))
-        module = fx.GraphModule(torch.nn.Module(), graph, "Island")
-        if self._compile and not alone:
-            return torch.compile(module, backend=self._compile, fullgraph=True, dynamic=False)
-        return module.forward
+        module = fx.GraphModule(root, graph, "Island")
+        if not compiled:
+            return module.forward
+        run = torch.compile(module, backend=compiled, fullgraph=True, dynamic=False)
+
+        def with_scalars(step: int, micro_batch: int, *operands: Tensor) -> tuple[Tensor, ...]:
+            return run(torch.tensor(step), torch.tensor(micro_batch), *operands)  # type: ignore[no-any-return]
+
+        return with_scalars
+
+    def _traced(self, call: Local, instr: Instr) -> fx.GraphModule:
+        """A call of ours as a graph of torch's operators on (step, micro_batch, *operands)."""
+        graph, view, device = self._place.graph, self._place.view, self._place.device
+        described = [graph.tensor[t] for t in graph.ops[graph.position[instr.on]].inputs]
+        operands: list[Shape] = [
+            (local_shape(layout, d.shape, view.mesh, view.coords), dtype_of(d), device)
+            for d, layout in zip(described, instr.operands, strict=True)
+        ]
+        scalar: Shape = (), torch.int64, torch.device("cpu")
+
+        def flat(step: Tensor, micro_batch: Tensor, *xs: Tensor) -> tuple[Tensor, ...]:
+            return tuple(call(list(xs), Moment(step, micro_batch)))
+
+        return traced(flat, [scalar, scalar, *operands])
 
 
-def _plain(call: Recorded) -> bool:
-    return isinstance(call.target, torch._ops.OpOverload)
+def _taken(graph: fx.Graph, made: fx.Node, count: int) -> list[fx.Node]:
+    return [graph.call_function(operator.getitem, (made, k)) for k in range(count)]
+
+
+def _inlined(graph: fx.Graph, root: torch.nn.Module, module: fx.GraphModule, given: Sequence[fx.Node]) -> list[fx.Node]:
+    """The nodes of `module` in `graph`, on given operands; its constants become buffers of `root`."""
+    node: dict[fx.Node, fx.Node] = {}
+    operands = iter(given)
+    for old in module.graph.nodes:
+        if old.op == "placeholder":
+            node[old] = next(operands)
+        elif old.op == "output":
+            return [node[x] for x in old.args[0]]
+        elif old.op == "get_attr":
+            name = f"constant{len(list(root.buffers()))}"
+            root.register_buffer(name, getattr(module, old.target))
+            node[old] = graph.get_attr(name)
+        else:
+            node[old] = graph.node_copy(old, lambda x: node[x])
+    raise ExecutionError("a traced call has no output")
 
 
 def _gives_a_tensor(target: Any) -> bool:
@@ -138,11 +181,11 @@ def _gives_a_tensor(target: Any) -> bool:
     return len(returns) == 1 and isinstance(returns[0].type, torch.TensorType)
 
 
-def _named(call: Local, kind: str) -> Callable[[list[Tensor], Moment], Sequence[Tensor]]:
+def _named(call: Local, kind: str) -> Callable[[int, int, list[Tensor]], Sequence[Tensor]]:
     """A function whose name FX can write into its code."""
 
-    def local(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
-        return call(operands, moment)
+    def local(step: int, micro_batch: int, operands: list[Tensor]) -> Sequence[Tensor]:
+        return call(operands, Moment(step, micro_batch))
 
     local.__name__ = local.__qualname__ = re.sub(r"\W", "_", f"local_{kind}")
     return local

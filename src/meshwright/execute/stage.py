@@ -276,7 +276,9 @@ class StageRunner:
                 x.detach() if x.requires_grad and name not in unit.carrying else x
                 for name, x in zip(unit.inputs, operands, strict=True)
             ]
-            values.update(zip(unit.outputs, unit.run(flight.moment, *operands), strict=True))
+            values.update(
+                zip(unit.outputs, unit.run(flight.moment.step, flight.moment.micro_batch, *operands), strict=True)
+            )
 
     def _move(self, code: _Code, move: Move, values: dict[str, Tensor], flight: Flight, taped: _Taped) -> None:
         x = self._value(move.source, values, flight)

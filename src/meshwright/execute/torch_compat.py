@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch import fx
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import Placement
@@ -47,3 +49,16 @@ def strided_shard(dim: int, pieces: int) -> Placement:
     from torch.distributed.tensor.placement_types import _StridedShard
 
     return _StridedShard(dim, split_factor=pieces)
+
+
+Shape = tuple[tuple[int, ...], torch.dtype, torch.device]
+
+
+def traced(call: Callable[..., tuple[torch.Tensor, ...]], operands: Sequence[Shape]) -> fx.GraphModule:
+    """What `call` asks of torch, as a graph above autograd, on operands of these (sizes, dtype, device). Runs nothing."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        given = [torch.empty(sizes, dtype=dtype, device=device) for sizes, dtype, device in operands]
+    return make_fx(call, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)(*given)

@@ -23,7 +23,7 @@ from ..plan.lookup import entry_range, span_entry
 from ..plan.model import Cut, Layout, Plan, Schedule, Stage, Storage
 
 T = TypeVar("T")
-SEQUENCE, WIDTH, HEADS, FFN, VOCABULARY, EXPERTS, IMAGE = 16, 64, 8, 96, 128, 4, 32
+SEQUENCE, WIDTH, HEADS, FFN, VOCABULARY, EXPERTS, IMAGE = 16, 64, 8, 96, 128, 4, 64
 """Sizes that divide by 2 and 4; each is made odd where the model's own size does not divide by the plan's degree."""
 MOST_RANKS = 16
 

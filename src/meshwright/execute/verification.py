@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 LIMIT = 1e-5
 """Largest |difference| of a gradient over the larger of its own largest element and `FLOOR` of the model's."""
 FLOOR = 1e-3
-ROUNDING = 4.0
+ROUNDING = 8.0
 """A gradient that is zero but for rounding may differ by so many times what one process differs from float64."""
 LOSS_LIMIT = 1e-5
 """Relative."""

@@ -181,4 +181,6 @@ def _residual_network(full: Config, shrink: Shrink) -> dict[str, object]:
     if shrink.width:
         found["hidden_sizes"] = [max(8, w * shrink.width // widths[-1]) for w in widths]
         found["embedding_size"] = max(2, stem * shrink.width // widths[-1])
+    if shrink.image:
+        found["image_size"] = shrink.image  # no setting of the class: what its inputs are made by
     return found

@@ -104,10 +104,12 @@ def inputs_of(module: Any, seq: int) -> Inputs:
 
 def _choose(cls: Any, settings: Any, seq: int, attention: str) -> None:
     settings._attn_implementation = _attention(cls, settings.to_dict(), seq, attention)
-    if attention == "meshwright" and cls._can_set_experts_implementation() and size_of(settings.to_dict(), "experts"):
+    if attention in ("meshwright", "eager") and cls._can_set_experts_implementation():
         from ..transformers_hooks import register_experts
 
-        settings._experts_implementation = register_experts()
+        if size_of(settings.to_dict(), "experts"):
+            # The library's grouped products have no float64 form, which an exact comparison needs.
+            settings._experts_implementation = register_experts() if attention == "meshwright" else "eager"
 
 
 def _tell_loss(module: Any) -> None:

@@ -103,10 +103,10 @@ def _padded(x: Tensor, n: int) -> Tensor:
 def _gather(x: Tensor, instr: Instr, atom: Atom, view: MeshView) -> Tensor:
     sizes = part_sizes(atom, instr.axes[0], view)
     own = _padded(x.movedim(instr.dim, 0), max(sizes)).contiguous()
-    out = own.new_empty(len(sizes) * max(sizes), *own.shape[1:])
+    out = own.new_empty(len(sizes), *own.shape)
     with view.groups.clock.span("all_gather"):
-        dist.all_gather_single(out, own, group=view.group(instr.axes))
-    parts = _by_coordinate(list(out.split(max(sizes))), view.order(instr.axes))  # type: ignore[no-untyped-call]
+        dist.all_gather_single(out.view(-1), own.view(-1), group=view.group(instr.axes))
+    parts = _by_coordinate(list(out.unbind()), view.order(instr.axes))
     whole = torch.cat([p[:n] for p, n in zip(parts, sizes, strict=True)])
     return whole.movedim(0, instr.dim)
 

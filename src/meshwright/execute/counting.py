@@ -81,7 +81,7 @@ def expected(
                 kind = "all_to_all" if instr.kind == "halo" else str(instr.collective)
                 found[kind, size, tuple(sorted(who))] += times
         found.update(_tied(program, stage, graph, view))
-        found.update(_bucketed(stage, graph, view, micro_batches, bucket_bytes))
+        found.update(bucketed(stage, graph, view, micro_batches, bucket_bytes))
     return found
 
 
@@ -97,7 +97,7 @@ def _tied(program: Program, stage: StageCode, graph: Graph, view: MeshView) -> C
     return found
 
 
-def _bucketed(stage: StageCode, graph: Graph, view: MeshView, micro_batches: int, bucket_bytes: int) -> Counter[Call]:
+def bucketed(stage: StageCode, graph: Graph, view: MeshView, micro_batches: int, bucket_bytes: int) -> Counter[Call]:
     """Sums of gradients and gathers of updated parameters."""
     found: Counter[Call] = Counter()
     for bucket in buckets_of(stage, graph, bucket_bytes):

@@ -91,7 +91,7 @@ class Rows:
         x = x.view(whole)
         if self._even[k]:
             part = (*whole[:dim], sizes[0], *whole[dim + 1 :])
-            place = buffer[:, starts[0] : starts[0] + prod(part)].view(-1, *part)
+            place = buffer[:, starts[0] : starts[0] + prod(part)].view(len(sizes), *part)
             split = [*whole[:dim], len(sizes), sizes[0], *whole[dim + 1 :]]
             yield x.view(split).movedim(dim, 0), place
             return

@@ -64,6 +64,8 @@ class _Taped:
     """The autograd graph of one segment of one micro-batch."""
 
     entered: list[_Entered] = field(default_factory=list)
+    loose: list[GradientEdge] = field(default_factory=list)
+    """Of moves whose gradient the program carries although nothing needs it."""
     exits: dict[str, GradientEdge] = field(default_factory=dict)
     again: Again | None = None
     done: set[str] = field(default_factory=set)
@@ -240,7 +242,7 @@ class StageRunner:
         values = self._enter(code, flight, taped)
         for u, unit in enumerate(code.units):
             if isinstance(unit, Move):
-                self._move(code, unit, values, flight, taped)
+                self._move(unit, values, flight, taped)
             else:
                 again = taped.again
                 with again.forward(u, unit.again) if again and unit.carrying else nullcontext():
@@ -280,10 +282,17 @@ class StageRunner:
                 zip(unit.outputs, unit.run(flight.moment.step, flight.moment.micro_batch, *operands), strict=True)
             )
 
-    def _move(self, code: _Code, move: Move, values: dict[str, Tensor], flight: Flight, taped: _Taped) -> None:
+    def _move(self, move: Move, values: dict[str, Tensor], flight: Flight, taped: _Taped) -> None:
         x = self._value(move.source, values, flight)
-        with torch.set_grad_enabled(bool(move.duals)):
-            values[move.target] = move.run(x, self.view, taped.done) if move.duals else move.forward(x, self.view)
+        if not move.duals:
+            with torch.no_grad():
+                values[move.target] = move.forward(x, self.view)
+            return
+        with torch.enable_grad():
+            if not x.requires_grad:
+                (x,) = _Entry.apply(self._token, x)  # type: ignore[no-untyped-call]
+                taped.loose.append(get_gradient_edge(x))
+            values[move.target] = move.run(x, self.view, taped.done)
 
     def _value(self, name: str, values: Mapping[str, Tensor], flight: Flight) -> Tensor:
         for source in (values, flight.values, self.params, self.constants):
@@ -319,11 +328,11 @@ class StageRunner:
             raise ExecutionError(f'no gradient arrived for segment "{code.segment.name}" of stage {self.code.stage}')
         grads = torch.autograd.grad(
             [taped.exits[n] for n in arrived],
-            [e.edge for e in taped.entered],
+            [*(e.edge for e in taped.entered), *taped.loose],
             list(arrived.values()),
             allow_unused=True,
         )
-        for entered, grad in zip(taped.entered, grads, strict=True):
+        for entered, grad in zip(taped.entered, grads, strict=False):
             add_gradient(flight, GRAD + entered.name, entered.zeros() if grad is None else grad)
         for unit in code.units:
             if isinstance(unit, Move) and unit.duals and unit.target not in taped.done:

@@ -1,7 +1,7 @@
 """Cells of the matrix, run: scaled-down models with what one process computes on them, made once; the checks of a cell.
 
-    verify          loss, every gradient, weights after one plain step, collectives counted
-    three steps     SGD with momentum: every weight as on one process; AdamW: every loss
+verify          loss, every gradient, weights after one plain step, collectives counted
+three steps     SGD with momentum: every weight as on one process; AdamW: every loss
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from meshwright.execute.mesh_groups import Groups, MeshView, ranks_of
 from meshwright.execute.optimizer import SGD, AdamW
 from meshwright.execute.params import Values
 from meshwright.execute.site import own_part
-from meshwright.execute.verification import constants_of, load_values, loss_of, reference
+from meshwright.execute.verification import ROUNDING, constants_of, load_values, loss_of, reference
 from meshwright.graph.source import resolve
 from meshwright.graph.zoo import Shrink
 from meshwright.plan.model import Plan
@@ -37,8 +37,6 @@ WEIGHT_LIMIT = 1e-5
 """Of a weight after three steps, over the larger of its own largest element and one step's change."""
 LOSS_LIMIT = 1e-4
 """Relative, of the losses under AdamW, whose first steps divide gradients by themselves."""
-ROUNDING = 4.0
-"""Differences may be so many times what one process in float32 differs from float64."""
 
 
 @dataclass(frozen=True)

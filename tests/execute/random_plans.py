@@ -7,13 +7,14 @@ from math import prod
 
 from meshwright.cluster.model import Mesh
 from meshwright.graph.ir import Graph, Op
-from meshwright.plan.model import Cut, OpSharding, Plan, Schedule, Stage
+from meshwright.plan.model import Cut, Layout, OpSharding, Plan, Schedule, Stage, Storage
+from meshwright.plan.schedules import conditions
 
 LEGAL = ("free", "stat")
 
 
-def random_sharding(op: Op, mesh: Mesh, rng: random.Random, uneven: bool) -> OpSharding:
-    left = {f.name: f.size for f in op.rule.factors if f.kind in LEGAL}
+def random_sharding(op: Op, mesh: Mesh, rng: random.Random, uneven: bool, legal: tuple[str, ...] = LEGAL) -> OpSharding:
+    left = {f.name: f.size for f in op.rule.factors if f.kind in legal}
     cuts: dict[str, tuple[Cut, ...]] = {}
     for axis in rng.sample(mesh.axes, len(mesh.axes)):
         n = mesh.size(axis)
@@ -26,10 +27,94 @@ def random_sharding(op: Op, mesh: Mesh, rng: random.Random, uneven: bool) -> OpS
 
 
 def random_plan(
-    graph: Graph, shape: tuple[int, ...], axes: tuple[str, ...], micro_batches: int, seed: int, *, uneven: bool = False
+    graph: Graph,
+    shape: tuple[int, ...],
+    axes: tuple[str, ...],
+    micro_batches: int,
+    seed: int,
+    *,
+    uneven: bool = False,
+    legal: tuple[str, ...] = LEGAL,
 ) -> Plan:
     rng = random.Random(seed)
     mesh = Mesh(range(prod(shape)), axes, shape)
-    shardings = {op.name: random_sharding(op, mesh, rng, uneven) for op in graph.ops}
+    shardings = {op.name: random_sharding(op, mesh, rng, uneven, legal) for op in graph.ops}
     stage = Stage(tuple(op.name for op in graph.ops), mesh, shardings)
     return Plan(graph.digest, graph.samples * micro_batches, (stage,), Schedule("gpipe", micro_batches))
+
+
+MESHES: tuple[tuple[int, ...], ...] = ((2,), (2, 2), (4,), (2, 2, 2))
+RANKS = (2, 4, 8)
+
+
+def wild_plan(graph: Graph, ranks: int, micro_batches: int, seed: int) -> Plan:
+    """Everything at random: stages cut at any op, schedule, cuts of each op, rest of activations and parameters,
+    gradients and optimizer state, what runs again; evenly or not."""
+    rng = random.Random(f"{seed}/{ranks}")
+    uneven = rng.random() < 0.3
+    depth = rng.choice([d for d in (1, 1, 2, 4) if d <= ranks])
+    shape = rng.choice([m for m in ((1,), *MESHES) if prod(m) == ranks // depth])
+    axes = ("x", "y", "z")[: len(shape)]
+    schedule, chunks = _schedule(depth, micro_batches, rng)
+    count = depth * chunks
+    borders = [0, *sorted(rng.sample(range(1, len(graph.ops)), count - 1)), len(graph.ops)]
+    first = Mesh(range(prod(shape)), axes, shape)
+    shardings = {op.name: random_sharding(op, first, rng, uneven) for op in graph.ops}
+    layouts = {
+        t.name: _rest(t.shape, first, rng, uneven)
+        for t in graph.tensors
+        if t.role == "activation" and t.shape and rng.random() < 0.1
+    }
+    storage = {t.name: _storage(t.shape, first, rng, uneven) for t in graph.params() if rng.random() < 0.5}
+    again = rng.choice((0.0, 0.0, 0.3, 1.0))
+    stages = []
+    for s in range(count):
+        rank, ops = s % depth, [op.name for op in graph.ops[borders[s] : borders[s + 1]]]
+        mesh = Mesh(range(rank * prod(shape), (rank + 1) * prod(shape)), axes, shape)
+        recompute = frozenset(name for name in ops if rng.random() < again)
+        stages.append(Stage(tuple(ops), mesh, shardings, layouts, storage, recompute))
+    args = {"v": chunks} if chunks > 1 else {}
+    return Plan(graph.digest, graph.samples * micro_batches, tuple(stages), Schedule(schedule, micro_batches, args))
+
+
+def _schedule(depth: int, micro_batches: int, rng: random.Random) -> tuple[str, int]:
+    """(name, chunks a rank) of a table that exists for so many ranks."""
+    known = [("gpipe", 1), ("1f1b", 1), ("zb-h1", 1), ("interleaved", 2), ("bfs", 2)]
+    return rng.choice([(name, v) for name, v in known if not conditions(name, depth, micro_batches, v)])
+
+
+def _grown(cuts: list[tuple[Cut, ...]], shape: tuple[int, ...], mesh: Mesh, rng: random.Random, uneven: bool) -> None:
+    """Cuts one dim further over an axis that cuts none yet, if there is one."""
+    used = {c.axis for dim in cuts for c in dim}
+    axis = rng.choice([a for a in mesh.axes if a not in used] or [""])
+    left = list(shape)
+    for d, dim in enumerate(cuts):
+        for c in dim:
+            left[d] = -(-left[d] // mesh.size(c.axis))
+    n = mesh.size(axis) if axis else 1
+    fit = [d for d, size in enumerate(left) if (size >= n if uneven else size % n == 0)]
+    if n > 1 and fit:
+        d = rng.choice(fit)
+        cuts[d] = (*cuts[d], Cut(axis))
+
+
+def _layout(shape: tuple[int, ...], cuts: list[tuple[Cut, ...]]) -> Layout:
+    return Layout(tuple(((n, own),) for n, own in zip(shape, cuts, strict=True)))
+
+
+def _rest(shape: tuple[int, ...], mesh: Mesh, rng: random.Random, uneven: bool) -> Layout:
+    cuts: list[tuple[Cut, ...]] = [()] * len(shape)
+    for _ in range(rng.randrange(len(mesh.axes) + 1)):
+        _grown(cuts, shape, mesh, rng, uneven)
+    return _layout(shape, cuts)
+
+
+def _storage(shape: tuple[int, ...], mesh: Mesh, rng: random.Random, uneven: bool) -> Storage:
+    """At rest, as gradient and as state: each cut as the one before, perhaps further."""
+    cuts: list[tuple[Cut, ...]] = [()] * len(shape)
+    found = []
+    for _ in range(3):
+        if rng.random() < 0.5:
+            _grown(cuts, shape, mesh, rng, uneven)
+        found.append(_layout(shape, cuts))
+    return Storage(*found)

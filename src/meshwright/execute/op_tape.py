@@ -83,7 +83,8 @@ class _Tape:
     again: dict[str, Tensor] = field(default_factory=dict)
     """Values made by the rerun list of the segment whose backward runs."""
     later: list[tuple[_Code, Instr, dict[str, Tensor], dict[str, Tensor]]] = field(default_factory=list)
-    """Split backward: what the weight part still has to do, with the gradients that enter and the values made again."""
+    """Split backward: what the weight part still has to do, with the gradients that enter and the values made again.
+    Of an op that communicates inside: the gradients that it has made already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,8 @@ class _Code:
     last_grad: Mapping[str, int]
     weight_side: frozenset[str]
     """Gradients of values that derive from parameters alone."""
+    inside: frozenset[str]
+    """Ops whose backward communicates inside: it runs once, whole, in the input part."""
     completes: tuple[str, ...]
     """Parameters of which no earlier segment adds to the gradient."""
 
@@ -145,6 +148,7 @@ class OpTape:
             taped_later=frozenset(i.on for i in segment.rerun if i.kind == "compute"),
             last_grad=last_grad,
             weight_side=self._weight_side(segment),
+            inside=frozenset(i.on for i in segment.backward if i.kind == "stat"),
             completes=completes,
         )
 
@@ -243,8 +247,12 @@ class OpTape:
         if part == "weight":
             for k, (code, instr, entering, again) in enumerate(flight.tape.later):
                 flight.tape.again = again
-                flight.grads.update(entering)
-                self._execute_backward(code, instr, flight, part)
+                if instr.kind == "compute" and instr.on not in flight.tape.ops:  # its backward ran whole
+                    for name, grad in entering.items():
+                        add_gradient(flight, name, grad)
+                else:
+                    flight.grads.update(entering)
+                    self._execute_backward(code, instr, flight, part)
                 if k + 1 == len(flight.tape.later) or flight.tape.later[k + 1][0] is not code:
                     hand_over(code.completes, flight, finished)
             flight.tape.later, flight.tape.again, flight.values = [], {}, {}
@@ -271,6 +279,11 @@ class OpTape:
         if part != "all":
             late = [name for name in outputs if name in code.weight_side]
             outputs = tuple(n for n in outputs if (n in code.weight_side) == (part == "weight"))
+            if late and outputs and part == "input" and instr.kind == "compute" and instr.on in code.inside:
+                self._compute_backward(code, instr, instr.outputs, flight, keep=False)
+                made = {name: flight.grads.pop(name) for name in late}
+                flight.tape.later.append((code, instr, made, flight.tape.again))
+                return
             if late and part == "input":
                 entering = {name: flight.grads[name] for name in instr.inputs if name in flight.grads}
                 flight.tape.later.append((code, instr, entering, flight.tape.again))

@@ -39,6 +39,10 @@ class Island:
     carrying: frozenset[str]
     """Inputs to which gradients flow."""
 
+    @property
+    def carries(self) -> bool:
+        return bool(self.carrying)
+
 
 class Builder:
     """Makes islands of one stage; equal ones (blocks of a run) share one graph module."""

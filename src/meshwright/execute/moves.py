@@ -34,6 +34,10 @@ class Move:
     """Of the whole tensor."""
 
     @property
+    def carries(self) -> bool:
+        return bool(self.duals)
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         return (self.source,)
 

@@ -177,13 +177,16 @@ class OpTape:
 
     # ---------------------------------------------------------------- forward
 
-    def forward(self, flight: Flight) -> None:
-        """Fills `flight.values` (kept ones only) and `flight.tape`. Inputs and arrivals are in `flight.values`."""
+    def forward(self, flight: Flight, *, record: bool = True) -> None:
+        """Fills `flight.values` (kept ones only) and `flight.tape`. Inputs and arrivals are in `flight.values`.
+
+        `record`: for a backward.
+        """
         flight.tape = _Tape()
         for code, last in zip(self._segments, self._last_use, strict=True):
             for k, instr in enumerate(code.segment.forward):
                 later = instr.kind == "compute" and instr.on in code.taped_later
-                self._execute(code, instr, flight, flight.values, record=not later)
+                self._execute(code, instr, flight, flight.values, record=record and not later)
                 for name in last.get(k, ()):
                     flight.values.pop(name, None)
 

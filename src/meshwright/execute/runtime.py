@@ -110,8 +110,12 @@ class Runtime:
         seed: int = 0,
         dropout: bool = True,
         bucket_bytes: int = CAPACITY,
+        compile: str | None = None,
     ) -> None:
-        """`program`: unrolled, of `graph`, whose samples are one micro-batch. `constants`: buffers, whole."""
+        """`program`: unrolled, of `graph`, whose samples are one micro-batch. `constants`: buffers, whole.
+
+        `compile`: a backend of torch.compile for what a stage does between its collectives; not with split backwards.
+        """
         if graph.samples != program.micro_batch:
             raise ExecutionError(
                 f"the graph was captured for {graph.samples} samples, a micro-batch has {program.micro_batch}: capture it again"
@@ -124,7 +128,7 @@ class Runtime:
         groups.prepare(needed_groups(program))
         self.groups = groups
         self.constants = {name: t.to(hardware.device) for name, t in constants.items()}
-        self._dropout, self._bucket_bytes = dropout, bucket_bytes
+        self._dropout, self._bucket_bytes, self._compile = dropout, bucket_bytes, compile
         self.locals: dict[int, _Local] = {}
         self.masters: dict[tuple[int, str], nn.Parameter] = {}
         """(stage, parameter) -> its float32 part, in the layout of its state: what the optimizer updates."""
@@ -153,10 +157,18 @@ class Runtime:
         self, code: StageCode, view: MeshView, params: Mapping[str, Tensor], dropout: bool
     ) -> StageRunner | OpTape:
         outputs = {t.value for t in self.program.transfers if t.src == code.stage} | {self.graph.loss}
-        make = OpTape if any(a.kind in "IW" for a in self.actions) else StageRunner
-        return make(
+        if any(a.kind in "IW" for a in self.actions):
+            if self._compile:
+                raise Unsupported(
+                    "a backward in two parts runs op by op: compile a plan of another schedule, such as 1f1b"
+                )
+            return OpTape(
+                code, self.graph, view, self.constants, params, outputs=outputs, seed=self.seed, dropout=dropout,
+                device=self.hardware.device,
+            )  # fmt: skip
+        return StageRunner(
             code, self.graph, view, self.constants, params, outputs=outputs, seed=self.seed, dropout=dropout,
-            device=self.hardware.device,
+            device=self.hardware.device, compile=self._compile,
         )  # fmt: skip
 
     @property
@@ -247,7 +259,7 @@ class Runtime:
             local = self.locals[action.on]
             if local.quiet is None:
                 local.quiet = self._runner(local.code, local.view, local.params, False)
-            flight = self._forward(local, local.quiet, action.micro_batch, batch[action.micro_batch])
+            flight = self._forward(local, local.quiet, action.micro_batch, batch[action.micro_batch], record=False)
             if self.graph.loss in flight.values:
                 losses[action.micro_batch] = flight.values[self.graph.loss].detach().clone()
         self._transfers.finish()
@@ -255,7 +267,9 @@ class Runtime:
 
     # -------------------------------------------------------------- actions
 
-    def _forward(self, local: _Local, runner: StageRunner | OpTape, k: int, batch: Given) -> Flight:
+    def _forward(
+        self, local: _Local, runner: StageRunner | OpTape, k: int, batch: Given, *, record: bool = True
+    ) -> Flight:
         flight = Flight(Moment(self.step, k))
         stage = local.code.stage
         with self.clock.span(FORWARD):
@@ -263,7 +277,7 @@ class Runtime:
                 flight.values[name] = own_input(batch[name], layout, local.view).to(self.hardware.device)
             for t in self._transfers.arriving(stage):
                 flight.values[t.value] = self._transfers.receive(t, k, "forward")
-            runner.forward(flight)
+            runner.forward(flight, record=record)
             for t in self._transfers.leaving(stage):
                 self._transfers.send(t, k, "forward", flight.values[t.value])
         return flight

@@ -231,22 +231,27 @@ class StageRunner:
 
     # ---------------------------------------------------------------- forward
 
-    def forward(self, flight: Flight) -> None:
-        """Fills `flight.values` (kept ones only) and `flight.tape`. Inputs and arrivals are in `flight.values`."""
+    def forward(self, flight: Flight, *, record: bool = True) -> None:
+        """Fills `flight.values` (kept ones only) and `flight.tape`. Inputs and arrivals are in `flight.values`.
+
+        `record`: for a backward.
+        """
         flight.tape = [
-            self._forward(code, release, flight) for code, release in zip(self._segments, self._release, strict=True)
+            self._forward(code, release, flight, record)
+            for code, release in zip(self._segments, self._release, strict=True)
         ]
 
-    def _forward(self, code: _Code, release: Sequence[Sequence[str]], flight: Flight) -> _Taped:
-        taped = _Taped(again=Again() if code.rerun else None)
-        values = self._enter(code, flight, taped)
+    def _forward(self, code: _Code, release: Sequence[Sequence[str]], flight: Flight, record: bool) -> _Taped:
+        taped = _Taped(again=Again() if code.rerun and record else None)
+        values = self._enter(code, flight, taped) if code.entry and record else {}
         for u, unit in enumerate(code.units):
+            grad = record and unit.carries
             if isinstance(unit, Move):
-                self._move(unit, values, flight, taped)
+                self._move(unit, values, flight, taped, grad)
             else:
                 again = taped.again
-                with again.forward(u, unit.again) if again and unit.carrying else nullcontext():
-                    self._island(unit, values, flight)
+                with again.forward(u, unit.again) if again and grad else nullcontext():
+                    self._island(unit, values, flight, grad)
             if taped.again:
                 for name in unit.outputs:
                     if name in code.remade:
@@ -262,8 +267,6 @@ class StageRunner:
 
     def _enter(self, code: _Code, flight: Flight, taped: _Taped) -> dict[str, Tensor]:
         """Values by name, with what carries a gradient."""
-        if not code.entry:
-            return {}
         entering = [self._value(name, {}, flight) for name in code.entry]
         with torch.enable_grad():
             entered = _Entry.apply(self._token, *entering)  # type: ignore[no-untyped-call]
@@ -271,28 +274,23 @@ class StageRunner:
             taped.entered.append(_Entered(name, get_gradient_edge(x), x.shape, x.dtype, x.device))
         return dict(zip(code.entry, entered, strict=True))
 
-    def _island(self, unit: Island, values: dict[str, Tensor], flight: Flight) -> None:
+    def _island(self, unit: Island, values: dict[str, Tensor], flight: Flight, grad: bool) -> None:
         operands = [self._value(name, values, flight) for name in unit.inputs]
-        with torch.set_grad_enabled(bool(unit.carrying)):
+        with torch.set_grad_enabled(grad):
             operands = [
                 x.detach() if x.requires_grad and name not in unit.carrying else x
                 for name, x in zip(unit.inputs, operands, strict=True)
             ]
-            values.update(
-                zip(unit.outputs, unit.run(flight.moment.step, flight.moment.micro_batch, *operands), strict=True)
-            )
+            results = unit.run(flight.moment.step, flight.moment.micro_batch, *operands)
+            values.update(zip(unit.outputs, results, strict=True))
 
-    def _move(self, move: Move, values: dict[str, Tensor], flight: Flight, taped: _Taped) -> None:
+    def _move(self, move: Move, values: dict[str, Tensor], flight: Flight, taped: _Taped, grad: bool) -> None:
         x = self._value(move.source, values, flight)
-        if not move.duals:
-            with torch.no_grad():
-                values[move.target] = move.forward(x, self.view)
-            return
-        with torch.enable_grad():
-            if not x.requires_grad:
+        with torch.set_grad_enabled(grad):
+            if grad and not x.requires_grad:
                 (x,) = _Entry.apply(self._token, x)  # type: ignore[no-untyped-call]
                 taped.loose.append(get_gradient_edge(x))
-            values[move.target] = move.run(x, self.view, taped.done)
+            values[move.target] = move.run(x, self.view, taped.done) if grad else move.forward(x, self.view)
 
     def _value(self, name: str, values: Mapping[str, Tensor], flight: Flight) -> Tensor:
         for source in (values, flight.values, self.params, self.constants):
@@ -357,6 +355,6 @@ class StageRunner:
                 for x in (self._value(n, again.values, flight).detach(),)
             }
             with again.rerun(step):
-                self._island(unit, operands, flight)
+                self._island(unit, operands, flight, unit.carries)
             again.values.update((n, operands[n].detach()) for n in unit.outputs)
         again.settle()

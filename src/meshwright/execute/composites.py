@@ -139,7 +139,9 @@ def rms_norm(site: Site) -> Local:
 
 def batch_norm(site: Site) -> Local:
     """Statistics over the samples of all parts. Running statistics are not updated: capture drops them."""
-    if not _statistics_cut(site):
+    whole = not _statistics_cut(site)
+    empty = not site.local_operand(0)[1]  # torch refuses to norm no channels
+    if whole and not empty:
         return site.plain()
     shape = site.shape(0)
     dims, count = (0, *range(2, len(shape))), prod(shape) // shape[1]
@@ -147,7 +149,8 @@ def batch_norm(site: Site) -> Local:
     slots = [site.arg(1, "weight"), site.arg(2, "bias")]
 
     def call(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
-        out = _Standardise.apply(operands[0], dims, count, eps, True, site)  # type: ignore[no-untyped-call]
+        x = operands[0]
+        out = x if whole else _Standardise.apply(x, dims, count, eps, True, site)  # type: ignore[no-untyped-call]
         weight, bias = (operands[s.index] if isinstance(s, Slot) else None for s in slots)
         along = (1, -1, *([1] * (len(shape) - 2)))
         if weight is not None:

@@ -19,6 +19,7 @@ from ..lower.program import Instr, Program, StageCode
 from ..plan.layout import interval, local_shape
 from .buckets import CAPACITY, GRADIENT_BYTES, buckets_of, legs
 from .collectives import Atom, atoms
+from .halo import place
 from .mesh_groups import Groups, Members, MeshView, ranks_of, sharing
 from .params import dtype_of
 from .torch_compat import c10d_operators, group_members
@@ -173,8 +174,8 @@ def _exchanged(instr: Instr, own: Sequence[int], stage: StageCode, coords: Mappi
     """Elements that one member sends to its neighbours: rows that they read, or gradients of the rows that it read."""
     lower, upper, *more = map(int, instr.sizes)
     down, up = (upper, lower) if instr.phase == "forward" else (lower, upper)
-    place, last = coords[instr.axes[0]], stage.mesh.size(instr.axes[0]) - 1
-    rows = down * (place > 0) + up * (place < last)
+    at, last = place(instr.axes, stage.mesh, coords), prod(map(stage.mesh.size, instr.axes)) - 1
+    rows = down * (at > 0) + up * (at < last)
     return rows * prod(n + m for k, (n, m) in enumerate(zip(own, more, strict=True)) if k != instr.dim)
 
 

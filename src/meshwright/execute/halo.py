@@ -1,14 +1,17 @@
-"""The exchange of rows with both neighbours along one axis (lower/halo.py), and its dual.
+"""The exchange of rows with both neighbours along the axes of a cut (lower/halo.py), and its dual.
 
 One all-to-all with unequal parts: only neighbours send something to each other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..cluster.model import Mesh
 from ..lower.program import Instr
 from .mesh_groups import MeshView
 
@@ -37,12 +40,19 @@ def rows_of(instr: Instr) -> tuple[int, int]:
     return int(instr.sizes[0]), int(instr.sizes[1])
 
 
+def place(axes: Sequence[str], mesh: Mesh, coords: Mapping[str, int]) -> int:
+    """Number of a member's part of what is cut over `axes`, major first."""
+    found = 0
+    for axis in axes:
+        found = found * mesh.size(axis) + coords.get(axis, 0)
+    return found
+
+
 def _swap(
     instr: Instr, down: Tensor, up: Tensor, from_below: int, from_above: int, view: MeshView
 ) -> tuple[Tensor | None, Tensor | None]:
     """Sends `down` and `up` to the neighbours; what comes from them, None where there is none."""
-    axis = instr.axes[0]
-    n, me, order = view.mesh.size(axis), view.coords[axis], view.order(instr.axes)
+    n, me, order = view.size(instr.axes), place(instr.axes, view.mesh, view.coords), view.order(instr.axes)
     sending: list[Tensor] = [down[:0]] * n
     arriving = [0] * n
     if me > 0:

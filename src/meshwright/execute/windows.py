@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ def convolution(site: Site) -> Local:
         channels = site.local_result()[1] if "transpose" in site.op.kind else site.local_operand(0)[1]
         local = channels // max(1, site.local_operand(1)[1])
         changed["_6" if len(site.op.args) > GROUPS else "groups"] = local
+    if not all(prod(site.local_operand(k)) for k in (0, 1)):  # torch refuses to convolve no channels
+        return _nothing(site)
     call = _unpadded(site, 4, changed)
     partial = [a for a in site.instr.results[0].partial if site.view.mesh.size(a) > 1]
     if not partial or len(site.op.inputs) < 3:
@@ -34,6 +37,16 @@ def convolution(site: Site) -> Local:
         return call([x, weight, bias if first else bias * 0, *rest], moment)
 
     return once
+
+
+def _nothing(site: Site) -> Local:
+    shape = site.local_result()
+
+    def zeros(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
+        nought = sum((x.flatten()[:0].sum() for x in operands), operands[0].new_zeros(()))
+        return (operands[0].new_zeros(shape) + nought,)
+
+    return zeros
 
 
 def pool(site: Site) -> Local:

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 from ..errors import Unsupported
 from ..graph.ir import Op
+from ..plan.layout import part
 from .atoms import Node
 from .convert import Axes, local_size
 from .program import GRAD, Instr
@@ -34,7 +36,8 @@ class Window:
 
     dim: int
     """Of the data."""
-    axis: str
+    axes: tuple[str, ...]
+    """Major first: neighbours are neighbours in the order of parts."""
     lower: int
     upper: int
     """Rows of the neighbour below, above."""
@@ -47,7 +50,7 @@ def windows(op: Op, node: Node, cuts: Axes) -> list[Window]:
         for a, f in enumerate(node.factor):
             factor = op.rule.factors[f]
             if factor.kind == "halo" and factor.name in names and cuts[a]:
-                found.append(Window(d, cuts[a][0], *factor.halo))
+                found.append(Window(d, cuts[a], *factor.halo))
     return found
 
 
@@ -58,30 +61,25 @@ def major(node: Node, factor: int) -> int | None:
 
 
 def why_whole(op: Op, node: Node, atom: int, axes: tuple[str, ...], mesh: Mapping[str, int]) -> str:
-    """Why a window cannot be cut over `axes`, as the end of a sentence; "" if it can."""
+    """Why a window cannot be cut over `axes`, as the end of a sentence; "" if it can.
+
+    Only direct neighbours exchange rows, so every part must have as many as its neighbours read.
+    """
     factor = op.rule.factors[node.factor[atom]]
-    if len(axes) > 1:
-        return f"over {' and '.join(axes)}: one axis has two neighbours, two have more"
     rows = next(s for s, names in _dims(op) if factor.name in names) // node.size[atom]
-    parts, block = mesh[axes[0]], local_size(node.size[atom], axes, mesh)
-    least = (node.size[atom] - (parts - 1) * block) * rows
+    parts = [node.size[atom]]
+    for axis in axes:
+        parts = [part(n, i, mesh[axis])[1] for n in parts for i in range(mesh[axis])]
+    least = min(parts) * rows
     if least < max(*factor.halo, 1):
-        return (
-            f"in {parts} parts, of which the least has {max(least, 0)} rows: it needs {max(factor.halo)} of a neighbour"
-        )
+        return f"in {len(parts)} parts, of which the least has {least} rows: it needs {max(factor.halo)} of a neighbour"
     return ""
 
 
 def _dims(op: Op) -> list[tuple[int, tuple[str, ...]]]:
     """(size, factors) of the dims of the data."""
     size = {f.name: f.size for f in op.rule.factors}
-    found = []
-    for names in op.rule.operands[DATA]:
-        n = 1
-        for name in names:
-            n *= size[name]
-        found.append((n, names))
-    return found
+    return [(prod(size[name] for name in names), names) for names in op.rule.operands[DATA]]
 
 
 def check(op: Op, node: Node, cuts: Axes, mesh: Mapping[str, int]) -> None:
@@ -102,14 +100,14 @@ def widened(emit: Emitter, w: Written, cache: dict[object, str], n: int, value: 
     shape = emit.graph.tensor[t].shape
     more = [0] * len(shape)
     for x in windows(op, node, emit.done.cuts[n]):
-        key = ("halo", value, x.dim, x.axis, x.lower, x.upper, fill)
+        key = ("halo", value, x.dim, x.axes, x.lower, x.upper, fill)
         rows = _local(emit, t, need, x.dim)
         if key not in cache:
             name = emit.fresh(t)
             total, over = emit.amount(t, need)
-            sent = x.lower + x.upper if emit.mesh[x.axis] > 2 else max(x.lower, x.upper)
+            sent = x.lower + x.upper if prod(emit.mesh[a] for a in x.axes) > 2 else max(x.lower, x.upper)
             forward = Instr(
-                "halo", t, "forward", (value,), (name,), "permute", (x.axis,), x.dim, before=layout, after=layout,
+                "halo", t, "forward", (value,), (name,), "permute", x.axes, x.dim, before=layout, after=layout,
                 sizes=(x.lower, x.upper, *more), nbytes=total * w.wider.get(value, 1.0) * sent / rows, samples=over, op=fill,
             )  # fmt: skip
             w.maker[name] = len(w.forward)

@@ -14,12 +14,16 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from ..graph.ir import Graph
 from ..plan.layout import local_shape
 from .buckets import Bucket, legs
 from .mesh_groups import MeshView
 from .rows import Leg, Sent, through
+
+LAUNCH = "gradient bucket"
+"""Name in a trace of torch.profiler of the beginning of a bucket's collective."""
 
 
 class _Filling:
@@ -152,7 +156,8 @@ class Sums:
         while self._next < len(self._fillings) and self._fillings[self._next].full:
             if self._next:
                 self._fillings[self._next - 1].settle()
-            self._fillings[self._next].launch(self._last)
+            with record_function(LAUNCH):
+                self._fillings[self._next].launch(self._last)
             self._next += 1
 
     def end(self) -> None:

@@ -132,6 +132,7 @@ class Task:
     odd_rank: int = -1
     """Is given the samples of another step."""
     on_meta: bool = False
+    optimizer: str = "momentum"
 
 
 @dataclass
@@ -158,11 +159,16 @@ def adamw(params: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(params, 1e-2)
 
 
+def momentum(params: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(params, 0.1, momentum=0.9)
+
+
 def job_of(task: Task) -> Job:
-    model = task.loop.model
-    if task.on_meta:
-        model = model.to("meta")
-    return mw.parallelize(model, task.plan, optimizer=adamw, loss=task.loop.criterion, clip=task.clip, **task.options)
+    with torch.device("meta" if task.on_meta else "cpu"):
+        model = task.loop.model
+    return mw.parallelize(
+        model, task.plan, optimizer=globals()[task.optimizer], loss=task.loop.criterion, clip=task.clip, **task.options
+    )
 
 
 def trained(context: Context | None, task: Task) -> Ran:
@@ -186,7 +192,7 @@ def trained(context: Context | None, task: Task) -> Ran:
 def by_hand(loop: Loop, steps: int = 3, clip: float | None = None, micro_batches: int = MICRO_BATCHES) -> Ran:
     """The loop that everybody writes, on one process."""
     model = loop.model
-    optimizer = adamw(list(model.parameters()))
+    optimizer = momentum(list(model.parameters()))
     feed = Feed.of(model, loop.batch(0), loop.criterion)
 
     def mean_loss(batch: Batch) -> Tensor:

@@ -1,14 +1,14 @@
 """The masters as DTensors under the names of the user's module: the face that torch.distributed.checkpoint sees.
 
-A dim is a number with digits: sub-dimensions, major first, and in each the digits of its cuts. Mesh axes take their digit
-in the mesh's order. An axis whose digit is the major one left is a `Shard`; with P values in front of it a
-`_StridedShard` of P pieces.
+A dim is a number whose digits are its cuts, major first, and what is left. Mesh axes take their digit in the mesh's order:
+the major one left is a `Shard`; one with P values in front of it a `_StridedShard` of P pieces.
 
-    ((3), (64 over tp))            _StridedShard(0, split_factor=3)
-    (64 over tp, then dp), mesh (dp, tp)      dp: _StridedShard(0, split_factor=tp), tp: Shard(0)
+    64 over dp, then tp, mesh (dp, tp)      Shard(0), Shard(0)
+    64 over tp, then dp, mesh (dp, tp)      _StridedShard(0, split_factor=tp), Shard(0)
 
-There is no such form for cuts with weights, nor where an uneven cut has digits before it or a sub-dimension after it: those
-tensors are gathered and appear whole, as `Replicate`; `load_state_dict` brings them back.
+There is no form for a part that is no single box, such as ((3), (64 over tp)) of a fused weight: DTensor could say it, but
+torch.distributed.checkpoint takes a local tensor for one box. Nor is there one for cuts with weights or for some uneven ones.
+Those tensors are gathered and appear whole, as `Replicate`; `load` brings them back.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from ..cluster.model import Mesh
 from ..errors import InputError
 from ..lower.program import Param
-from ..plan.layout import axes_of, explicit
+from ..plan.layout import axes_of, canonical, explicit
 from ..plan.model import Layout
 from .mesh_groups import MeshView
 from .parts import Part
@@ -37,12 +37,14 @@ from .torch_compat import strided_shard
 def placements_of(layout: Layout, shape: tuple[int, ...], mesh: Mesh) -> tuple[Placement, ...] | None:
     """One placement per axis of the mesh that is longer than 1, in its order; None where DTensor has no such layout."""
     found: dict[str, Placement] = {}
-    for dim, atoms in enumerate(explicit(layout, shape).dims):
+    for dim, atoms in enumerate(canonical(explicit(layout, shape), mesh).dims):
         digits: list[tuple[str, int]] = []  # (axis, its values); "" for what stays together
         for k, (n, cuts) in enumerate(atoms):
             cuts = tuple(c for c in cuts if mesh.size(c.axis) > 1)
             rest = n
             for c in cuts:
+                if any(axis == "" for axis, _ in digits):
+                    return None
                 parts = mesh.size(c.axis)
                 even = rest % parts == 0
                 if (c.weights and len(set(c.weights)) > 1) or (not even and (digits or k < len(atoms) - 1)):

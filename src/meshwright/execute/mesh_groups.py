@@ -10,7 +10,6 @@ from itertools import product
 import torch.distributed as dist
 
 from ..cluster.model import Mesh
-from ..errors import Unsupported
 from ..lower.program import Program
 from .clock import Clock
 
@@ -97,11 +96,6 @@ def needed_groups(program: Program) -> set[Members]:
     ranks = ranks_of(program)
     found: set[Members] = set()
     for stage in program.stages:
-        if len(set(stage.mesh.devices)) != len(stage.mesh.devices):
-            raise Unsupported(
-                f"stage {stage.stage} holds a device twice, which only the simulator can price: give each part its own",
-                reason="meshes",
-            )
         used = {i.axes for s in stage.segments for i in (*s.forward, *s.rerun, *s.backward) if i.communicates}
         used |= {i.axes for i in (*stage.grads, *stage.update) if i.communicates}
         positions = range(len(stage.mesh.devices))

@@ -44,11 +44,6 @@ class Scaled:
 def full_size(plan: Plan, graph: Graph, source: ModelSource, seq: int) -> Scaled:
     """The plan as it is, on its own model in float32."""
     micro_batches = max(1, plan.schedule.micro_batches)
-    if plan.samples % micro_batches:
-        raise Unsupported(
-            f"{plan.samples} samples do not fall into {micro_batches} equal micro-batches, which is priced, not run",
-            reason="samples",
-        )
     own = source.graph(plan.samples // micro_batches, seq, "float32")
     used = {d for s in plan.stages for d in s.mesh.devices}
     return Scaled(fitted(plan, own), own, None, seq, len(used), "", _untested(plan, graph))

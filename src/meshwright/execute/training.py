@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import ExecutionError, Unsupported
+from ..errors import ExecutionError
 from ..graph.source import ModelSource
 from ..lower import lower
 from ..lower.program import unrolled
@@ -23,6 +23,7 @@ from .one_rank import as_rank
 from .optimizer import AdamW, MakeOptimizer
 from .params import Values
 from .pool import Died, Pool
+from .refusal import must_run
 from .run_record import Run, RunResult, StepReport
 from .samples import Samples
 from .scale import fitted
@@ -94,15 +95,16 @@ def prepare(
     dtype: str = "float32",
     reference: bool = False,
 ) -> tuple[Setup, Samples, OneProcess | None]:
-    """The program for one micro-batch, its first values and its samples."""
+    """The program for one micro-batch, its first values and its samples.
+
+    Raises:
+        Unsupported: the plan can be priced but not run, in one sentence.
+    """
     seq, count = seq or source.default_seq, max(1, plan.schedule.micro_batches)
-    if plan.samples % count:
-        raise Unsupported(
-            f"{plan.samples} samples do not fall into {count} equal micro-batches, which is priced, not run"
-        )
     micro_batch = plan.samples // count
     graph = source.graph(micro_batch, seq, dtype)
     plan = fitted(plan, graph)
+    must_run(plan, graph)
     program = unrolled(lower(graph, plan, Recipe(plan.samples, compute_dtype=dtype)), graph)
     module, _ = source.build(micro_batch, seq, dtype, device="cpu", attention="eager")
     values, rule = Values(seed), optimizer or AdamW()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,40 +14,21 @@ import torch
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
 
 from execute.layouts import Layout, plan_of
-from meshwright.errors import ExecutionError, InputError
-from meshwright.execute import AdamW, StepReport, train
-from meshwright.execute import training as module
+from execute.tiny import CONFIG, MICRO_BATCHES, RULE, SAMPLES, SEQ, tiny_graph, tiny_source
+from meshwright.errors import InputError
+from meshwright.execute import StepReport, train
 from meshwright.graph.ir import Graph
 from meshwright.graph.source import ModelSource, resolve
-
-CONFIG = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 64,
-    "max_position_embeddings": 32,
-    "tie_word_embeddings": True,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-SEQ, SAMPLES, MICRO_BATCHES = 32, 4, 2
-RULE = AdamW(lr=5e-3)
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelSource]:
-    file = tmp_path_factory.mktemp("tiny") / "config.json"
-    file.write_text(json.dumps(CONFIG))
-    yield resolve(str(file))
+    yield tiny_source(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
 def graph(source: ModelSource) -> Graph:
-    return source.graph(SAMPLES, SEQ, "float32", cache=False)
+    return tiny_graph(source)
 
 
 def _losses(graph: Graph, source: ModelSource, layout: Layout, steps: int, **options: object) -> list[StepReport]:
@@ -98,39 +77,10 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_sentence(
         _losses(graph, source, Layout(), 1, resume=tmp_path / "none")
 
 
-def test_a_rank_that_dies_ends_the_run_within_thirty_seconds_and_says_how_to_go_on(
-    graph: Graph, source: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pools: list[module.Pool] = []
-    original = module.Pool
-
-    def made(*args: object, **options: object) -> module.Pool:
-        pools.append(original(*args, **options))  # type: ignore[arg-type]
-        return pools[-1]
-
-    monkeypatch.setattr(module, "Pool", made)
-    died: list[float] = []
-
-    def kill(report: StepReport) -> None:
-        if report.step == 3:
-            os.kill(pools[0].processes()[1], signal.SIGKILL)
-            died.append(time.monotonic())
-
-    with pytest.raises(ExecutionError) as caught:
-        _losses(graph, source, Layout(dp=2), 6, folder=tmp_path, save_every=2, on_step=kill)
-    assert time.monotonic() - died[0] < 30
-    assert str(caught.value) == (
-        f"rank 1 was killed by signal 9 at step 4; the other was stopped; go on with --resume {tmp_path / 'step-2'} "
-        "(loads under any plan)"
-    )
-    for process in pools[0].processes():
-        with pytest.raises(ProcessLookupError):
-            os.kill(process, 0)
-
-
 SCRIPT = """
 import sys
 from execute.layouts import Layout, plan_of
+from execute.tiny import CONFIG, MICRO_BATCHES, RULE, SAMPLES, SEQ, tiny_graph, tiny_source
 from meshwright.execute import AdamW, train
 from meshwright.graph.source import resolve
 source = resolve(sys.argv[1])

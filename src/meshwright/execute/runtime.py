@@ -65,31 +65,23 @@ class _Local:
 
 
 def actions_of(plan: Plan, program: Program, rank: int) -> tuple[Action, ...]:
-    """What one rank does, in order: its schedule row, or micro-batch after micro-batch where the plan has no rows."""
+    """What one rank does, in order: its schedule row, or micro-batch after micro-batch where the plan has no rows.
+
+    `why_not` has refused what no rank can do.
+    """
     ranks = ranks_of(program)
     mine = {s.stage for s in program.stages if rank in {ranks[d] for d in s.mesh.devices}}
     found: tuple[Row, ...] = rows(plan) if plan.schedule.name != "dataflow" else ()
     if not found:
-        if len(program.stages) > 1:
-            raise Unsupported(
-                "a plan of several stages without a schedule is priced, not run: name one, such as 1f1b",
-                reason="schedule",
-            )
         each = range(max(1, plan.schedule.micro_batches))
         return tuple(a for k in each for a in (Action("F", 0, k), Action("B", 0, k)))
-    flat = [
+    return tuple(
         a
         for row in found
         for pair in row.actions
         for a in (pair if isinstance(pair, tuple) else (pair,))
         if a.on in mine
-    ]
-    odd = next((a for a in flat if a.kind not in ("F", "B", "I", "W") or a.span != 1), None)
-    if odd is not None:
-        raise Unsupported(
-            f"schedule {plan.schedule.name} has actions {odd.kind} that are priced, not run", reason="schedule"
-        )
-    return tuple(flat)
+    )
 
 
 class Runtime:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,15 +19,16 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 from execute.checkpoint_jobs import Course, Outcome
 from execute.conftest import Pools
 from execute.layouts import Layout, plan_of
-from meshwright.errors import InputError, Unsupported
-from meshwright.execute import checkpoint
+from meshwright.errors import ExecutionError, InputError, Unsupported
+from meshwright.execute import checkpoint, folders
 from meshwright.execute.export import export_safetensors
+from meshwright.execute.mesh_groups import Groups
 from meshwright.execute.one_process import OneProcess
 from meshwright.execute.optimizer import SGD, AdamW, MakeOptimizer
 from meshwright.execute.params import Values
 from meshwright.execute.pretrained import Given
 from meshwright.execute.runtime import MicroBatch
-from meshwright.execute.trainer import MakeScheduler, Setup
+from meshwright.execute.trainer import MakeScheduler, Setup, Trainer
 from meshwright.execute.verification import constants_of
 from meshwright.execute.weights import Weights
 from meshwright.graph.ir import Graph
@@ -326,3 +329,40 @@ def test_an_optimizer_whose_memory_no_plan_can_cut_is_refused(pools: Pools, tmp_
     with pytest.raises(Unsupported, match=text):
         pools(1).run("execute.checkpoint_jobs:followed", course)
     assert not (tmp_path / "c").exists()
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written is what the weights were when it was asked for; its folder appears when it is complete."""
+    _, _, batches = _model(0.1, "float32")
+    trainer, may_write, written = Trainer(_setup(Layout()), 0, Groups()), threading.Event(), checkpoint.write
+
+    def slowly(*work: Any) -> None:
+        assert may_write.wait(60)
+        written(*work)
+
+    monkeypatch.setattr(checkpoint, "write", slowly)
+    trainer.step(batches[0])
+    then = {name: master.detach().clone() for (_, name), master in trainer.runtime.masters.items()}
+    trainer.checkpoints.save(tmp_path / "c")
+    trainer.step(batches[1])
+    assert trainer.runtime.step == 2
+    assert folders.whole(tmp_path / "c") is None and trainer.checkpoints.last is None
+    with pytest.raises(InputError, match="no whole checkpoint"):
+        checkpoint.info(tmp_path / "c")
+    may_write.set()
+    assert trainer.checkpoints.wait() == tmp_path / "c"
+    assert checkpoint.info(tmp_path / "c").step == 1
+    whole = load_file(export_safetensors(tmp_path / "c", tmp_path / "x.safetensors"))
+    assert all(torch.equal(whole[name], x) for name, x in then.items())
+    assert any(not torch.equal(whole[name], m) for (_, name), m in trainer.runtime.masters.items())
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_at_the_next_turn_and_training_can_go_on(tmp_path: Path) -> None:
+    trainer = Trainer(_setup(Layout()), 0, Groups())
+    (tmp_path / "file").write_text("")
+    trainer.checkpoints.save(tmp_path / "file" / "c")
+    with pytest.raises(ExecutionError, match=r"file/c: could not be written: .*(Not a directory|exists)"):
+        trainer.checkpoints.wait()
+    trainer.step(_model(0.1, "float32")[2][0])
+    trainer.checkpoints.save(tmp_path / "c")
+    assert trainer.checkpoints.wait() == tmp_path / "c"

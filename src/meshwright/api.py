@@ -19,12 +19,15 @@ from .report.outcome import Outcome
 from .report.words import gib
 from .request import Request
 from .simulate.result import Simulation
-from .stated import Stated, state
+from .stated import CAPTURED_SAMPLES, Stated, state
 
 if TYPE_CHECKING:
     from .execute import RunResult, StepReport, VerifyResult
+    from .graph.ir import Graph
+    from .graph.source import ModelSource
     from .graph.user_function import FunctionSource
     from .graph.user_model import Batch, Loss
+    from .report.measured import Measured
 
 Build = Callable[..., object]
 Progress = Callable[[str, int, int, float], None]
@@ -166,30 +169,66 @@ def stated_plan(path: str | Path) -> tuple[Stated, Plan]:
 
 
 def verify(
-    plan: str | Path,
+    plan: str | Path | Plan | Outcome,
+    model: str | Build | None = None,
     *,
+    inputs: Batch | None = None,
+    loss: Loss | None = None,
     ranks: int = 4,
     full_size: bool = False,
     seed: int = 0,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> VerifyResult:
-    """Does a written plan compute what one device computes? Runs it on processes of this machine, scaled down.
+    """Does a plan compute what one device computes? Runs it on processes of this machine, scaled down.
 
     Args:
-        plan: a plan.json or its folder.
+        plan: a plan.json or its folder; or what `load` or `plan` returned.
+        model, inputs, loss: as for `plan`; None: what the plan's folder names.
         ranks: about how many processes.
         full_size: scale nothing down.
 
     Raises:
-        Unsupported: a plan that can be priced but not run. ExecutionError: a rank died.
+        Unsupported: a plan that can be priced but not run. InputError: a plan of another model. ExecutionError: a rank died.
     """
     from .execute import verify as prove
 
-    stated, found = stated_plan(plan)
-    return prove(
-        found, stated.problem.graph, stated.source, seq=stated.request.seq or 0, ranks=ranks, whole=full_size, seed=seed,
-        progress=progress,
-    )  # fmt: skip
+    source: ModelSource
+    if model is None:
+        stated, found = stated_plan(_folder_of(plan))
+        graph, source, seq = stated.problem.graph, stated.source, stated.request.seq or 0
+    else:
+        found, source, graph, seq = _planned_for(plan, model, inputs, loss)
+    return prove(found, graph, source, seq=seq, ranks=ranks, whole=full_size, seed=seed, progress=progress)
+
+
+def _folder_of(plan: str | Path | Plan | Outcome) -> str | Path:
+    if isinstance(plan, (Outcome, Plan)):
+        plan = plan.folder
+    if not plan:
+        raise InputError("the plan is not written, so nothing names its model: give model=, as it was given to mw.plan")
+    return plan
+
+
+def _planned_for(
+    plan: str | Path | Plan | Outcome, model: str | Build, inputs: Batch | None, loss: Loss | None
+) -> tuple[Plan, ModelSource, Graph, int]:
+    """A plan and the model that it is for, as it was captured for planning."""
+    from .graph.source import resolve
+    from .plan.match import check_match
+
+    if isinstance(plan, Outcome):
+        if plan.plan is None:
+            raise InputError(f"there is no plan to verify: {plan.reason or 'none fits'}")
+        found = plan.plan
+    else:
+        found = plan if isinstance(plan, Plan) else load(plan)
+    source = _source(model, inputs, loss) or resolve(str(model))
+    tokens = next((shape for shape, dtype in found.inputs.values() if dtype == "int64" and len(shape) == 2), None)
+    seq = tokens[1] if tokens else 0
+    graph = source.graph(CAPTURED_SAMPLES, seq, found.precision or "bfloat16")
+    if found.graph != graph.digest:
+        check_match(found, graph, source.name)
+    return found, source, graph, seq
 
 
 def run(
@@ -233,6 +272,22 @@ def run(
         reference=reference,
         on_step=on_step,
     )
+
+
+def measured_run(plan: str | Path, result: RunResult) -> Measured | None:
+    """The steps of a run beside those that were predicted for the plan's cluster; None after a single step.
+
+    Raises:
+        InputError: the plan is missing, damaged, or for another model.
+    """
+    from .report.measured import measured
+    from .simulate.simulator import simulate as price
+
+    if not result.spent:
+        return None
+    stated, found = stated_plan(plan)
+    simulation = price(stated.problem, found)
+    return measured(found, simulation, result.spent, len(result.steps) - 1, priced_for=stated.problem.cluster.name)
 
 
 def launch(plan: str | Path, arguments: Sequence[str] = ()) -> Launch:

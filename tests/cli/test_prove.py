@@ -58,6 +58,23 @@ def test_run_trains_and_resumes_from_its_checkpoint(meshwright: Command, planned
     assert [s["loss"] for s in more["steps"]] == pytest.approx([s["loss"] for s in whole["steps"][3:]], rel=1e-6)
 
 
+def test_run_sets_the_measured_step_beside_the_predicted_one_and_exports_the_weights(
+    meshwright: Command, planned: str, tmp_path: Path
+) -> None:
+    done = meshwright("run", planned, "--steps", "4", "-q", "--export", "small.safetensors")
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert [line.split()[:2] for line in lines[:4]] == [["step", str(k)] for k in range(1, 5)]
+    assert any(line.startswith("They part most where ") and "mean of 3 steps" in line for line in lines)
+    assert "Wrote small.safetensors   weights under the names of the model" in lines
+    from safetensors import safe_open
+
+    with safe_open(tmp_path / "small.safetensors", "pt") as file:
+        names = set(file.keys())
+        assert tuple(file.get_slice("model.layers.1.mlp.up_proj.weight").get_shape()) == (96, 64)
+    assert {"model.embed_tokens.weight", "lm_head.weight"} <= names
+
+
 def test_a_plan_for_more_devices_than_a_machine_starts_is_refused(meshwright: Command, tmp_path: Path) -> None:
     assert meshwright("plan", "gpt2", "-c", "h100x128", "--batch", "128", "--seq", "64", "-q").code == 0
     done = meshwright("run", "gpt2-h100x128", "-q")

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .data import Text, read_text, tokenised
     from .optimizer import SGD, AdamW
     from .pool import Pool
     from .refusal import Refusal, refusals, why_not
@@ -25,15 +26,18 @@ _WHERE = {
     "SGD": "optimizer",
     "StepReport": "run_record",
     "VerifyResult": "verification",
+    "Text": "data",
+    "read_text": "data",
     "refusals": "refusal",
+    "tokenised": "data",
     "train": "training",
     "verify": "verification",
     "why_not": "refusal",
 }
 
 __all__ = [
-    "SGD", "AdamW", "Mismatch", "Pool", "Refusal", "RunResult", "StepReport", "VerifyResult", "refusals", "train", "verify",
-    "why_not",
+    "SGD", "AdamW", "Mismatch", "Pool", "Refusal", "RunResult", "StepReport", "Text", "VerifyResult", "read_text",
+    "refusals", "tokenised", "train", "verify", "why_not",
 ]  # fmt: skip
 
 

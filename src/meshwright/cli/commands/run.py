@@ -39,6 +39,10 @@ def run(
             "--slurm", metavar="FILE", help="Write a script for sbatch that trains on the cluster; start nothing here."
         ),
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option("--export", metavar="FILE", help="Write the trained weights to one .safetensors file, too."),
+    ] = None,
     seed: o.Seed = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
@@ -52,7 +56,7 @@ def run(
     speaks = os.environ.get("RANK", "0") == "0"  # under torchrun one rank speaks for all
     screen = Screen(as_json, quiet or not speaks, verbose, color)
     began = time.monotonic()
-    given = {"--steps": steps, "--resume": resume, "--data": data, "--out": out, "--seed": seed}
+    given = {"--steps": steps, "--resume": resume, "--data": data, "--out": out, "--export": export, "--seed": seed}
     started = api.launch(plan, [w for k, v in given.items() if v is not None for w in (k, str(v))])
     if slurm is not None:
         started.write_slurm(slurm)
@@ -72,6 +76,13 @@ def run(
         result = api.run(plan, steps=steps, resume=resume, data=data, folder=out, seed=seed or 0, on_step=told)
     if not speaks:
         return 0
+    against = api.measured_run(plan, result)
+    if against is not None:
+        screen.text(*against.lines())
+    if export is not None and result.checkpoint:
+        from ...execute.export import export_safetensors
+
+        screen.text(f"Wrote {export_safetensors(result.checkpoint, export)}   weights under the names of the model")
     if result.steps and result.checkpoint:
         screen.lines(
             [Line(f"Wrote {result.checkpoint}   go on with --resume {result.checkpoint} under any plan of this model")]
@@ -82,7 +93,12 @@ def run(
             "status": "ok",
             "ranks": result.ranks,
             "checkpoint": str(result.checkpoint) if result.checkpoint else None,
+            "weights": str(export) if export is not None else None,
             "steps": [{"step": s.step, "loss": s.loss} for s in result.steps],
+            "step_s": [
+                {"rank": r.rank, "predicted": r.step[0], "measured": r.step[1], "parts_most_in": r.parting}
+                for r in (against.ranks if against is not None else ())
+            ],
             "seconds": time.monotonic() - began,
         }
     )

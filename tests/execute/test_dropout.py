@@ -37,14 +37,19 @@ def _answers(model: Model, plan: Plan, ranks: int, pools: Pools) -> tuple[Task, 
     return task, pools(ranks).run("meshwright.execute.verification:answer", task)
 
 
-def test_masks_are_the_same_on_one_rank_and_on_four(pools: Pools) -> None:
+def dropping_model() -> Model:
     g = torch.Generator().manual_seed(0)
     batch = [{n: torch.randint(0, 16, (4, 8), generator=g) for n in ("tokens", "labels")} for _ in range(2)]
     with torch.device("meta"):
         module = Dropping().train()
     graph = with_runs(capture(module, batch[0], 4))
     real, values = Dropping(), Values(0, "uneven")
-    model = Model(graph, real, values, constants_of(graph, real), tuple(batch), Reference((), {}, {}, values))
+    return Model(graph, real, values, constants_of(graph, real), tuple(batch), Reference((), {}, {}, values))
+
+
+def test_masks_are_the_same_on_one_rank_and_on_four(pools: Pools) -> None:
+    model = dropping_model()
+    graph, values = model.graph, model.values
     _, (alone,) = _answers(model, plan_of(graph, Layout(), 2), 1, pools)
     grads = {name: g for (_, name), g in alone.gradients.items()}
     truth = Reference(tuple(alone.losses), grads, dict.fromkeys(grads, 0.0), values)

@@ -12,7 +12,7 @@ from meshwright.plan.model import Action, Row, Schedule
 from meshwright.plan.schedules.rows import generate
 from meshwright.simulate.engine import as_task_graph, dispatch, relax
 from meshwright.simulate.memory import peaks
-from meshwright.simulate.pipeline import FAST, Orders, orders, pipeline_times
+from meshwright.simulate.pipeline import FAST, Orders, orders, pipeline_times, split_times
 from meshwright.simulate.tasks import chain, pipeline_tasks
 
 
@@ -95,6 +95,19 @@ def test_the_fast_path_equals_tasks_to_the_last_bit(case):
     last, fast = pipeline_times(schedule(name, m, v), per_rank[0], per_rank[1], lag[0], lag[1])
     assert fast.tolist() == by_rank
     assert (fast >= last).all()
+
+
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(0, 2**32 - 1))
+@settings(max_examples=150, deadline=None)
+def test_the_fast_path_of_zero_bubble_equals_tasks_to_the_last_bit(p, m, seed):
+    rng = np.random.default_rng(seed)
+    f, b, share = rng.uniform(0, 4, p), rng.uniform(0, 4, p), rng.uniform(0, 1, p)
+    w, lag = b * share, rng.uniform(0, 2, (2, p))
+    order = orders(Schedule("zb-h1", m), p)
+    tasks = pipeline_tasks(order, np.stack([f, b, b - w, w]), chain(p, 1, lag[0][:, None], lag[1][:, None]))
+    end = relax(tasks.fixed) + tasks.fixed.duration
+    by_rank = [end[: tasks.actions][order.task_rank == r].max() for r in range(p)]
+    assert split_times(Schedule("zb-h1", m), f, b, w, lag[0], lag[1]).tolist() == by_rank
 
 
 @given(uneven())

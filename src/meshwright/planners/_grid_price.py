@@ -18,6 +18,7 @@ from ..lower.program import Program, StageCode
 from ..plan.model import Plan
 from ..simulate.estimate import Work, collect, estimate
 from ..simulate.fits import excess
+from ..simulate.pipeline import FAST, SPLIT
 from ..simulate.price import Pricer, StagePrice
 from ..simulate.simulator import sends_of, simulate
 from ..simulate.tasks import Sends
@@ -56,6 +57,10 @@ class Pieces:
     """Per piece of the model, on one device: arrays [piece, micro-batch size] of one unit."""
 
     seconds: Floats
+    weight: Floats
+    """Seconds of weight gradients among them, if asked for."""
+    share: Floats
+    """[micro-batch size]: the least part of a unit's seconds that is its forward."""
     held: Floats
     rest: Floats
     """[piece]: weights, gradients, optimizer state."""
@@ -75,10 +80,10 @@ class Evaluator:
         devices = min(problem.cluster.count, problem.limits.devices or problem.cluster.count)
         self.overhead = problem.cost.step_overhead(devices)
         self.share = problem.cost.overlap("data")
-        self._pieces: dict[tuple[Style, int], Pieces] = {}
+        self._pieces: dict[tuple[Style, int, bool], Pieces] = {}
         self._sizes: dict[int, list[int]] = {}
         self._stages: dict[tuple[object, ...], tuple[StageCode, StagePrice]] = {}
-        self._works: dict[tuple[int, int], tuple[Program, Work, Sends]] = {}
+        self._works: dict[tuple[int, int, bool], tuple[Program, Work, Sends]] = {}
 
     # ---- pieces
 
@@ -92,14 +97,14 @@ class Evaluator:
             self._sizes[replicas] = found
         return self._sizes[replicas]
 
-    def pieces(self, style: Style, dp: int) -> Pieces:
-        """Prices of single units, from a plan with one stage a piece."""
-        key = (style, dp)
+    def pieces(self, style: Style, dp: int, split: bool = False) -> Pieces:
+        """Prices of single units, from a plan with one stage a piece; `split`: weight gradients too."""
+        key = (style, dp, split)
         if key not in self._pieces:
-            self._pieces[key] = self._price_pieces(style, dp)
+            self._pieces[key] = self._price_pieces(style, dp, split)
         return self._pieces[key]
 
-    def _price_pieces(self, style: Style, dp: int) -> Pieces:
+    def _price_pieces(self, style: Style, dp: int, split: bool) -> Pieces:
         units = self.space.units
         counts = tuple(p.count if p.run else 1 for p in units.folded.pieces)
         point = Point(
@@ -108,7 +113,7 @@ class Evaluator:
         plan = self.space.on_first_devices(self.space.plan(point, counts))
         program = lower(self.graph, plan, self.problem.recipe)
         micro = [point.replicas * b for b in self.sizes(point.replicas)]
-        prices = [self.pricer.stage(code, micro) for code in program.stages]
+        prices = [self.pricer.stage(code, micro, split=split) for code in program.stages]
         n = np.array(counts, np.float64)
         rest = np.array([p.weights + p.gradients + p.state for p in prices])
         twice = 0.0
@@ -116,8 +121,12 @@ class Evaluator:
             one = self.space.plan(replace(point, pp=1), (len(units),))
             whole = self.pricer.stage(lower(self.graph, one, self.problem.recipe).stages[0], micro[:1])
             twice = float(rest.sum()) - (whole.weights + whole.gradients + whole.state)
+        seconds = np.array([(p.forward + p.backward).sum(axis=1) for p in prices])
+        forward = np.array([p.forward.sum(axis=1) for p in prices])
         return Pieces(
-            seconds=np.array([(p.forward + p.backward).sum(axis=1) for p in prices]) / n[:, None],
+            seconds=seconds / n[:, None],
+            weight=np.array([p.weight for p in prices]) / n[:, None],
+            share=np.divide(forward, seconds, out=np.ones_like(seconds), where=seconds > 0).min(axis=0),
             held=np.array([p.kept + p.loss for p in prices]) / n[:, None],
             rest=rest / n,
             twice=twice,
@@ -130,7 +139,10 @@ class Evaluator:
     def first_bound(self, point: Point) -> float:
         """`bound` of the same layout with nothing recomputed, nothing stored cut and one replica: never above its own."""
         base = replace(point.style, zero=0, recompute="none")
-        return self._bound(point, self.pieces(base, 1), self.sizes(point.ep))
+        pieces, b = self.pieces(base, 1), self.sizes(point.ep).index(point.micro_batch)
+        if point.schedule in SPLIT:
+            return self._stepped(self.micro_batches(point) * self._total(pieces, b) / point.pp)
+        return self._bound(point, pieces, b)
 
     def rest_bytes(self, point: Point) -> float:
         """Bytes of parameters, gradients and optimizer state that the fullest rank holds at least, all cut as far as may be."""
@@ -152,15 +164,33 @@ class Evaluator:
 
         Stage s needs m·t_s and, before it, one forward and one backward of all stages before it; the best convex
         combination of these p statements is total / (1 − (1 − 1/m)^p). With chunks only the busiest device counts.
-        """
-        return self._bound(point, self.pieces(point.style, point.dp), self.sizes(point.replicas))
 
-    def _bound(self, point: Point, pieces: Pieces, sizes: list[int]) -> float:
-        b = sizes.index(point.micro_batch)
-        total = float(np.dot(pieces.seconds[:, b], pieces.counts))
-        m = self.problem.recipe.samples // (point.replicas * point.micro_batch)
-        least = m * total / point.pp if point.chunks > 1 else total if m == 1 else total / (1 - (1 - 1 / m) ** point.pp)
-        return least * self.overhead[0] + self.overhead[1]
+        Zero bubble: weight gradients wait for nobody, so the same holds (a) without them, and (b) of all work with the
+        forwards before it alone. If those are at least the part φ of the work before, (b) gives
+        φ · total / (1 − (1 − φ/m)^p).
+        """
+        b = self.sizes(point.replicas).index(point.micro_batch)
+        return self._bound(point, self.pieces(point.style, point.dp, point.schedule in SPLIT), b)
+
+    def micro_batches(self, point: Point) -> int:
+        return self.problem.recipe.samples // (point.replicas * point.micro_batch)
+
+    def _bound(self, point: Point, pieces: Pieces, b: int) -> float:
+        total, m = self._total(pieces, b), self.micro_batches(point)
+        if point.chunks > 1:
+            return self._stepped(m * total / point.pp)
+        if point.schedule not in SPLIT:
+            return self._stepped(_chained(total, m, point.pp, 1.0))
+        weight, share = float(np.dot(pieces.weight[:, b], pieces.counts)), float(pieces.share[b])
+        return self._stepped(max(_chained(total - weight, m, point.pp, 1.0), _chained(total, m, point.pp, share)))
+
+    @staticmethod
+    def _total(pieces: Pieces, b: int) -> float:
+        return float(np.dot(pieces.seconds[:, b], pieces.counts))
+
+    def _stepped(self, seconds: float) -> float:
+        """A step whose pipeline takes `seconds`, with stragglers and fixed work."""
+        return seconds * self.overhead[0] + self.overhead[1]
 
     def price(self, point: Point) -> Priced:
         parts = self.parts(point)
@@ -177,7 +207,7 @@ class Evaluator:
         """
         pieces = self.pieces(point.style, point.dp)
         b = self.sizes(point.replicas).index(point.micro_batch)
-        m = self.problem.recipe.samples // (point.replicas * point.micro_batch)
+        m = self.micro_batches(point)
         flight = min(self._flights(point, m))
         held = float(np.dot(pieces.rest + flight * pieces.held[:, b], pieces.counts)) - pieces.twice
         return held / point.pp + float(pieces.buffer[:, b].min())
@@ -193,7 +223,7 @@ class Evaluator:
         p, v = point.pp, point.chunks
         if p * v == 1:
             return (sum(pieces.counts),)
-        m = self.problem.recipe.samples // (point.replicas * point.micro_batch)
+        m = self.micro_batches(point)
         runs = [
             Run(n, float(pieces.seconds[k, b]), float(pieces.rest[k]), float(pieces.held[k, b]))
             for k, n in enumerate(pieces.counts)
@@ -212,6 +242,8 @@ class Evaluator:
         p, v = point.pp, point.chunks
         if point.schedule in ("gpipe", "bfs"):
             return [float(m)] * (p * v)
+        if point.schedule in SPLIT:
+            return [float(min(p, m))] * p
         if v == 1:
             return [float(min(p - s, m)) for s in range(p)]
         ranks = [min(2 * (p - r - 1) + (v - 1) * p + 1, m * v) / v for r in range(p)]
@@ -219,24 +251,19 @@ class Evaluator:
 
     def _estimate(self, point: Point, plan: Plan, program: Program) -> tuple[float, float]:
         """(seconds, bytes on the fullest device); equal to `simulate`."""
-        if any(t.dst != t.src + 1 for t in program.transfers) or point.schedule not in (
-            "1f1b",
-            "interleaved",
-            "gpipe",
-            "bfs",
-        ):
+        if any(t.dst != t.src + 1 for t in program.transfers) or point.schedule not in FAST | SPLIT:
             simulation = simulate(self.problem, plan, detail=False, program=program, pricer=self.pricer)
             return simulation.step_seconds, float(simulation.peak.max())
         column = self.sizes(point.replicas).index(point.micro_batch)
-        work, sends = self._work(program, column, point.replicas)
+        work, sends = self._work(program, column, point.replicas, point.schedule in SPLIT)
         seconds, peaks = estimate(work, plan.schedule, sends, point.chunks, self.share, self.overhead)
         return seconds, float(peaks.max())
 
-    def _work(self, program: Program, column: int, replicas: int) -> tuple[Work, Sends]:
+    def _work(self, program: Program, column: int, replicas: int, split: bool) -> tuple[Work, Sends]:
         """What every rank does in a micro-batch; plans that differ in schedule only share it."""
-        key = (id(program.stages), program.micro_batch)
+        key = (id(program.stages), program.micro_batch, split)
         if key not in self._works:
-            prices = [self._stage(code, replicas) for code in program.stages]
+            prices = [self._stage(code, replicas, split) for code in program.stages]
             cluster = self.problem.cluster
             sends = sends_of(program, cluster, self.pricer)
             meshes = [code.mesh for code in program.stages]
@@ -244,12 +271,13 @@ class Evaluator:
             self._works[key] = program, work, sends
         return self._works[key][1:]
 
-    def _stage(self, code: StageCode, replicas: int) -> StagePrice:
+    def _stage(self, code: StageCode, replicas: int, split: bool) -> StagePrice:
         """Stages with the same code in the same kind of place cost the same; all micro-batch sizes at once."""
         number = code.stage if any(p.shared for p in code.params) else -1  # tied sums name their stages
-        key = (id(code.params), number, tuple(s.count for s in code.segments), self.pricer.place(code.mesh))
+        key = (id(code.params), number, tuple(s.count for s in code.segments), self.pricer.place(code.mesh), split)
         if key not in self._stages:
-            self._stages[key] = code, self.pricer.stage(code, [replicas * b for b in self.sizes(replicas)])
+            micro = [replicas * b for b in self.sizes(replicas)]
+            self._stages[key] = code, self.pricer.stage(code, micro, split=split)
         return self._stages[key][1]
 
     def misfit(self, priced: Priced) -> str:
@@ -257,6 +285,11 @@ class Evaluator:
         simulation = simulate(self.problem, priced.plan(), detail=False, pricer=self.pricer)
         words = excess(self.problem, simulation) or "fits"
         return f"the nearest layout, {priced.point.words()} with {priced.point.recompute} recompute: {words}"
+
+
+def _chained(total: float, m: int, p: int, share: float) -> float:
+    """The least T with T ≥ m·t_s + share · (t_0 + … + t_(s − 1)) for all s, over all t ≥ 0 that add up to `total`."""
+    return share * total / (1.0 - (1.0 - share / m) ** p) if share > 0 else m * total / p
 
 
 __all__ = ["Evaluator", "Pieces", "Priced"]

@@ -176,7 +176,7 @@ class Space:
     def _schedules(self, pp: int, m: int) -> list[tuple[str, int]]:
         if pp == 1:
             return [("1f1b", 1)] if self._some("chunks", [1]) else []
-        found = [("1f1b", 1), ("gpipe", 1)]
+        found = [("1f1b", 1), ("gpipe", 1), ("zb-h1", 1)]
         if m % pp == 0:
             found += [("interleaved", v) for v in CHUNKS if v * pp <= self.units.blocks]
         found += [("bfs", v) for v in CHUNKS[:1] if v * pp <= self.units.blocks]

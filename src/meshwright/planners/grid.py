@@ -1,6 +1,6 @@
 """The product's default planner: every legal layout of the expert kind, pruned by a bound and by memory, judged by the simulator.
 
-    points    dp × ep × cp × tp (+ sequence) × pp × chunks (gpipe, 1f1b, interleaved, bfs) × micro-batch × ZeRO × recompute
+    points    dp × ep × cp × tp (+ sequence) × pp × chunks (gpipe, 1f1b, interleaved, bfs, zb-h1) × micro-batch × ZeRO × recompute
     bound     below the step of ANY cut into pp stages; first that of the bare layout, then, where that does not do, the
               point's own; the search stops when no bound is below the worst of the `top` plans found
     stages    each takes whole units (blocks of a run, stretches between); the bottleneck is least under every stage's

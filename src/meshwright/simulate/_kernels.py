@@ -484,3 +484,56 @@ def pipeline(forward: Any, backward: Any, lag_forward: Any, lag_backward: Any, w
         if left == before:
             return last + np.inf, free + np.inf
     return last, free
+
+
+@kernel(f8, f8, f8, f8, f8, int)
+def zero_bubble(forward: Any, input_grad: Any, weight_grad: Any, lag_forward: Any, lag_backward: Any, m: int) -> Any:
+    """zb-h1 without task arrays: end[p]. Seconds [rank]; lag: of the send that leaves, one at a time per rank and direction.
+
+    Rank r: p - r - 1 forwards; then a forward if any, I(j), and W(j - r) from j = r on; then the remaining W.
+    """
+    p = forward.shape[0]
+    sent = np.full((p, m), -1.0)
+    back = np.full((p, m), -1.0)
+    forwards = np.zeros(p, np.int64)
+    inputs = np.zeros(p, np.int64)
+    weights = np.zeros(p, np.int64)
+    free = np.zeros(p)
+    wire = np.zeros(p)
+    wire_back = np.zeros(p)
+    left = 3 * p * m
+    while left > 0:
+        before = left
+        for r in range(p):
+            while weights[r] < m:
+                j = inputs[r]
+                if weights[r] < j - r or j == m:
+                    free[r] += weight_grad[r]
+                    weights[r] += 1
+                elif forwards[r] < min(m, p - r + j):
+                    k = forwards[r]
+                    ready = sent[r - 1, k] if r > 0 else 0.0
+                    if ready < 0:
+                        break
+                    free[r] = max(free[r], ready) + forward[r]
+                    there = free[r]
+                    if r < p - 1:
+                        wire[r] = max(wire[r], there) + lag_forward[r]
+                        there = wire[r]
+                    sent[r, k] = there
+                    forwards[r] += 1
+                else:
+                    ready = back[r + 1, j] if r < p - 1 else sent[r, j]
+                    if ready < 0:
+                        break
+                    free[r] = max(free[r], ready) + input_grad[r]
+                    there = free[r]
+                    if r > 0:
+                        wire_back[r] = max(wire_back[r], there) + lag_backward[r]
+                        there = wire_back[r]
+                    back[r, j] = there
+                    inputs[r] += 1
+                left -= 1
+        if left == before:
+            return free + np.inf
+    return free

@@ -19,7 +19,7 @@ from ..cost.base import CostModel, Group
 from ..graph.ir import Floats
 from ..plan.model import Schedule
 from .memory import STATIC, peaks
-from .pipeline import Orders, orders, pipeline_times
+from .pipeline import SPLIT, Orders, orders, pipeline_times, split_times
 from .price import KINDS, StagePrice, exposed
 from .tasks import Sends
 
@@ -169,7 +169,7 @@ def lags(sends: Sends, p: int, v: int) -> tuple[Floats, Floats] | None:
 def estimate(
     work: Work, schedule: Schedule, sends: Sends, v: int, share: float, overhead: tuple[float, float]
 ) -> tuple[float, Floats]:
-    """(seconds of a step, peak bytes [rank]) of gpipe, 1f1b, interleaved or bfs over a chain of stages.
+    """(seconds of a step, peak bytes [rank]) of gpipe, 1f1b, interleaved, bfs or zb-h1 over a chain of stages.
 
     Raises:
         Unsupported: another schedule.
@@ -181,7 +181,10 @@ def estimate(
     if lag is None:
         raise ValueError("the stages are no chain: simulate the plan")
     forward, backward = work.forward.sum(axis=1), work.backward.sum(axis=1)
-    _, end = pipeline_times(schedule, forward.reshape(v, p).T, backward.reshape(v, p).T, *lag)
+    if schedule.name in SPLIT:
+        end = split_times(schedule, forward, backward, work.weight, lag[0].ravel(), lag[1].ravel())
+    else:
+        _, end = pipeline_times(schedule, forward.reshape(v, p).T, backward.reshape(v, p).T, *lag)
     rank = np.arange(stages, dtype=np.int32) % p
     step = finish(work, rank, end, share, overhead)
     order = _orders(schedule.name, schedule.micro_batches, v, stages)

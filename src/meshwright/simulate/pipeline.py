@@ -19,6 +19,8 @@ from ..plan.schedules.rows import GENERATORS, chunks_of, conditions, rows_of
 FORWARD, BACKWARD, INPUT_GRAD, WEIGHT_GRAD = range(4)
 KINDS = ("F", "B", "I", "W")
 FAST = frozenset({"gpipe", "1f1b", "interleaved", "bfs"})
+SPLIT = frozenset({"zb-h1"})
+"""Backwards in two actions, with a fast path of their own."""
 Index32 = NDArray[np.int32]
 
 
@@ -127,6 +129,29 @@ def pipeline_times(
         forward, backward, lag_forward, lag_backward, warm_up(name, p, v, m), m, int(name in ("gpipe", "bfs"))
     )
     return last, end
+
+
+def split_times(
+    schedule: Schedule, forward: Floats, backward: Floats, weight: Floats, lag_forward: Floats, lag_backward: Floats
+) -> Floats:
+    """End [rank], seconds: the same for zb-h1.
+
+    Args:
+        forward, backward, weight: seconds [rank] of one micro-batch; weight gradients are inside the backward.
+        lag_forward, lag_backward: seconds [rank] of the send that leaves.
+
+    Raises:
+        Unsupported: another schedule.
+    """
+    from . import _kernels
+
+    if schedule.name not in SPLIT or schedule.rows:
+        raise Unsupported(f'schedule "{schedule.name}" has no fast path: simulate its rows')
+    chunks(schedule, len(forward))
+    found: Floats = _kernels.zero_bubble(
+        forward, backward - weight, weight, lag_forward, lag_backward, schedule.micro_batches
+    )
+    return found
 
 
 def _two_pass(p: int, v: int, m: int, warm: Index32, *, breadth: bool) -> Orders:

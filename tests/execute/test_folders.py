@@ -82,3 +82,15 @@ def test_what_is_no_checkpoint_is_neither_replaced_nor_read(tmp_path: Path) -> N
     (tmp_path / "mine" / folders.SEAL).write_text('{"schema": "other/1", "step": 1}')
     with pytest.raises(InputError, match=r'mine: schema "other/1" is not known: this version reads meshwright'):
         folders.facts(tmp_path / "mine")
+
+
+def test_a_run_ends_every_interrupted_save_of_its_folder_and_touches_nothing_else(tmp_path: Path) -> None:
+    _written(tmp_path / "step-2", 2)
+    part = folders.begin(tmp_path / "step-4")
+    (part / "a").write_text("half")
+    _written(tmp_path / "other", 6)
+    os.rename(tmp_path / "other", tmp_path / "step-6.part")  # sealed, not yet named
+    (tmp_path / "mine.part").mkdir()
+    folders.tidy(tmp_path, "step-*")
+    assert {p.name for p in tmp_path.iterdir()} == {"step-2", "step-6", "mine.part"}
+    assert folders.facts(tmp_path / "step-6")["step"] == 6

@@ -183,6 +183,7 @@ def test_a_save_interrupted_at_a_random_point_leaves_the_one_before(
     losses = run.goes(Layout(dp=2), 2, resume=folders.whole(run.folder / f"step-{before[-1]}"))
     assert losses == {k: pytest.approx(truth[k], rel=1e-5) for k in losses}
     assert before[-1] + 2 in _check_folders(run.folder)
+    assert [f.name for f in run.folder.iterdir() if not f.name.removeprefix("step-").isdigit()] == []
 
 
 @pytest.mark.usefixtures("nothing_left")

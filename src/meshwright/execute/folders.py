@@ -81,6 +81,14 @@ def settle(target: Path) -> None:
         os.rename(_old(target), target)
 
 
+def tidy(parent: Path, pattern: str) -> None:
+    """Ends every interrupted save of a name that `pattern` matches. For a folder that one run at a time writes into."""
+    for suffix in (".part", ".old"):
+        for left in sorted(parent.glob(pattern + suffix)):
+            settle(left.with_name(left.name.removesuffix(suffix)))
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def whole(target: Path) -> Path | None:
     """Where the complete checkpoint of that name lies, if there is one; changes nothing."""
     return next((f for f in (target, aside(target), _old(target)) if (f / SEAL).is_file()), None)

@@ -56,7 +56,9 @@ def as_rank(setup: Setup, samples: Samples, one: OneProcess | None, run: Run, ti
 
 
 def _steps(setup: Setup, samples: Samples, one: OneProcess | None, run: Run, rank: int, world: int) -> RunResult:
-    trainer = Trainer(setup, rank, Groups())
+    if rank == 0:
+        run.tidy()
+    trainer = Trainer(setup, rank, Groups())  # its groups are made by all together: what follows finds a tidy folder
     at = 0
     if run.resume is not None:
         at = trainer.resume(run.resume).step

@@ -48,6 +48,11 @@ class Run:
     saves: list[Path] = field(default_factory=list)
     """Checkpoints that were begun, in order."""
 
+    def tidy(self) -> None:
+        """What an interrupted run left in the folder is ended. One process does it, before the ranks begin to save."""
+        if self.folder is not None:
+            folders.tidy(self.folder, "step-*")
+
     def report(self, number: int, stepped: Sequence[Stepped], reference: float | None) -> StepReport:
         """Of step `number` from what all ranks say of it.
 

@@ -118,6 +118,7 @@ def _as_parent(setup: Setup, samples: Samples, one: OneProcess | None, run: Run,
     """Starts the ranks here and tells them each step."""
     ranks = len(ranks_of(setup.program))
     at = 0
+    run.tidy()
     with Pool(ranks, backend="auto", timeout=timeout) as pool:
 
         def all_ranks(name: str, payload: Any = None) -> list[Any]:

@@ -1,7 +1,8 @@
 """Which gradient sums, and which gathers of updated parameters, are carried out together.
 
 A program names the way of each parameter's gradient: after each micro-batch (`grads`), at the end of the step (`update`,
-before its optimizer), and the way of the updated parameter back (`update`, after it). Parameters whose ways are alike
+before its optimizer), and the way of the updated parameter back (`update`, after it). Of a parameter that is gathered for
+use, the sum that goes with the gather comes first (gathers.py). Parameters whose ways are alike
 share buckets, in the order in which the backward completes their gradients. A bucket is full when it holds `capacity`
 bytes of gradients (as in Li et al. 2020, "PyTorch Distributed", section 4.2). One collective a bucket and step of its way.
 """
@@ -15,6 +16,7 @@ from ..graph.ir import Graph
 from ..lower.parameters import STAGES
 from ..lower.program import Instr, Param, StageCode
 from .flight import completed
+from .gathers import gathers_of
 from .mesh_groups import MeshView
 from .rows import Leg, Step
 
@@ -57,9 +59,11 @@ class Bucket:
         return tuple(p.name for p in self.params)
 
 
-def ways(code: StageCode) -> dict[str, Way]:
-    """By parameter. Instructions that move nothing are left out."""
+def ways(code: StageCode, *, parted: bool = False) -> dict[str, Way]:
+    """By parameter. Instructions that move nothing are left out. `parted`: the backward comes in two parts."""
     every: dict[str, list[Instr]] = {p.name: [] for p in code.params}
+    for gather in () if parted else gathers_of(code):
+        every[gather.param] += gather.duals
     sums: dict[str, list[Instr]] = {p.name: [] for p in code.params}
     gathers: dict[str, list[Instr]] = {p.name: [] for p in code.params}
     tied: set[str] = set()
@@ -81,9 +85,9 @@ def _moves(instr: Instr, code: StageCode) -> bool:
     return instr.kind != "identity" and any(code.mesh.size(axis) > 1 for axis in instr.axes)
 
 
-def buckets_of(code: StageCode, graph: Graph, capacity: int = CAPACITY) -> tuple[Bucket, ...]:
+def buckets_of(code: StageCode, graph: Graph, capacity: int = CAPACITY, *, parted: bool = False) -> tuple[Bucket, ...]:
     """The buckets of one stage, in the order in which their last gradients are completed; the same on every rank."""
-    way, params = ways(code), {p.name: p for p in code.params}
+    way, params = ways(code, parted=parted), {p.name: p for p in code.params}
     order = [name for names in reversed(completed(code)) for name in names]
     order += [name for name in params if name not in set(order)]
     place = {name: k for k, name in enumerate(order)}

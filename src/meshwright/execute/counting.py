@@ -6,7 +6,7 @@ Expected counts come from the program alone: its instructions, their layouts, an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -19,9 +19,11 @@ from ..lower.program import Instr, Program, StageCode
 from ..plan.layout import interval, local_shape
 from .buckets import CAPACITY, GRADIENT_BYTES, buckets_of, legs
 from .collectives import Atom, atoms
+from .gathers import Gather, again, gathers_of, group_legs, groups_of, without
 from .halo import place
 from .mesh_groups import Groups, Members, MeshView, ranks_of, sharing
 from .params import dtype_of
+from .rows import Leg
 from .torch_compat import c10d_operators, group_members
 
 Call = tuple[str, int, Members]
@@ -61,9 +63,12 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def expected(
-    program: Program, graph: Graph, micro_batches: int, rank: int, bucket_bytes: int = CAPACITY
+    program: Program, graph: Graph, micro_batches: int, rank: int, bucket_bytes: int = CAPACITY, *, parted: bool = False
 ) -> Counter[Call]:
-    """What one rank must be asked for in one step of an unrolled program, transfers and reported totals left out."""
+    """What one rank must be asked for in one step of an unrolled program, transfers and reported totals left out.
+
+    `parted`: the schedule's backward comes in two parts.
+    """
     ranks = ranks_of(program)
     found: Counter[Call] = Counter()
     for stage in program.stages:
@@ -71,7 +76,8 @@ def expected(
         if rank not in places:
             continue
         view = MeshView(stage.mesh, rank, ranks, Groups())
-        for times, instr, reader in _occurrences(stage, micro_batches):
+        gathers = () if parted else gathers_of(stage)
+        for times, instr, reader in _occurrences(stage, gathers, micro_batches):
             who = view.members(instr.axes)
             if len(who) > 1:
                 size = (
@@ -82,8 +88,19 @@ def expected(
                 kind = "all_to_all" if instr.kind == "halo" else str(instr.collective)
                 found[kind, size, tuple(sorted(who))] += times
         found.update(_tied(program, stage, graph, view))
-        found.update(bucketed(stage, graph, view, micro_batches, bucket_bytes))
+        found.update(bucketed(stage, graph, view, micro_batches, bucket_bytes, parted=parted))
+        for group in groups_of(gathers, graph, bucket_bytes) + groups_of(again(gathers, stage), graph, bucket_bytes):
+            item = dtype_of(graph.tensor[group.members[0].param]).itemsize
+            _add(found, group_legs(group, graph, view), micro_batches, item, view)
     return found
+
+
+def _add(found: Counter[Call], steps: Iterable[Leg], times: int, item: int, view: MeshView) -> None:
+    """The collectives of legs whose elements have `item` bytes."""
+    for leg in steps:
+        if leg.rows is not None and leg.rows.width:
+            who = tuple(sorted(view.members(leg.rows.axes)))
+            found[str(leg.rows.collective), leg.rows.elements * item, who] += times
 
 
 def _tied(program: Program, stage: StageCode, graph: Graph, view: MeshView) -> Counter[Call]:
@@ -98,20 +115,19 @@ def _tied(program: Program, stage: StageCode, graph: Graph, view: MeshView) -> C
     return found
 
 
-def bucketed(stage: StageCode, graph: Graph, view: MeshView, micro_batches: int, bucket_bytes: int) -> Counter[Call]:
+def bucketed(
+    stage: StageCode, graph: Graph, view: MeshView, micro_batches: int, bucket_bytes: int, *, parted: bool = False
+) -> Counter[Call]:
     """Sums of gradients and gathers of updated parameters."""
     found: Counter[Call] = Counter()
-    for bucket in buckets_of(stage, graph, bucket_bytes):
-        item = torch.empty(0, dtype=dtype_of(graph.tensor[bucket.names[0]])).element_size()
+    for bucket in buckets_of(stage, graph, bucket_bytes, parted=parted):
+        item = dtype_of(graph.tensor[bucket.names[0]]).itemsize
         for steps, times, size in (
             (bucket.every, micro_batches, GRADIENT_BYTES),
             (bucket.sums, 1, GRADIENT_BYTES),
             (bucket.gathers, 1, item),
         ):
-            for leg in legs(steps, bucket, graph, view):
-                if leg.rows is not None and leg.rows.width:
-                    who = tuple(sorted(view.members(leg.rows.axes)))
-                    found[str(leg.rows.collective), leg.rows.elements * size, who] += times
+            _add(found, legs(steps, bucket, graph, view), times, size, view)
     return found
 
 
@@ -123,12 +139,15 @@ def _sharers(program: Program, stage: StageCode, param: str, rank: int, position
     return sharing(program, ranks, stages, position) if first == stage.stage else ()
 
 
-def _occurrences(stage: StageCode, micro_batches: int) -> Iterator[tuple[int, Instr, Instr | None]]:
+def _occurrences(
+    stage: StageCode, gathers: Sequence[Gather], micro_batches: int
+) -> Iterator[tuple[int, Instr, Instr | None]]:
     """(times in a step, communicating instruction of a segment, the op that a statistic belongs to)."""
-    for s in stage.segments:
+    gone = {name for g in gathers for name in g.stands_for}
+    for s in without(stage, gathers).segments:
         reader = {i.on: i for i in s.forward if i.kind == "compute"}
         for i in (*s.forward, *s.rerun, *s.backward):
-            if i.communicates:
+            if i.communicates and not gone.intersection(i.outputs):
                 yield s.count * micro_batches, i, reader[i.on] if i.kind == "stat" else None
 
 

@@ -84,6 +84,13 @@ def actions_of(plan: Plan, program: Program, rank: int) -> tuple[Action, ...]:
     )
 
 
+def parted(plan: Plan) -> bool:
+    """Whether the backward of some stage comes in two parts."""
+    found: tuple[Row, ...] = rows(plan) if plan.schedule.name != "dataflow" else ()
+    pairs = (pair if isinstance(pair, tuple) else (pair,) for row in found for pair in row.actions)
+    return any(a.kind in ("I", "W") for pair in pairs for a in pair)
+
+
 class Runtime:
     """Holds this rank's parts and runs steps."""
 
@@ -117,6 +124,7 @@ class Runtime:
         self.ranks = ranks_of(program)
         self.actions = actions_of(plan, program, rank)
         self.micro_batches = max(1, plan.schedule.micro_batches)
+        self._parted = parted(plan)
         groups.prepare(needed_groups(program))
         self.groups = groups
         self.constants = {name: t.to(hardware.device) for name, t in constants.items()}
@@ -138,7 +146,7 @@ class Runtime:
 
     def _local(self, code: StageCode, values: Values) -> _Local:
         view = MeshView(code.mesh, self.rank, self.ranks, self.groups)
-        buckets = buckets_of(code, self.graph, self._bucket_bytes)
+        buckets = buckets_of(code, self.graph, self._bucket_bytes, parted=self._parted)
         weights = Masters(code, buckets, self.graph, view, values, self.hardware.device)
         sums = Sums(buckets, self.graph, view, self.hardware.device)
         runner = self._runner(code, view, weights.params, self._dropout)
@@ -149,7 +157,7 @@ class Runtime:
         self, code: StageCode, view: MeshView, params: Mapping[str, Tensor], dropout: bool
     ) -> StageRunner | OpTape:
         outputs = {t.value for t in self.program.transfers if t.src == code.stage} | {self.graph.loss}
-        if any(a.kind in "IW" for a in self.actions):
+        if self._parted:
             if self._compile:
                 raise Unsupported(
                     "a backward in two parts runs op by op: compile a plan of another schedule, such as 1f1b"
@@ -160,7 +168,7 @@ class Runtime:
             )  # fmt: skip
         return StageRunner(
             code, self.graph, view, self.constants, params, outputs=outputs, seed=self.seed, dropout=dropout,
-            device=self.hardware.device, compile=self._compile,
+            device=self.hardware.device, compile=self._compile, bucket_bytes=self._bucket_bytes,
         )  # fmt: skip
 
     @property

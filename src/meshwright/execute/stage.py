@@ -25,9 +25,11 @@ from ..errors import ExecutionError
 from ..graph.ir import Graph
 from ..lower.program import GRAD, Instr, Segment, StageCode
 from .again import Again
+from .buckets import CAPACITY
 from .calls import Place, calls_of
 from .collectives import apply
 from .flight import Finished, Flight, Part, add_gradient, completed, hand_over
+from .gathers import Gathered, Gathering
 from .islands import Builder, Island, flows_of
 from .mesh_groups import MeshView
 from .moves import LOCAL, Move, moves_of
@@ -80,6 +82,10 @@ class _Code:
     units: tuple[Unit, ...]
     rerun: tuple[int | Instr, ...]
     """In order: numbers of islands that run again, and conversions."""
+    gathers: Mapping[int, tuple[int, ...]]
+    """Unit -> groups of gathered parameters that it is the first to read."""
+    regathers: tuple[int, ...]
+    """Groups that the rerun list gathers again."""
     entry: tuple[str, ...]
     """Values that come from outside and whose gradient the segment makes."""
     exits: tuple[str, ...]
@@ -118,7 +124,13 @@ class _Readers:
 
 
 def _prepare(
-    k: int, segment: Segment, completes: tuple[str, ...], readers: _Readers, place: Place, builder: Builder
+    k: int,
+    segment: Segment,
+    completes: tuple[str, ...],
+    readers: _Readers,
+    place: Place,
+    builder: Builder,
+    gathered: Gathered,
 ) -> _Code:
     calls, flows = calls_of(segment, place), flows_of(segment.forward, segment.backward)
     moves = moves_of(segment, {i.on: place.graph.tensor[i.on].shape for i in segment.forward if i.kind not in LOCAL})
@@ -138,13 +150,16 @@ def _prepare(
         n
         for unit in units
         for n in (unit.carrying if isinstance(unit, Island) else (unit.source,) if unit.duals else ())
-        if n not in made
+        if n not in made and n not in gathered.group_of
     )
-    rerun = dict.fromkeys(where[i.on] if i.kind == "compute" else i for i in segment.rerun if i.kind != "stat")
+    listed = (i for i in segment.rerun if i.kind != "stat" and not gathered.stands_for.intersection(i.outputs))
+    rerun = dict.fromkeys(where[i.on] if i.kind == "compute" else i for i in listed)
     return _Code(
         segment=segment,
         units=tuple(units),
         rerun=tuple(rerun),
+        gathers=gathered.first_read([unit.inputs for unit in units]),
+        regathers=gathered.again_in(k),
         entry=tuple(entry),
         exits=tuple(n for n in sorted(made) if readers.exits(n, k)),
         lasting=tuple(n for n in sorted(made) if readers.outlives(n, k)),
@@ -200,10 +215,11 @@ class StageRunner:
         seed: int = 0,
         dropout: bool = True,
         compile: str | None = None,
+        bucket_bytes: int = CAPACITY,
     ) -> None:
         """`code`: of an unrolled program. `params`: parts at rest, read at each use. `outputs`: values kept for others.
 
-        `compile`: a backend of torch.compile for the islands.
+        `compile`: a backend of torch.compile for the islands. `bucket_bytes`: of parameters that are gathered together.
         """
         self.code, self.graph, self.view = code, graph, view
         self.constants, self.params = constants, params
@@ -211,9 +227,14 @@ class StageRunner:
         self._token = torch.empty(0, requires_grad=True, device=device)
         place = Place(graph, view, device, seed, dropout)
         builder = Builder(place, compile)
+        gathered = Gathered(code, graph, bucket_bytes)
+        self._gathering = Gathering(gathered.groups, graph, view, params)
+        self._regathering = Gathering(gathered.again, graph, view, params)
+        completes, code = completed(code), gathered.left
         readers = _Readers(code, frozenset(outputs))
+        self._kept = frozenset(readers.kept)
         self._segments = [
-            _prepare(k, code.segments[k], names, readers, place, builder) for k, names in enumerate(completed(code))
+            _prepare(k, code.segments[k], names, readers, place, builder, gathered) for k, names in enumerate(completes)
         ]
         self._release = self._last_uses(readers)
 
@@ -242,9 +263,11 @@ class StageRunner:
         ]
 
     def _forward(self, code: _Code, release: Sequence[Sequence[str]], flight: Flight, record: bool) -> _Taped:
-        taped = _Taped(again=Again() if code.rerun and record else None)
-        values = self._enter(code, flight, taped) if code.entry and record else {}
+        taped = _Taped(again=Again() if (code.rerun or code.regathers) and record else None)
+        values = self._enter(code.entry, [self._value(n, {}, flight) for n in code.entry], taped) if record else {}
         for u, unit in enumerate(code.units):
+            for group in code.gathers.get(u, ()):
+                self._gather(code, group, values, flight, taped, record)
             grad = record and unit.carries
             if isinstance(unit, Move):
                 self._move(unit, values, flight, taped, grad)
@@ -265,14 +288,31 @@ class StageRunner:
         flight.values.update((name, values[name].detach()) for name in code.lasting)
         return taped
 
-    def _enter(self, code: _Code, flight: Flight, taped: _Taped) -> dict[str, Tensor]:
-        """Values by name, with what carries a gradient."""
-        entering = [self._value(name, {}, flight) for name in code.entry]
+    def _enter(self, names: Sequence[str], entering: Sequence[Tensor], taped: _Taped) -> dict[str, Tensor]:
+        """Values whose gradients the segment makes under these names, with what carries a gradient."""
+        if not names:
+            return {}
         with torch.enable_grad():
             entered = _Entry.apply(self._token, *entering)  # type: ignore[no-untyped-call]
-        for name, x in zip(code.entry, entered, strict=True):
+        for name, x in zip(names, entered, strict=True):
             taped.entered.append(_Entered(name, get_gradient_edge(x), x.shape, x.dtype, x.device))
-        return dict(zip(code.entry, entered, strict=True))
+        return dict(zip(names, entered, strict=True))
+
+    def _gather(
+        self, code: _Code, k: int, values: dict[str, Tensor], flight: Flight, taped: _Taped, record: bool
+    ) -> None:
+        """A group of parameters. The gradient of each is that of the gathered value, not yet summed."""
+        found = self._gathering.take(k)
+        if record:
+            params = [g.param for g in self._gathering.groups[k].members]
+            entered = self._enter(params, list(found.values()), taped)
+            found = dict(zip(found, entered.values(), strict=True))
+        values.update(found)
+        for name, x in found.items():
+            if taped.again and name in code.remade:
+                taped.again.remade(name, x)
+            elif name in self._kept:
+                flight.values[name] = x.detach()
 
     def _island(self, unit: Island, values: dict[str, Tensor], flight: Flight, grad: bool) -> None:
         operands = [self._value(name, values, flight) for name in unit.inputs]
@@ -342,6 +382,8 @@ class StageRunner:
 
     def _rerun(self, code: _Code, again: Again, flight: Flight) -> None:
         """The rerun list, recording what its ops save."""
+        for k in code.regathers:
+            again.values.update(self._regathering.take(k))
         for step in code.rerun:
             if isinstance(step, Instr):
                 x = self._value(step.inputs[0], again.values, flight)

@@ -49,7 +49,11 @@ class _Filling:
         self._arrived: set[int] = set()
         self._rounds = 0
         self.held: list[Tensor] = []
-        self._shapes = [local_shape(p.rest, graph.tensor[p.name].shape, view.mesh, view.coords) for p in bucket.params]
+        arriving = [bucket.every[0][k].before if bucket.every else p.rest for k, p in enumerate(bucket.params)]
+        self._shapes = [
+            local_shape(layout or p.rest, graph.tensor[p.name].shape, view.mesh, view.coords)
+            for layout, p in zip(arriving, bucket.params, strict=True)
+        ]
 
     def begin_step(self) -> None:
         self.held, self._sent, self._rounds = [], None, 0
@@ -64,7 +68,7 @@ class _Filling:
         return len(self._arrived) == len(self.bucket.params)
 
     def add(self, k: int, grad: Tensor) -> None:
-        """This micro-batch's gradient of parameter k, in its layout at rest."""
+        """This micro-batch's gradient of parameter k, in its layout at rest, or as it was gathered for use."""
         self._arrived.add(k)
         for leg in self._local:
             grad = leg.local(k, grad)

@@ -31,7 +31,7 @@ from .optimizer import SGD
 from .params import Values
 from .pool import Pool
 from .refusal import must_run
-from .runtime import MicroBatch, Runtime
+from .runtime import MicroBatch, Runtime, parted
 from .scale import full_size, scaled
 from .site import own_part
 
@@ -288,7 +288,14 @@ def _collectives(
     counts: dict[str, list[float]] = {}
     problems = []
     for rank, a in enumerate(answers):
-        want = expected(promised, task.graph, max(1, task.plan.schedule.micro_batches), rank, task.bucket_bytes)
+        want = expected(
+            promised,
+            task.graph,
+            max(1, task.plan.schedule.micro_batches),
+            rank,
+            task.bucket_bytes,
+            parted=parted(task.plan),
+        )
         ran = Counter({call: n for call, n in a.calls.items() if call[0] not in ("send", "recv")})
         for calls, column in ((want, 0), (ran, 1)):
             for (kind, _, members), n in calls.items():

@@ -102,23 +102,40 @@ def _padded(x: Tensor, n: int) -> Tensor:
 
 def _gather(x: Tensor, instr: Instr, atom: Atom, view: MeshView) -> Tensor:
     sizes = part_sizes(atom, instr.axes[0], view)
-    own = _padded(x.movedim(instr.dim, 0), max(sizes)).contiguous()
+    even, order = len(set(sizes)) == 1, view.order(instr.axes)
+    own = x.contiguous() if even else _padded(x.movedim(instr.dim, 0), max(sizes)).contiguous()
     out = own.new_empty(len(sizes), *own.shape)
     with view.groups.clock.span("all_gather"):
         dist.all_gather_single(out.view(-1), own.view(-1), group=view.group(instr.axes))
-    parts = _by_coordinate(list(out.unbind()), view.order(instr.axes))
-    whole = torch.cat([p[:n] for p, n in zip(parts, sizes, strict=True)])
-    return whole.movedim(0, instr.dim)
+    if even and instr.dim == 0 and _in_order(order):
+        return out.flatten(0, 1)
+    # contiguous, or every op that reads it would make, and save, a copy of its own
+    whole = x.new_empty([*x.shape[: instr.dim], sum(sizes), *x.shape[instr.dim + 1 :]])
+    places = whole.split(sizes, instr.dim)  # type: ignore[no-untyped-call]
+    for place, part, n in zip(places, _by_coordinate(list(out.unbind()), order), sizes, strict=True):
+        place.copy_(part if even else part[:n].movedim(0, instr.dim))
+    return whole
 
 
 def _reduce_scatter(x: Tensor, instr: Instr, atom: Atom, view: MeshView) -> Tensor:
     sizes = part_sizes(atom, instr.axes[0], view)
-    parts = [_padded(p, max(sizes)) for p in x.movedim(instr.dim, 0).split(sizes)]  # type: ignore[no-untyped-call]
-    blocks = torch.cat(_by_group_rank(parts, view.order(instr.axes)))
-    out = blocks.new_empty(max(sizes), *blocks.shape[1:])
+    even, order = len(set(sizes)) == 1, view.order(instr.axes)
+    if even and instr.dim == 0 and _in_order(order) and x.is_contiguous():
+        blocks = x.view(len(sizes), sizes[0], *x.shape[1:])
+    else:
+        parts = list(x.split(sizes, instr.dim))  # type: ignore[no-untyped-call]
+        parts = parts if even else [_padded(p.movedim(instr.dim, 0), max(sizes)) for p in parts]
+        blocks = torch.stack(_by_group_rank(parts, order))
+    out = blocks.new_empty(blocks.shape[1:])
     with view.groups.clock.span("reduce_scatter"):
-        dist.reduce_scatter_single(out, blocks, group=view.group(instr.axes))
-    return out[: sizes[view.coords[instr.axes[0]]]].movedim(0, instr.dim)
+        dist.reduce_scatter_single(out.view(-1), blocks.view(-1), group=view.group(instr.axes))
+    if even:
+        return out
+    return out[: sizes[view.coords[instr.axes[0]]]].movedim(0, instr.dim).contiguous()
+
+
+def _in_order(order: Sequence[int]) -> bool:
+    return tuple(order) == tuple(range(len(order)))
 
 
 def _all_to_all(x: Tensor, instr: Instr, gathered: Atom, cut: Atom, view: MeshView) -> Tensor:
@@ -139,7 +156,7 @@ def _all_to_all(x: Tensor, instr: Instr, gathered: Atom, cut: Atom, view: MeshVi
     mine = leaving[view.coords[axis]]
     parts = _by_coordinate(list(received.unbind()), order)
     whole = torch.cat([p[:mine, :n] for p, n in zip(parts, arriving, strict=True)], dim=1)
-    return whole.movedim((0, 1), (instr.dim2, instr.dim))
+    return whole.movedim((0, 1), (instr.dim2, instr.dim)).contiguous()
 
 
 def _offsets(dim: int, outer: Sequence[Atom], inner: Sequence[Atom], view: MeshView) -> tuple[int, int]:

@@ -189,7 +189,7 @@ def _standard_by_group(site: Site, groups: int, channels: int, weight: int, eps:
 
     def call(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
         x = operands[0]
-        parts = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
+        parts = x.reshape(x.shape[0], groups, x.shape[1] // max(1, groups), *x.shape[2:])
         out = _Standardise.apply(parts, dims, count, eps, True, site).reshape(x.shape)  # type: ignore[no-untyped-call]
         scale, shift = (operands[s.index].reshape(along) if isinstance(s, Slot) else None for s in slots)
         out = out if scale is None else out * scale

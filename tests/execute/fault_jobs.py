@@ -57,7 +57,7 @@ def main(config: str, folder: str, fault: str, seed: int) -> int:
     from meshwright.graph.source import resolve
 
     source, chance = resolve(config), random.Random(seed)
-    victim, at = chance.randrange(2), chance.randrange(2, 8)
+    victim, at = chance.randrange(2), chance.randrange(5, 10)
     mine = int(os.environ["RANK"]) == victim
     stepped = Trainer.step
 

@@ -115,18 +115,21 @@ class Checkpoints:
             self._failed = ExecutionError(f"{work[0]}: could not be written: {error}")
 
     def _write(self, target: Path, staged: dict[str, list[Part]], training: Any, about: dict[str, Any]) -> None:
-        first = self._runtime.rank == 0
-        self._as_first(lambda: folders.begin(target))
-        write(staged, folders.aside(target), self._group)
-        if first:
-            with (folders.aside(target) / TRAINING).open("wb") as file:
+        part = folders.aside(target)
+
+        def finish() -> None:
+            with (part / TRAINING).open("wb") as file:
                 torch.save(training, file)
             if self._plan is not None:
-                save_plan(self._plan, folders.aside(target) / PLAN)
-        self._as_first(lambda: folders.publish(target, about))
+                save_plan(self._plan, part / PLAN)
+            folders.publish(target, about)
+
+        self._as_first(lambda: folders.begin(target))
+        write(staged, part, self._group)
+        self._as_first(finish)
         self.last = target
 
-    def _as_first(self, action: Any) -> None:
+    def _as_first(self, action: Callable[[], object]) -> None:
         """Rank 0 does it; all know how it went."""
         outcome: list[Exception | None] = [None]
         if self._runtime.rank == 0:

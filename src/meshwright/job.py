@@ -115,10 +115,11 @@ class Job:
 
         Raises:
             InputError: other entries, shapes or types than the plan's, or ranks of one share that were given different samples.
-            ExecutionError: the loss or a gradient is no number, so neither is any weight now.
+            ExecutionError: the loss or a gradient is no number; the update was left out, the weights are as before.
         """
         began = time.perf_counter()
         given, mark = self._given(batch)
+        number = self.step + 1
         stepped = self._trainer.step(given)
         poor = not all(map(isfinite, (*stepped.own_losses, stepped.grad_norm)))
         rows = self._gather([time.perf_counter() - began, mark, float(poor)])
@@ -127,10 +128,8 @@ class Job:
         if not isfinite(loss + stepped.grad_norm):
             rank = next(k for k, r in enumerate(rows) if r[2])
             what = f"the norm of the gradients is {stepped.grad_norm}" if isfinite(loss) else f"the loss is {loss}"
-            last = self._trainer.checkpoints.last
-            go_on = f"; go on with job.load({str(last)!r})" if last is not None else ""
-            raise ExecutionError(f"{what} at step {self.step} on rank {rank}{go_on}")
-        return Metrics(self.step, loss, stepped.grad_norm, max(r[0] for r in rows))
+            raise ExecutionError(f"{what} at step {number} on rank {rank}: the weights are those of step {number - 1}")
+        return Metrics(number, loss, stepped.grad_norm, max(r[0] for r in rows))
 
     def eval_step(self, batch: Batch) -> float:
         """The mean loss of a batch of the same size, without dropout, gradients and update; equal on every rank. Collective.
@@ -211,9 +210,10 @@ class Job:
         """Name in the user's module -> DTensor of the float32 weight, for the parameters of this rank's stages. Collective.
 
         torch.distributed.checkpoint saves it, and loads into it in place; then `load_state_dict` tells the job. A tensor
-        whose layout DTensor cannot say (uneven cuts inside a dim) is gathered and stands as a `Replicate` copy.
+        whose part is no box of the whole (a fused weight that is cut inside) is gathered and stands as a `Replicate` copy.
+        In a single process without a process group the values are plain tensors.
         """
-        return dict(self._states().tensors())
+        return self._states().tensors()
 
     def load_state_dict(self, values: Mapping[str, Tensor]) -> None:
         """Puts values of `state_dict`, or whole tensors, back into the job. The optimizer stays as it is. Collective.
@@ -224,11 +224,6 @@ class Job:
         self._states().load(values)
 
     def _states(self) -> StateDict:
-        if not dist.is_initialized():
-            raise InputError(
-                "job.state_dict() holds DTensors, which need a process group: start the script with torchrun, "
-                "--nproc-per-node 1 for one device"
-            )
         if self._state is None:
             from .execute.dtensors import StateDict
 

@@ -148,6 +148,10 @@ def _dtype(precision: str | None, plan: Plan) -> str:
         return plan.precision
     if precision not in PRECISIONS:
         raise InputError(f'no precision "{precision}": use one of {", ".join(PRECISIONS)}')
+    if plan.precision == "float32" != PRECISIONS[precision]:
+        raise InputError(
+            f'the plan is for fp32, where a model has no casts: plan it with precision="{precision}" to compute in that'
+        )
     return PRECISIONS[precision]
 
 

@@ -107,13 +107,13 @@ class Loop:
     def criterion(self) -> Loss | None:
         return globals()[self.loss] if self.loss else None
 
-    def plan(self, layout: Layout, micro_batches: int = MICRO_BATCHES) -> Plan:
+    def plan(self, layout: Layout, micro_batches: int = MICRO_BATCHES, dtype: str = "float32") -> Plan:
         model, batch = self.model, self.batch(0)
         feed = Feed.of(model, batch, self.criterion)
         graph = graph_of(
-            model, feed, like(feed.named(batch)), SAMPLES // micro_batches, loss=self.criterion, dtype="float32"
+            model, feed, like(feed.named(batch)), SAMPLES // micro_batches, loss=self.criterion, dtype=dtype
         )
-        return replace(plan_of(graph, layout, micro_batches), inputs=inputs_like(graph), precision="float32")
+        return replace(plan_of(graph, layout, micro_batches), inputs=inputs_like(graph), precision=dtype)
 
 
 SCORER = Loop("scorer", "scores", "score")

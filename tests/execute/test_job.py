@@ -159,6 +159,116 @@ def test_a_model_on_meta_is_filled_from_safetensors(pools: Pools, tmp_path: Path
     check_same(on_ranks(pools, layout, task), by_hand(GPT2))
 
 
+def test_a_plain_process_has_plain_tensors_that_torch_saves_and_loads(tmp_path: Path) -> None:
+    import torch.distributed.checkpoint as dcp
+
+    job = mw.parallelize(loops.gpt2(), GPT2.plan(Layout()), optimizer=loops.momentum)
+    before = job.eval_step(loops.text(9))
+    assert {n: tuple(x.shape) for n, x in job.state_dict().items()} == {
+        n: tuple(x.shape) for n, x in loops.gpt2().state_dict().items()
+    }
+    dcp.save(job.state_dict(), checkpoint_id=tmp_path / "dcp")
+    job.train_step(loops.text(0))
+    state = job.state_dict()
+    dcp.load(state, checkpoint_id=tmp_path / "dcp")
+    job.load_state_dict(state)
+    assert job.eval_step(loops.text(9)) == before
+
+
+def test_whole_tensors_of_a_plain_module_are_loaded_too() -> None:
+    job = mw.parallelize(loops.gpt2(), GPT2.plan(Layout()), optimizer=loops.momentum)
+    other = loops.gpt2()
+    with torch.no_grad():
+        for p in other.parameters():
+            p.mul_(0.5)
+    job.load_state_dict(other.state_dict())
+    assert job.eval_step(loops.text(3)) == pytest.approx(other(**loops.text(3)).loss.item(), rel=1e-6)
+    with pytest.raises(InputError) as told:
+        job.load_state_dict({"lm_head.weight": torch.zeros(2, 2)})
+    assert told.value.message == (
+        "transformer.wte.weight has shape (2, 2) in the state that is to be loaded: the model has it as (64, 32)"
+    )
+
+
+def test_buffers_of_a_model_on_meta_are_made_as_their_module_makes_them() -> None:
+    from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
+
+    from meshwright.execute.pretrained import made_again
+
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "vocab_size": 64,
+    }
+    for cls, config in (
+        (LlamaForCausalLM, LlamaConfig(**sizes, bos_token_id=0, eos_token_id=0)),
+        (BertForMaskedLM, BertConfig(**sizes)),
+    ):
+        real = dict(cls(config).named_buffers())
+        with torch.device("meta"):
+            empty = cls(config)
+        for name, value in real.items():
+            torch.testing.assert_close(made_again(empty, name), value)
+        assert all(b.is_meta for b in empty.buffers())
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.arange(3.0))
+
+    with torch.device("meta"):
+        empty = Own()
+    with pytest.raises(InputError) as told:
+        made_again(empty, "table")
+    assert told.value.message == (
+        'the buffer table is on the meta device, so it has no values: build the model outside of torch.device("meta"), or '
+        "give weights= that hold it"
+    )
+
+
+def test_a_plan_in_bf16_computes_in_bf16_and_keeps_float32_masters() -> None:
+    plan = GPT2.plan(Layout(), dtype="bfloat16")
+    exact = mw.parallelize(loops.gpt2(), plan, optimizer=loops.momentum, precision="fp32")
+    short = mw.parallelize(loops.gpt2(), plan, optimizer=loops.momentum)
+    a = [exact.train_step(loops.text(k)).loss for k in range(3)]
+    b = [short.train_step(loops.text(k)).loss for k in range(3)]
+    assert a != b
+    assert b == pytest.approx(a, rel=2e-2)
+    assert a == pytest.approx(by_hand(GPT2).losses, rel=2e-6)
+    assert {x.dtype for x in short.state_dict().values()} == {torch.float32}
+    with pytest.raises(InputError) as told:
+        mw.parallelize(loops.gpt2(), plan, optimizer=loops.momentum, precision="int8")
+    assert told.value.message == 'no precision "int8": use one of bf16, fp16, fp32'
+    with pytest.raises(InputError) as told:
+        mw.parallelize(loops.gpt2(), GPT2.plan(Layout()), optimizer=loops.momentum, precision="bf16")
+    assert told.value.message == (
+        'the plan is for fp32, where a model has no casts: plan it with precision="bf16" to compute in that'
+    )
+
+
+def test_a_plan_is_verified_against_the_function_that_builds_its_model() -> None:
+    answer = mw.plan(
+        loops.Scorer,
+        inputs=loops.scores(0),
+        loss=loops.score,
+        cluster="localx2",
+        batch=8,
+        precision="fp32",
+        fix={"tp": 2},
+    )
+    result = mw.verify(answer, loops.Scorer, inputs=loops.scores(0), loss=loops.score, full_size=True)
+    assert result.check().gradients == 21
+    with pytest.raises(InputError, match="for another model than test_job-Tiny"):
+        mw.verify(answer.plan, Tiny, inputs=loops.scores(0), loss=loops.score)
+
+
+class Tiny(loops.Scorer):
+    def forward(self, tokens: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.embed(tokens)).mean(1))
+
+
 def test_a_bare_body_s_file_fills_the_model_with_a_head(tmp_path: Path) -> None:
     whole = loops.gpt2()
     whole.transformer.save_pretrained(tmp_path / "body")  # names without "transformer."
@@ -284,7 +394,9 @@ def test_a_loss_that_is_no_number_is_named_with_its_step_and_rank() -> None:
     batch["weight"][3] = float("nan")
     with pytest.raises(mw.MeshwrightError) as told:
         job.train_step(batch)
-    assert told.value.message == "the loss is nan at step 2 on rank 0"
+    assert told.value.message == "the loss is nan at step 2 on rank 0: the weights are those of step 1"
+    truth = by_hand(SCORER, 2)
+    assert job.train_step(loops.scores(1)).loss == pytest.approx(truth.losses[1], rel=2e-6)
 
 
 def test_the_report_sets_the_measured_step_beside_the_predicted_one() -> None:

@@ -79,6 +79,8 @@ class StateDict:
         self._runtime = runtime
         self._meshes: dict[int, DeviceMesh] = {}
         self._whole: dict[int, dist.ProcessGroup] = {}
+        if not dist.is_initialized():
+            return
         made: dict[tuple[int, ...], DeviceMesh] = {}
         groups: dict[tuple[int, ...], Any] = {}
         for code in runtime.program.stages:
@@ -92,11 +94,14 @@ class StateDict:
             self._meshes[code.stage] = made[ranks]
             self._whole[code.stage] = groups[ranks]
 
-    def tensors(self) -> dict[str, DTensor]:
-        """Name in the user's module (every name of a tied parameter) -> its DTensor, on this rank's stages. Values that
-        have a form share the masters' memory. Collective."""
-        found: dict[str, DTensor] = {}
+    def tensors(self) -> dict[str, Tensor]:
+        """Name in the user's module (every name of a tied parameter) -> its DTensor, on this rank's stages; a plain tensor in
+        a single process without a group. Values that have a form share the masters' memory. Collective."""
+        found: dict[str, Tensor] = {}
         for (stage, name), master in self._runtime.masters.items():
+            if not self._meshes:
+                found.setdefault(name, master.detach())
+                continue
             param, view = self._runtime.param(stage, name), self._runtime.locals[stage].view
             shape = self._runtime.graph.tensor[name].shape
             placed = placements_of(param.state, shape, view.mesh)

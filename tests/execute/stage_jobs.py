@@ -10,8 +10,7 @@ from unittest import mock
 from torch import Tensor
 
 from meshwright.execute import runtime
-from meshwright.execute.counting import Call, Counting
-from meshwright.execute.op_tape import OpTape
+from meshwright.execute.counting import Call, Counting, expected
 from meshwright.execute.optimizer import SGD
 from meshwright.execute.verification import Task
 from meshwright.execute.worker import Context
@@ -22,11 +21,12 @@ class Ran:
     losses: list[float]
     gradients: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     calls: Counter[Call] = field(default_factory=Counter)
+    promised: Counter[Call] = field(default_factory=Counter)
     order: dict[int, list[str]] = field(default_factory=dict)
     """Stage -> parameters of the first micro-batch in the order in which their gradients were complete."""
 
 
-def _ran(context: Context, task: Task, compile: str | None = None, *, count: bool = True) -> Ran:
+def _ran(context: Context, task: Task, compile: str | None = None, *, count: bool = True, parted: bool = False) -> Ran:
     """`count`: not while torch compiles, which it does not do under a dispatch mode."""
     made = runtime.Runtime(
         task.program, task.graph, task.plan, task.values, task.constants, SGD(), context.hardware, context.groups,
@@ -43,7 +43,10 @@ def _ran(context: Context, task: Task, compile: str | None = None, *, count: boo
     if count:
         with Counting() as counting:
             found.losses = made.gradients(task.batch)
-        found.calls = counting.calls
+            made.update()
+        found.calls = Counter({call: n for call, n in counting.calls.items() if call[0] not in ("send", "recv")})
+        count_of = task.plan.schedule.micro_batches
+        found.promised = expected(task.program, task.graph, count_of, context.rank, parted=parted)
     else:
         found.losses = made.gradients(task.batch)
     return found
@@ -68,11 +71,8 @@ def _listen(runner: Any, order: list[str]) -> None:
 def both(context: Context, task: Task) -> tuple[Ran, Ran]:
     """(op by op on our own tape, islands under torch's autograd)"""
 
-    def op_tape(*args: Any, compile: str | None, **named: Any) -> OpTape:
-        return OpTape(*args, **named)
-
-    with mock.patch.object(runtime, "StageRunner", op_tape):
-        single = _ran(context, task)
+    with mock.patch.object(runtime, "parted", lambda plan: True):
+        single = _ran(context, task, parted=True)
     return single, _ran(context, task)
 
 

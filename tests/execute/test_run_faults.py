@@ -242,11 +242,9 @@ def _said(text: str) -> dict[int, float]:
     return {int(w[1]): float(w[2]) for w in (line.split() for line in text.splitlines()) if w[:1] == ["LOSS"]}
 
 
-TORCHRUN_SEEDS = [pytest.param(s, marks=[pytest.mark.slow] if s else []) for s in range(20)]
-
-
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_left")
-@pytest.mark.parametrize("seed", TORCHRUN_SEEDS)
+@pytest.mark.parametrize("seed", range(20))
 def test_under_torchrun_too_a_killed_rank_ends_all_and_rank_0_says_how_to_go_on(
     run: Run, truth: dict[int, float], tmp_path: Path, seed: int
 ) -> None:

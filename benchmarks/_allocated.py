@@ -4,21 +4,23 @@ torch.profiler reports each block that the allocator hands out and takes back (a
 
     weights       a parameter at rest (or its master, where both are one)
     optimizer     a master of its own, or optimizer state
-    gradients     a master's gradient, or a buffer in which gradients are summed
-    activations   any other block that is older than the action (one forward, one backward) that runs
-    workspace     any other block made in the action that runs
+    gradients     a master's gradient, or a buffer that lasts (in which gradients are summed)
+    activations   any other block that outlives the action (one forward, one backward, the update) that made it
+    workspace     any other block
 
 Blocks that other libraries allocate for themselves (scratch of oneDNN, buffers of gloo) do not go through the allocator.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -33,6 +35,7 @@ from meshwright.plan.model import Plan
 
 CATEGORIES = ("weights", "gradients", "optimizer", "activations", "workspace")
 MARK = "mark "
+LET_GO_SECONDS = 2e-3
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Trial:
     seq: int
     dtype: str
     optimizer: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
+    bucket_bytes: int
 
 
 @dataclass(frozen=True)
@@ -74,15 +78,16 @@ def measure(context: Context, trial: Trial) -> Peak:
     ]
     constants = constants_of(trial.graph, module)
     del module
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+    with _freed_here(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         runtime = Runtime(
             trial.program, trial.graph, plan, Values(0), constants, trial.optimizer,
-            context.hardware, context.groups, rank=context.rank,
+            context.hardware, context.groups, rank=context.rank, bucket_bytes=trial.bucket_bytes,
         )  # fmt: skip
-        held: dict[str, set[int]] = {name: set() for name in CATEGORIES[:3]}
+        held: dict[str, set[int]] = {}
 
         def gradients(*_: Any) -> None:
-            held["gradients"] |= {m.grad.untyped_storage().data_ptr() for m in runtime.masters.values() if m.grad is not None}
+            found = [m.grad for m in runtime.masters.values() if m.grad is not None]
+            held["gradients"] = {x.untyped_storage().data_ptr() for x in found}
 
         runtime.optimizer.register_step_pre_hook(gradients)
         for number, local in runtime.locals.items():
@@ -113,9 +118,9 @@ class _Marked:
     def __init__(self, runner: Any, stage: int) -> None:
         self._runner, self._stage = runner, stage
 
-    def forward(self, flight: Any) -> None:
+    def forward(self, flight: Any, **options: Any) -> None:
         with _mark(f"F{self._stage}.{flight.moment.micro_batch}"):
-            self._runner.forward(flight)
+            self._runner.forward(flight, **options)
 
     def backward(self, flight: Any, *args: Any, **options: Any) -> None:
         with _mark(f"B{self._stage}.{flight.moment.micro_batch}"):
@@ -123,6 +128,38 @@ class _Marked:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner, name)
+
+
+@contextmanager
+def _freed_here() -> Iterator[None]:
+    """The profiler sees this thread's frees alone: let gloo's thread drop what it holds of a collective first."""
+    wait = dist.Work.wait
+
+    def patient(work: dist.Work, *args: Any) -> Any:
+        done = wait(work, *args)
+        time.sleep(LET_GO_SECONDS)
+        return done
+
+    dist.Work.wait = patient  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        dist.Work.wait = wait  # type: ignore[method-assign]
+
+
+@dataclass
+class _Block:
+    nbytes: int
+    made_in: str
+    number: int
+    ended: int | None = None
+    category: str = ""
+
+
+def _tag(alive: Mapping[int, list[_Block]], category: str, addresses: set[int]) -> None:
+    for address in addresses:
+        for block in alive.get(address, ()):
+            block.category = category
 
 
 @contextmanager
@@ -147,32 +184,46 @@ def _peak(tree: Any, held: Mapping[str, set[int]]) -> Peak:
         elif "Allocation" in str(node.tag):
             events.append((node.start_time_ns, node.extra_fields.ptr, "", node.extra_fields.alloc_size))
     events.sort(key=lambda e: e[0])
-    alive: dict[int, tuple[int, str, int]] = {}  # address -> bytes, action that made it, its number
+    alive: dict[int, list[_Block]] = {}  # by address; frees and new uses of an address may be seen in either order
     total = most = 0
     action, number, measuring = "", 0, False
-    snapshot: dict[int, tuple[int, str, int]] = {}
+    snapshot: list[_Block] = []
+    resting: list[_Block] = []
     during, at = "", 0
     rows: list[list[Any]] = []
     for _, address, mark, nbytes in events:
         if mark:
             action, number = mark, number + 1
+            if mark == "update" and measuring:
+                _tag(alive, "gradients", held["gradients"])
+            if mark == "gradients":
+                resting = [block for found in alive.values() for block in found]
+            if mark == "end":
+                for block in resting:
+                    if block.ended is None:
+                        block.category = "gradients"  # what lasts all step long, unless it is one of these
+                _tag(alive, "weights", held["weights"])
+                _tag(alive, "optimizer", held["optimizer"])
             measuring = (measuring or mark == "gradients") and mark != "end"
             if measuring:
                 rows.append([mark, total, total])
             continue
+        blocks = alive.setdefault(address, [])
         if nbytes > 0:
-            alive[address] = (nbytes, action, number)
-        else:
-            alive.pop(address, None)
+            blocks.append(_Block(nbytes, action, number))
+        elif blocks:
+            blocks.pop(0).ended = number
         total += nbytes
         if measuring:
             rows[-1][2] = max(rows[-1][2], total)
             if total > most:
-                most, snapshot, during, at = total, dict(alive), action, number
+                most, during, at = total, action, number
+                snapshot = [block for found in alive.values() for block in found]
     by = dict.fromkeys(CATEGORIES, 0.0)
     largest = []
-    for address, (nbytes, made_in, made) in snapshot.items():
-        category = next((c for c, known in held.items() if address in known), "workspace" if made == at else "activations")
-        by[category] += nbytes
-        largest.append((nbytes, category, made_in))
-    return Peak(by, during, tuple(sorted(largest, reverse=True)[:40]), tuple(map(tuple, rows)))  # type: ignore[arg-type]
+    for block in snapshot:
+        passing = "workspace" if block.number == at and block.ended == at else "activations"
+        category = block.category or passing
+        by[category] += block.nbytes
+        largest.append((block.nbytes, category, block.made_in))
+    return Peak(by, during, tuple(sorted(largest, reverse=True)[:200]), tuple(map(tuple, rows)))  # type: ignore[arg-type]

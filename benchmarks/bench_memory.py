@@ -22,15 +22,15 @@ from meshwright.plan.problem import Problem, Recipe  # noqa: E402
 from meshwright.simulate import simulate  # noqa: E402
 
 LAYOUTS = [
-    (Layout(), 1),
-    (Layout(dp=2), 1),
-    (Layout(dp=2, zero=1), 1),
-    (Layout(dp=2, zero=2), 1),
-    (Layout(dp=2, zero=3), 1),
-    (Layout(tp=2), 1),
-    (Layout(tp=2, sequence=True), 1),
-    (Layout(recompute="light"), 1),
-    (Layout(recompute="full"), 1),
+    (Layout(), 2),
+    (Layout(dp=2), 2),
+    (Layout(dp=2, zero=1), 2),
+    (Layout(dp=2, zero=2), 2),
+    (Layout(dp=2, zero=3), 2),
+    (Layout(tp=2), 2),
+    (Layout(tp=2, sequence=True), 2),
+    (Layout(recompute="light"), 2),
+    (Layout(recompute="full"), 2),
     (Layout(pp=2), 4),
     (Layout(pp=2, recompute="full"), 4),
     (Layout(dp=2, tp=2), 2),
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
         said = simulate(problem, plan, program=lowered)
         if layout.ranks not in pools:
             pools[layout.ranks] = Pool(layout.ranks, timeout=300)
-        found = pools[layout.ranks].run("_allocated:measure", Trial(program, graph, plan, source, seq, dtype, AdamW()))
+        found = pools[layout.ranks].run("_allocated:measure", Trial(program, graph, plan, source, seq, dtype, AdamW(), 2**20))
         for rank, peak in enumerate(found):
             lane = next(k for k, x in enumerate(said.lanes) if x.first_device <= rank < x.first_device + x.devices)
             by = dict(said.peak_by[lane])
@@ -83,12 +83,15 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{layout!s:24s} rank {rank} at {peak.during:7s} simulated {total / 1e6:7.2f} MB real {peak.total / 1e6:7.2f} off {total / peak.total - 1:+.1%}  " +
                 " ".join(f"{c} {told[c] / 1e6:.1f}/{peak.by[c] / 1e6:.1f}" for c in CATEGORIES), flush=True)
             if asked.largest:
+                print("        simulated", {k: round(v / 1e6, 2) for k, v in by.items()})
                 for row in peak.largest[: asked.largest]:
                     print("      ", row)
                 for name, a, b in peak.rows:
                     print(f"        {name:10s} {a / 1e6:8.2f} {b / 1e6:8.2f}")
             if rank == 0 and layout.pp == 1:
                 break
+            if asked.largest > 1:
+                print(lowered.stages[0].segments)
     for pool in pools.values():
         pool.close()
     return 0

@@ -94,5 +94,5 @@ class Again:
         if isinstance(saved, _Token):
             if saved not in self._saved:
                 raise ExecutionError("an op that runs again saves less than it saved before: the program is damaged")
-            return self._saved[saved]
+            return self._saved.pop(saved)  # an op reads what it saved once
         return saved

@@ -1,6 +1,6 @@
 """Values that stages send to each other, and their gradients on the way back, position by position of equal meshes.
 
-Sends never block: they are kept until the end of the step. Receives wait.
+Sends never block: a value is kept until its gradient comes back, all else until the end of the step. Receives wait.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Transfers:
         self._program, self._graph, self._views, self._device = program, graph, views, device
         self._micro_batches = micro_batches
         self._number = {id(t): k for k, t in enumerate(program.transfers)}
-        self._sent: list[tuple[dist.Work, Tensor]] = []
+        self._sent: dict[int, tuple[dist.Work, Tensor]] = {}
+        """By tag."""
         self._mail: dict[int, Tensor] = {}
 
     def arriving(self, stage: int) -> list[Transfer]:
@@ -57,7 +58,7 @@ class Transfers:
         with self._clock(t).span(TRANSFER):
             work = dist.isend(x, peer, tag=tag)
         if work is not None:
-            self._sent.append((work, x))
+            self._sent[tag] = work, x
 
     def receive(self, t: Transfer, k: int, direction: str) -> Tensor:
         own, peer = self._other_end(t, False, direction)
@@ -67,13 +68,15 @@ class Transfers:
         x = self.empty(t)
         with self._clock(t).span(TRANSFER):
             dist.recv(x, peer, tag=tag)
+        if direction == "backward" and (sent := self._sent.pop(self._tag(t, k, "forward"), None)):
+            sent[0].wait()  # whoever has its gradient has the value
         return x
 
     def finish(self) -> None:
         """Waits until all that was sent has arrived."""
-        for work, _ in self._sent:
+        for work, _ in self._sent.values():
             work.wait()
-        self._sent = []
+        self._sent = {}
 
     def empty(self, t: Transfer) -> Tensor:
         """Room for the value or its gradient at this rank's position."""

@@ -91,7 +91,7 @@ class Keeper:
             if n not in self.recomputed:
                 activations = add(activations, self._extra(n))
         for value in self._all_leaves():
-            if not v.constant(value):
+            if not v.constant(value) or (v.maker(value) is not None and v.atoms.role[v.tensor(value)] == "param"):
                 activations = add(activations, v.size(value))
         rerun = (0.0, 0.0)
         for value in sorted(made_again):

@@ -20,12 +20,10 @@ Bytes = tuple[float, float]
 NONE: Bytes = (0.0, 0.0)
 PASSED = frozenset({"add", "add_"})
 """Kinds whose backward hands on the gradient itself, where the operand is as big as the result."""
-WORKING: Mapping[str, tuple[float, float]] = {
-    "cross_entropy_loss": (1.0, 1.0),
-    "pow": (0.0, 2.0),
-    "silu": (0.0, 0.0),
-}
+WORKING: Mapping[str, tuple[float, float]] = {"cross_entropy_loss": (0.0, 1.0), "pow": (0.0, 2.0)}
 """Kind -> bytes besides operands and results while its forward and its backward run, in sizes of its first operand."""
+WORKING_CUT: Mapping[str, tuple[float, float]] = {"cross_entropy_loss": (2.0, 1.0)}
+"""The same where a statistic of it is summed over devices."""
 
 
 class _Account:
@@ -67,20 +65,23 @@ class Live:
     ) -> None:
         """`backward`: in the order in which it runs. `leaves`: storages kept for it. `extra`: statistics saved by a node."""
         self.v, self.backward_list, self.rerun_list = v, backward, rerun
-        self.leaves = {r for r in leaves if not v.constant(r)}
+        self.leaves = {r for r in leaves if self._size(r) != NONE}
         self.extra, self.recomputed = extra, set(recomputed)
+        self.statistic = {i.on for i in (*v.w.forward, *backward) if i.kind == "stat" and i.op != "count"}
         mesh = v.emit.mesh
         self.samples = v.graph.samples / prod(mesh[a] for a in v.samples)
 
     def _size(self, root: str) -> Bytes:
-        return NONE if self.v.constant(root) else self.v.size(root)
+        """A parameter at rest and what is computed once for all micro-batches are counted elsewhere."""
+        return NONE if self.v.constant(root) and self.v.maker(root) is None else self.v.size(root)
 
     def _working(self, instr: Instr, backward: bool) -> Bytes:
         if instr.kind != "compute":
             return NONE
         v = self.v
         n = v.node_of[instr.on]
-        share = WORKING.get(v.graph.ops[v.atoms.nodes[n].index].kind, (0.0, 0.0))[backward]
+        table = WORKING_CUT if instr.on in self.statistic else WORKING
+        share = table.get(v.graph.ops[v.atoms.nodes[n].index].kind, (0.0, 0.0))[backward]
         if not share:
             return NONE
         fixed, each = v.size(v.w.used[n][0])
@@ -106,9 +107,9 @@ class Live:
                 if root not in there:
                     there.add(root)
                     account.take(self._size(root))
-            account.touch(self._working(i, False))
             if i.kind == "compute" and v.node_of[i.on] not in self.recomputed:
                 account.take(self.extra(v.node_of[i.on]))
+            account.touch(self._working(i, False))
             for root in {v.root(name) for name in (*i.inputs, *i.outputs)}:
                 if last[root] == k and root not in stays:
                     account.give(self._size(root))
@@ -170,7 +171,8 @@ class Live:
 
     def _gradient_roots(self) -> dict[str, str]:
         """Gradient -> the gradient whose storage it shares."""
-        v, root = self.v, {}
+        v = self.v
+        root: dict[str, str] = {}
         for i in self.backward_list:
             for name in i.inputs:
                 root.setdefault(name, name)

@@ -80,7 +80,7 @@ class Pricer:
 
     def __init__(self, graph: Graph, cluster: Cluster, cost: CostModel, recipe: Recipe) -> None:
         self.graph, self.cluster, self.cost, self.recipe = graph, cluster, cost, recipe
-        self._blocks = SegmentPricer(graph, cluster, cost)
+        self._blocks = SegmentPricer(graph, cluster, cost, recipe.attention_share)
         self._segments: dict[tuple[object, ...], tuple[Segment, SegmentPrice]] = {}
         self._params: dict[int, tuple[Segment, frozenset[str]]] = {}
         self._scalars: dict[tuple[object, ...], float] = {}
@@ -224,10 +224,12 @@ class Pricer:
         """Bytes of weights, gradients, optimizer state, and seconds of the optimizer."""
         recipe = self.recipe
         use, grad, master = (ITEM_BYTES[d] for d in (recipe.compute_dtype, recipe.grad_dtype, recipe.param_dtype))
-        copy = master if recipe.param_dtype != recipe.compute_dtype else 0
         rest, grads, state = (sum(p.count * p.elements[k] for p in code.params) for k in range(3))
+        # A weight that rests as its state does, in the same dtype, is its own master copy.
+        apart = recipe.param_dtype != recipe.compute_dtype
+        copied = sum(p.count * p.elements[2] for p in code.params if apart or p.elements[0] != p.elements[2])
         # Reads the gradient, reads and writes master copy and state, writes the copy that computes.
-        moved = state * (grad + 2 * ((copy or use) + recipe.state_bytes) + (use if copy else 0))
+        moved = state * (grad + 2 * ((master if apart else use) + recipe.state_bytes) + (use if apart else 0))
         key = ("optimizer", moved)
         if key not in self._scalars:
             self._scalars[key] = (
@@ -235,7 +237,7 @@ class Pricer:
                 if moved
                 else 0.0
             )
-        return rest * use, grads * grad, state * (copy + recipe.state_bytes), self._scalars[key]
+        return rest * use, grads * grad, copied * master + state * recipe.state_bytes, self._scalars[key]
 
     def _step(self, code: StageCode, place: object) -> tuple[Floats, Floats, Ints, Floats]:
         """Collectives once a step: seconds of sums and of gathers, calls, bytes, each [KINDS]. Equal ones go in one bucket."""

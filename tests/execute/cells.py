@@ -46,21 +46,23 @@ class Family:
     """Other sizes than `SMALL`."""
 
 
+LARGER = {"image": 64, "blocks": 1}
+"""Batch norms over few pixels amplify rounding: of 32 pixels of a side the last maps hold one."""
 FAMILIES = (
     Family("gpt2"),
     Family("llama-3.1-8b"),
     Family("bert-large"),
     Family("vit-l16", positions=False),
     Family("mixtral-8x7b", experts=True),
-    Family("resnet-50", positions=False),
+    Family("resnet-50", positions=False, sizes=LARGER),
     Family("t5-large"),
     Family("qwen3-235b", experts=True),
     Family("deepseek-v3", experts=True),
     Family("dlrm", positions=False),
     Family("gnmt-8"),
     Family("unet", products=False),
-    Family("wrn-50-2", positions=False),
-    Family("wrn-101-8", positions=False),
+    Family("wrn-50-2", positions=False, sizes=LARGER),
+    Family("wrn-101-8", positions=False, sizes=LARGER),
 )
 FAMILY = {f.name: f for f in FAMILIES}
 
@@ -141,7 +143,9 @@ def possible_pairs() -> Mapping[Pair, str]:
             reason = impossible(pair)
             if not reason and a == "family" and b == "ranks":
                 ((_, family), (_, ranks)) = pair
-                reason = "" if any(_meet(family, layout, ranks) for layout in LAYOUTS) else "too few axes for its devices"
+                reason = (
+                    "" if any(_meet(family, layout, ranks) for layout in LAYOUTS) else "too few axes for its devices"
+                )
             found[pair] = reason
     return found
 
@@ -171,7 +175,9 @@ def covering() -> tuple[Cell, ...]:
     return tuple(cells)
 
 
-def _best(name: str, given: Mapping[str, Value], left: Mapping[Pair, None], used: Mapping[tuple[str, Value], int]) -> Value:
+def _best(
+    name: str, given: Mapping[str, Value], left: Mapping[Pair, None], used: Mapping[tuple[str, Value], int]
+) -> Value:
     """The value that covers most and conflicts with nothing; of equals the one that was used least."""
 
     def pair(value: Value, other: str) -> Pair:

@@ -1,11 +1,22 @@
-"""One communicating instruction of a program, left out or changed, such that the program still runs."""
+"""One communicating instruction of a program, left out or changed, such that the program still runs.
+
+A change that no op can see is no fault: `read_by_ops` writes down what every op reads, to compare.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from meshwright.execute import runtime
+from meshwright.execute.op_tape import OpTape
+from meshwright.execute.verification import Task, answer
+from meshwright.execute.worker import Context
 from meshwright.lower.parameters import STAGES
 from meshwright.lower.program import Instr, Program
 from meshwright.plan.model import Layout
@@ -95,19 +106,107 @@ def twice(i: Instr) -> tuple[Instr, ...] | None:
     return (replace(i, outputs=(name,)), replace(i, inputs=(name,)))
 
 
-def fault(program: Program, seed: int) -> tuple[str, Program]:
-    """(what was done, the faulty program), drawn by `seed`."""
+def without_one_axis(i: Instr) -> tuple[Instr, ...] | None:
+    """A joint sum that forgets one of its axes."""
+    if len(i.axes) < 2 or (i.kind != "stat" and i.collective != "all_reduce"):
+        return None
+    return (replace(i, axes=i.axes[1:]),)
+
+
+def scaled(i: Instr, axes: tuple[str, ...]) -> tuple[Instr, ...] | None:
+    """A complete gradient that is summed over an axis on which it was the same: times its length."""
+    free = [a for a in axes if a not in i.axes and a not in _cut_over(i)]
+    if i.kind != "collective" or i.axes == (STAGES,) or not free:
+        return None
+    name = i.outputs[0] + "@scaled"
+    more = Instr(
+        "collective", i.on, i.phase, (name,), i.outputs, "all_reduce", (free[0],), before=i.after, after=i.after, nbytes=i.nbytes,
+        samples=i.samples,
+    )  # fmt: skip
+    return (replace(i, outputs=(name,)), more)
+
+
+def _cut_over(i: Instr) -> set[str]:
+    layouts = [x for x in (i.before, i.after) if x is not None]
+    return {c.axis for x in layouts for dim in x.dims for _, cuts in dim for c in cuts} | {
+        a for x in layouts for a in x.partial
+    }
+
+
+def fault(program: Program, seed: int) -> tuple[str, Program] | None:
+    """(what was done, the faulty program), drawn by `seed`; None if nothing in the program communicates."""
     rng = random.Random(seed)
-    place = rng.choice(communicating(program))
+    places = communicating(program)
+    if not places:
+        return None
+    place = rng.choice(places)
     i = instruction(program, place)
-    axes = program.stages[place.stage].mesh.axes
+    mesh = program.stages[place.stage].mesh
+    axes = tuple(a for a in mesh.axes if mesh.size(a) > 1)
     ways: list[tuple[str, Callable[[], tuple[Instr, ...] | None]]] = [
         ("left out", lambda: left_out(i)),
         ("over another axis", lambda: over_another_axis(i, axes)),
         ("twice", lambda: twice(i)),
+        ("without one axis", lambda: without_one_axis(i)),
+        ("scaled", lambda: scaled(i, axes)),
     ]
     possible = [(what, new) for what, make in ways if (new := make()) is not None]
     what, new = rng.choice(possible)
     return f"{i.collective} of {i.on} ({place.part} of stage {place.stage}) {what}", with_instructions(
         program, place, new
     )
+
+
+# ----------------------------------------------------------- faults that are none
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What every op of one rank read in one step, and the gradients and weights that came out."""
+
+    values: dict[str, list[Tensor]]
+
+
+def read_by_ops(context: Context, task: Task) -> Seen:
+    """Runs in each rank: one step op by op, with everything that ops read written down."""
+    seen: dict[str, list[Tensor]] = {}
+
+    class Watched(OpTape):
+        def __init__(self, *args: Any, compile: str | None = None, **named: Any) -> None:
+            super().__init__(*args, **named)
+
+        def _compute(self, code: Any, instr: Instr, operands: list[Tensor], *args: Any, **named: Any) -> Any:
+            seen.setdefault(f"{self.code.stage} {instr.on}", []).extend(x.detach().clone() for x in operands)
+            return super()._compute(code, instr, operands, *args, **named)
+
+        def _compute_backward(self, code: Any, instr: Instr, outputs: Any, flight: Any, **named: Any) -> Any:
+            entering = [flight.grads[n].clone() for n in instr.inputs if n in flight.grads]
+            seen.setdefault(f"{self.code.stage} ∂{instr.on}", []).extend(entering)
+            return super()._compute_backward(code, instr, outputs, flight, **named)
+
+    before = runtime.StageRunner, runtime.OpTape
+    runtime.StageRunner = runtime.OpTape = Watched  # type: ignore[misc, assignment]
+    try:
+        found = answer(context, task)
+    finally:
+        runtime.StageRunner, runtime.OpTape = before  # type: ignore[misc]
+    for what, parts in (("gradient", found.gradients), ("weight", found.updated)):
+        for (stage, name), x in parts.items():
+            seen[f"{stage} {what} of {name}"] = [x]
+    return Seen(seen)
+
+
+def first_difference(right: Sequence[Seen], other: Sequence[Seen], limit: float = 1e-6) -> str:
+    """What is read otherwise, on which rank; "" where all ops read the same: then the fault is none.
+
+    A gather whose reader slices its own part out again is of this kind: random plans have such.
+    """
+    for rank, (a, b) in enumerate(zip(right, other, strict=True)):
+        for name, values in a.values.items():
+            found = b.values.get(name, [])
+            if len(found) != len(values):
+                return f"rank {rank}: {name} reads {len(found)} values instead of {len(values)}"
+            for x, y in zip(values, found, strict=True):
+                if x.shape != y.shape or not torch.allclose(x, y, limit, limit):
+                    return f"rank {rank}: {name}"
+    return ""

@@ -64,7 +64,7 @@ class Pool:
                 arguments = [sys.executable, "-m", "meshwright.execute.worker", address, str(self._folder / "meet")]
                 log = (self._folder / f"rank-{rank}.log").open("wb")
                 process = subprocess.Popen(
-                    [*arguments, str(self.timeout)],
+                    [*arguments, str(self.timeout), str(os.getpid())],
                     env=environment,
                     stdin=subprocess.PIPE,
                     stdout=log,

@@ -1,4 +1,4 @@
-"""One rank of a pool: `python -m meshwright.execute.worker ADDRESS MEETING TIMEOUT`, the key on standard input."""
+"""One rank of a pool: `python -m meshwright.execute.worker ADDRESS MEETING TIMEOUT PARENT`, the key on standard input."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Context:
 
 
 def _end_with(parent: int) -> None:
-    """Leaves as soon as the parent is gone, even inside a collective."""
+    """Leaves as soon as the parent is gone, even inside a collective; also if it was gone before this began."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
@@ -85,9 +85,9 @@ def serve(link: Connection, context: Context) -> None:
 
 
 def main() -> None:
-    address, meeting, timeout = sys.argv[1:4]
+    address, meeting, timeout, parent = sys.argv[1:5]
+    threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     key = bytes.fromhex(sys.stdin.readline().strip())
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     place = hardware()

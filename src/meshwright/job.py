@@ -11,9 +11,8 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from .errors import ExecutionError, InputError, Unsupported
 from .execute.mesh_groups import Groups
+from .execute.run_record import no_number
 from .execute.shares import Share, shares
 from .execute.trainer import Setup, Trainer
 from .graph.user_model import Batch, Feed
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .execute.checkpoint import Saved
     from .execute.dtensors import StateDict
 
+T = TypeVar("T")
 Priced: TypeAlias = Callable[[], tuple[Simulation, str]]
 """The plan's simulation with details, and the name of the cluster that it is for."""
 SAMPLED = 1 << 16
@@ -121,15 +122,13 @@ class Job:
         given, mark = self._given(batch)
         number = self.step + 1
         stepped = self._trainer.step(given)
-        poor = not all(map(isfinite, (*stepped.own_losses, stepped.grad_norm)))
-        rows = self._gather([time.perf_counter() - began, mark, float(poor)])
+        rows = self._gather([time.perf_counter() - began, mark])
         self._same([r[1] for r in rows])
-        loss = sum(stepped.losses) / len(stepped.losses)
-        if not isfinite(loss + stepped.grad_norm):
-            rank = next(k for k, r in enumerate(rows) if r[2])
-            what = f"the norm of the gradients is {stepped.grad_norm}" if isfinite(loss) else f"the loss is {loss}"
-            raise ExecutionError(f"{what} at step {number} on rank {rank}: the weights are those of step {number - 1}")
-        return Metrics(number, loss, stepped.grad_norm, max(r[0] for r in rows))
+        if not stepped.finite:
+            raise ExecutionError(
+                f"{no_number(number, self._told(stepped))}; the weights are those of step {number - 1}"
+            )
+        return Metrics(number, sum(stepped.losses) / len(stepped.losses), stepped.grad_norm, max(r[0] for r in rows))
 
     def eval_step(self, batch: Batch) -> float:
         """The mean loss of a batch of the same size, without dropout, gradients and update; equal on every rank. Collective.
@@ -246,11 +245,16 @@ class Job:
         spent = self._trainer.spent()
         if not spent.get("step"):
             raise InputError("a report needs two steps at least: the first one warms up")
-        everyone: list[dict[str, float]] = [spent] * self.world
-        if self.world > 1:
-            dist.all_gather_object(everyone, spent)
+        everyone = self._told(spent)
         simulation, cluster = self._priced()
         return measured(self.plan, simulation, everyone, self._trainer.timed, priced_for=cluster)
+
+    def _told(self, own: T) -> list[T]:
+        """What every rank says."""
+        everyone = [own] * self.world
+        if self.world > 1:
+            dist.all_gather_object(everyone, own)
+        return everyone
 
 
 def checksum(named: Mapping[str, Tensor]) -> float:

@@ -15,7 +15,7 @@ from torch import nn
 
 from . import output_folder as folders
 from .errors import InputError
-from .execute.device import hardware
+from .execute.one_rank import join
 from .execute.pretrained import first_values
 from .execute.refusal import must_run
 from .execute.scale import fitted
@@ -39,6 +39,10 @@ from .stated import state
 
 if TYPE_CHECKING:
     from .execute.optimizer import MakeOptimizer
+
+
+TIMEOUT_SECONDS = 1800.0
+"""That a rank waits for another one, as is torch's default: loops evaluate and write between steps."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def parallelize(
     files = Weights.open(weights) if weights is not None else None
     values, constants = first_values(graph, model, files, seed)
     if world > 1 and not dist.is_initialized():
-        dist.init_process_group(hardware().backend)
+        join(TIMEOUT_SECONDS)
     setup = Setup(program, graph, own, values, constants, optimizer, seed, scheduler, clip)
     return Job(setup, feed, rank, world, known.priced, _mode_dependent(model))
 

@@ -394,7 +394,9 @@ def test_a_loss_that_is_no_number_is_named_with_its_step_and_rank() -> None:
     batch["weight"][3] = float("nan")
     with pytest.raises(mw.MeshwrightError) as told:
         job.train_step(batch)
-    assert told.value.message == "the loss is nan at step 2 on rank 0: the weights are those of step 1"
+    assert told.value.message == (
+        "the loss is nan at step 2, which rank 0 made first (input weight); the weights are those of step 1"
+    )
     truth = by_hand(SCORER, 2)
     assert job.train_step(loops.scores(1)).loss == pytest.approx(truth.losses[1], rel=2e-6)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .runtime import Given, Runtime
+from .shares import Rows
 
 
 def origin_of_nan(runtime: Runtime, batch: Sequence[Given]) -> str:
@@ -27,7 +28,7 @@ def origin_of_nan(runtime: Runtime, batch: Sequence[Given]) -> str:
                 return f"parameter {name}"
     for one in batch:
         for name, given in one.items():
-            if isinstance(given, Tensor) and _nan(given):
+            if _nan(given.own if isinstance(given, Rows) else given):
                 return f"input {name}"
     return watch.found
 

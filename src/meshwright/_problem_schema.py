@@ -24,6 +24,8 @@ class ModelTable(_Table):
     seq: Annotated[int, Field(ge=1)] | None = None
     precision: str = "bf16"
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    attention_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    routing_skew: Annotated[float, Field(ge=1)] = 1.0
 
     @field_validator("precision")
     @classmethod
@@ -99,6 +101,8 @@ class ProblemFile(_Table):
             self.search.fix,
             {k: tuple(v) for k, v in self.search.allow.items()},
             self.search.seed,
+            self.model.attention_share,
+            self.model.routing_skew,
         )
 
 

@@ -45,6 +45,10 @@ class Request:
     fix: Mapping[str, int] = field(default_factory=dict)
     allow: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     seed: int = 0
+    attention_share: float = 1.0
+    """Of packed documents that do not see each other: sum of squared lengths over the squared length of the sequence."""
+    routing_skew: float = 1.0
+    """Tokens of the busiest device of experts over the mean."""
 
     def same_problem(self, other: Request) -> bool:
         """Whether both ask the same question, by whatever search."""
@@ -53,7 +57,12 @@ class Request:
     def question(self) -> tuple[object, ...]:
         """What two requests must share to ask for the same thing."""
         model, cluster = (_absolute(w) if _is_path(w) else w for w in (self.model, self.cluster))
-        return (model, cluster, self.batch, self.seq, self.precision, self.optimizer, self.keep_free)
+        data = (self.batch, self.seq, self.attention_share, self.routing_skew)
+        return (model, cluster, *data, self.precision, self.optimizer, self.keep_free)
+
+    def skews(self) -> tuple[tuple[str, float], ...]:
+        """Settings that say how unlike the data's work is, by name; 1 = even."""
+        return ("attention_share", self.attention_share), ("routing_skew", self.routing_skew)
 
     def seen_from(self, folder: Path) -> Request:
         """The same request with paths relative to `folder`, where its problem.toml will lie."""
@@ -75,6 +84,7 @@ def to_toml(request: Request, comment: str = "") -> str:
         lines.append(f"batch = {request.batch}")
     if request.seq is not None:
         lines.append(f"seq = {request.seq}")
+    lines += [f"{name} = {value!r}" for name, value in request.skews() if value != 1.0]
     lines += [f"precision = {_quoted(request.precision)}", f"optimizer = {_quoted(request.optimizer)}"]
     lines += ["[cluster]", f"{file} = {_quoted(request.cluster)}"]
     if request.keep_free is not None:

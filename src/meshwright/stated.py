@@ -70,6 +70,16 @@ def state(
     for name, asked in (("--batch", request.batch), ("--seq", request.seq)):
         if asked is not None and asked < 1:
             raise InputError(f"{name} {asked}: must be a whole number of at least 1", where=name)
+    if not 0 < request.attention_share <= 1:
+        raise InputError(
+            f"--attention-share {request.attention_share:g}: must be a share of the work, above 0 and at most 1",
+            where="--attention-share",
+        )
+    if not 1 <= request.routing_skew < inf:
+        raise InputError(
+            f"--routing-skew {request.routing_skew:g}: must be a number of at least 1, the busiest load over the mean",
+            where="--routing-skew",
+        )
     if request.budget is not None and not 0 < request.budget < inf:
         raise InputError(f"--budget {request.budget:g}: must be a number of seconds, above 0", where="--budget")
     cluster = resolve(request.cluster)
@@ -99,6 +109,8 @@ def state(
         request.cluster,
         installed,
         problem.limits.usable(installed),
+        request.attention_share,
+        request.routing_skew,
     )
     size = f"{source.name:15}{parameters(question.parameter_count)} parameters"
     say("model", size + (f", {question.blocks}" if question.blocks else ""), f"captured {number(spent, 2)} s")
@@ -114,6 +126,13 @@ def problem_of(request: Request, graph: Graph, cluster: Cluster, batch: int, cos
         cost = Analytic()
     compute = PRECISIONS[request.precision]
     state_bytes = {"adamw": 8.0, "adam": 8.0, "sgd": 0.0}[request.optimizer]
-    recipe = Recipe(batch, request.optimizer, state_bytes, compute_dtype=compute)
+    recipe = Recipe(
+        batch,
+        request.optimizer,
+        state_bytes,
+        compute_dtype=compute,
+        attention_share=request.attention_share,
+        routing_skew=request.routing_skew,
+    )
     keep_free = -1.0 if request.keep_free is None else request.keep_free
     return Problem(graph, cluster, cost, recipe, GOALS[request.objective], Limits(keep_free=keep_free))

@@ -33,6 +33,17 @@ Cluster = Annotated[
 ]  # fmt: skip
 Batch = Annotated[int | None, whole("--batch", 1, help="Sequences (or images) a step.")]
 Seq = Annotated[int | None, whole("--seq", 1, help="Tokens a sequence.")]
+AttentionShare = Annotated[
+    float | None,
+    amount(
+        "--attention-share", "share of attention", metavar="X",
+        help="What packed documents leave: sum of squared lengths over the squared sequence.  [default: 1]",
+    ),
+]  # fmt: skip
+RoutingSkew = Annotated[
+    float | None,
+    amount("--routing-skew", "times the mean load", metavar="X", help="Tokens of the busiest device of experts over the mean.  [default: 1]"),
+]  # fmt: skip
 Precision = Annotated[
     str | None, typer.Option("--precision", metavar="bf16|fp16|fp32", help="What the model computes in.")
 ]

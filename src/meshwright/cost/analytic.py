@@ -136,6 +136,23 @@ class Analytic(CostModel):
         seconds: Floats = _seen(op, shape, local) * flops / rate * (1.0 if forward else FLASH_BACKWARD)
         return seconds
 
+    def packed(self, op: Op, sizes: Ints, share: float) -> Floats | float:
+        """See `CostModel.packed`: of fused attention, documents of `share` of the sequence each.
+
+        A shard has q of Q queries; d = share · Q in a document. At worst they are the last of one document, or whole
+        documents: causal, they see q · (d − min(q, d) / 2) keys of the q · (Q − q / 2) of one document.
+        """
+        shape = self._shapes.of(op)
+        if op.kind not in ATTENTION or not shape.scores or self.software.attention == "unfused":
+            return 1.0
+        if not is_causal(op):
+            return share
+        q = volume(np.asarray(sizes, dtype=np.float64), shape.queries)
+        whole = float(prod(shape.full[list(shape.queries)]))
+        document = share * whole
+        found: Floats = (document - np.minimum(q, document) / 2.0) / (whole - q / 2.0)
+        return found
+
     def _moved(self, op: Op, shape: OpShape, local: Floats, device: DeviceType, phase: Phase) -> Floats:
         constants = self._family(device)
         bandwidth = device.bandwidth * (constants.norm if op.kind in NORMS else constants.memory)

@@ -61,6 +61,12 @@ class CostModel(abc.ABC):
         self, nbytes: Floats, src: int, dst: int, cluster: Cluster, *, tensor: str = "", consumer: str = ""
     ) -> Floats: ...
 
+    def packed(self, op: Op, sizes: Ints, share: float) -> Floats | float:
+        """Factor on `compute` of n shards of an attention where documents that are packed into one sequence do not see
+        each other, so that `share` of its work is left; 1 where that saves nothing.
+        """
+        return 1.0
+
     def launch_floor(self, ops: Sequence[Op], device: DeviceType, phase: Phase) -> float:
         """Seconds below which the host cannot issue `phase` of one block of these ops; 0 where the model has no such term."""
         return 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..graph.ir import ITEM_BYTES, Phase
@@ -10,6 +10,7 @@ from ..plan.model import Cut, Layout
 from .assign import Assignment, Sums, cuts_along, plan_layout
 from .atoms import FIXED, Atoms, Node, item_bytes
 from .convert import Axes, Do, Step, axes_of, local_size, steps
+from .experts import expert_axes
 from .halo import DATA, widened
 from .program import GRAD, RAW, Instr
 
@@ -44,9 +45,19 @@ class Written:
 class Emitter:
     """One lowering of the folded graph; `piece(nodes)` writes one piece of it."""
 
-    def __init__(self, atoms: Atoms, done: Assignment, sums: Sums, mesh: Mapping[str, int], grad_bytes: float) -> None:
+    def __init__(
+        self,
+        atoms: Atoms,
+        done: Assignment,
+        sums: Sums,
+        mesh: Mapping[str, int],
+        grad_bytes: float,
+        routing_skew: float = 1.0,
+    ) -> None:
+        """`routing_skew`: tokens of the busiest member along an axis that cuts experts, over the mean of all."""
         self.atoms, self.done, self.sums, self.mesh = atoms, done, sums, mesh
         self.grad_bytes = grad_bytes
+        self._skew: Mapping[str, float] = expert_axes(atoms, done, mesh, routing_skew) if routing_skew > 1 else {}
         self.graph = atoms.folded.graph
         self._count: dict[str, int] = {}
 
@@ -66,7 +77,16 @@ class Emitter:
                 over = (over or ()) + cut
             else:
                 total *= local_size(size, cut, self.mesh)
-        return total, over
+        return total * self.busy(t, axes) if self._skew else total, over
+
+    def busy(self, t: str, axes: Axes) -> float:
+        """Tokens of the busiest member over the mean, if `t` holds tokens by expert under `axes`."""
+        samples = self.atoms.samples[t]
+        return self._busiest(samples, axes) if self._skew and any(samples) else 1.0
+
+    def _busiest(self, samples: Sequence[bool], axes: Axes) -> float:
+        found = (self._skew.get(x, 1.0) for cut, own in zip(axes, samples) if not own for x in cut)
+        return max(found, default=1.0)
 
     def sizes(self, node: Node, cuts: Axes) -> tuple[tuple[float, ...], tuple[str, ...] | None]:
         """Largest local size of each factor; factors that grow with the samples per local sample."""
@@ -79,6 +99,8 @@ class Emitter:
                 over = (over or ()) + cut
             else:
                 out[f] *= local_size(size, cut, self.mesh)
+        if self._skew and any(node.samples):
+            out[node.factor[node.samples.index(True)]] *= self._busiest(node.samples, cuts)
         return tuple(out), over
 
     # ---- conversions
@@ -95,21 +117,26 @@ class Emitter:
         for k, s in enumerate(path):
             name = last if last and k == len(path) - 1 else self.fresh(t)
             before, after = self.layout(t, s.before, s.before_partial), self.layout(t, s.after, s.partial)
-            bytes_before, bytes_after = self.amount(t, s.before), self.amount(t, s.after)
             w.maker[name] = len(w.forward)
             w.base[name] = (t, s.after)
             w.level[name] = w.level.get(value, 0) + (s.forward in COMMUNICATES)
-            w.forward.append(_instr(s.forward, t, value, name, s, before, after, bytes_before, bytes_after, flip=False))
+            held = self._held(s.forward, t, s.before, s.after)
+            w.forward.append(_instr(s.forward, t, value, name, s, before, after, held, flip=False))
             if grad:
                 item = self.grad_bytes if param else 0.0
-                w.backward.append(
-                    _instr(
-                        s.backward, t, GRAD + name, GRAD + value, s, after, before,
-                        self.amount(t, s.after, item), self.amount(t, s.before, item), flip=True,
-                    )
-                )  # fmt: skip
+                held = self._held(s.backward, t, s.after, s.before, item)
+                w.backward.append(_instr(s.backward, t, GRAD + name, GRAD + value, s, after, before, held, flip=True))
             value = name
         return value
+
+    def _held(
+        self, do: Do, t: str, before: Axes, after: Axes, item: float = 0.0
+    ) -> tuple[float, tuple[str, ...] | None]:
+        """`amount` that counts for a collective: of what it starts with; of what a gather, or a busy expert, ends with."""
+        if do not in COMMUNICATES:
+            return 0.0, None
+        later = do == "all_gather" or (do == "all_to_all" and self.busy(t, after) > self.busy(t, before))
+        return self.amount(t, after if later else before, item)
 
     def convert(self, w: Written, cache: dict[object, str], t: str, need: Axes, g: frozenset[str] | None) -> str:
         """The value of `t` as an op needs it. `g` (G): axes over which this use's gradient is unsummed; None: it has none."""
@@ -258,8 +285,7 @@ def _instr(
     s: Step,
     before: Layout,
     after: Layout,
-    bytes_before: tuple[float, tuple[str, ...] | None],
-    bytes_after: tuple[float, tuple[str, ...] | None],
+    held: tuple[float, tuple[str, ...] | None],
     *,
     flip: bool,
 ) -> Instr:
@@ -268,8 +294,7 @@ def _instr(
     dim, dim2 = (s.atom2, s.atom) if flip and do == "all_to_all" else (s.atom, s.atom2)
     if do == "identity" or do == "slice" or do == "pad":
         return Instr(do, t, phase, (source,), (target,), axes=(s.axis,), dim=dim, before=before, after=after)
-    nbytes, samples = bytes_after if do == "all_gather" else bytes_before
     return Instr(
         "collective", t, phase, (source,), (target,), do, (s.axis,), dim, dim2, before, after,
-        nbytes=nbytes, samples=samples,
+        nbytes=held[0], samples=held[1],
     )  # fmt: skip

@@ -78,7 +78,7 @@ def lowered(graph: Graph, folded: Folded, choices: Choices, mesh: Mesh, recipe: 
     same = (id(choices.shardings), id(choices.layouts))
     relevant = memo(graph, ("axes", *same), lambda: (_size_axes(graph, choices), choices))[0]
     lengths = tuple(sorted((a, n) for a, n in sizes.items() if a in relevant or n == 1))
-    place = (id(folded), *same, lengths, mesh.axes, recipe.grad_dtype, recipe.fused)
+    place = (id(folded), *same, lengths, mesh.axes, recipe.grad_dtype, recipe.routing_skew, recipe.fused)
     key = ("lowered", *place, id(choices.storage), choices.recompute)
 
     def make() -> Lowered:
@@ -109,7 +109,7 @@ def _size_axes(graph: Graph, choices: Choices) -> frozenset[str]:
 def _write(graph: Graph, folded: Folded, choices: Choices, mesh: Mapping[str, int], recipe: Recipe) -> _Written:
     atoms: Atoms = memo(graph, ("atoms", id(folded)), lambda: refine(folded))
     done = assign(atoms, choices, mesh)
-    emit = Emitter(atoms, done, defer(atoms, done), mesh, float(ITEM_BYTES[recipe.grad_dtype]))
+    emit = Emitter(atoms, done, defer(atoms, done), mesh, float(ITEM_BYTES[recipe.grad_dtype]), recipe.routing_skew)
     found = _Written(emit, choices, [], {}, [])
     start = 0
     for piece in folded.pieces:

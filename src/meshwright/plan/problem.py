@@ -26,7 +26,9 @@ class Recipe:
     grad_dtype: str = "float32"
     matmul_dtype: str = ""
     attention_share: float = 1.0
+    """Packed documents that do not see each other: sum of their squared lengths over the squared length of the sequence."""
     routing_skew: float = 1.0
+    """Where experts are cut over devices: tokens that come to the busiest of these devices, over the mean of all."""
     fused: bool = True
     """Light ops run together as fused kernels (a compiler's, or hand-written ones); False: one by one, as eager torch."""
 

@@ -28,6 +28,7 @@ from ..graph.kinds import kind_of
 from ..lower.assign import Choices, cuts_along, on, plan_layout
 from ..lower.atoms import FIXED, PRODUCTS, Atoms, Node, refine
 from ..lower.convert import Axes
+from ..lower.experts import expert_atoms
 from ..lower.fold import fold
 from ..lower.halo import why_whole
 from ..lower.stages import unfoldable
@@ -179,14 +180,8 @@ class Expert:
     @cached_property
     def experts(self) -> dict[int, int]:
         """Node -> atom: products of activations with a parameter that has one matrix per expert."""
-        found = {}
-        for n, node in enumerate(self.atoms.nodes):
-            if self.graph.ops[node.index].kind in PRODUCTS and self.weighted(node):
-                both = set(node.operands[0]) & set(node.operands[-1]) & set(node.results[0]) - {FIXED}
-                batch = [a for a in both if not node.samples[a] and node.kind[a] == "free"]
-                if batch:
-                    found[n] = min(batch)
-        return found
+        found = {n: expert_atoms(self.atoms, node) for n, node in enumerate(self.atoms.nodes)}
+        return {n: atoms[0] for n, atoms in found.items() if atoms}
 
     def weighted(self, node: Node) -> bool:
         """The last operand is a parameter, perhaps transposed."""

@@ -16,7 +16,7 @@ from ..simulate.result import Simulation
 from .candidates import Candidate, ties
 from .error_model import ErrorModel, error_model
 from .why import Why, explain
-from .words import GIB, memory_unit
+from .words import GIB, memory_unit, percent
 
 if TYPE_CHECKING:
     from .views import Frame
@@ -45,6 +45,20 @@ class Question:
     """Bytes a device has."""
     usable: float = 0.0
     """Bytes a device may be filled with."""
+    attention_share: float = 1.0
+    routing_skew: float = 1.0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the model and the data have that every answer rests on, in sentences."""
+        said = []
+        if self.attention_share != 1.0:
+            said.append(f"packed documents leave {percent(self.attention_share)} of the work of attention")
+        if self.routing_skew != 1.0:
+            said.append(
+                f"the busiest device along an axis that cuts experts gets {self.routing_skew:g} times the mean tokens"
+            )
+        return (*self.graph.notes, *said)
 
     @property
     def device_word(self) -> str:

@@ -32,7 +32,7 @@ def plan_object(outcome: Outcome) -> dict[str, Any]:
             "defaults": sorted(q.defaults),
             "memory_bytes": q.installed,
             "usable_bytes": q.usable,
-            "notes": list(q.graph.notes),
+            "notes": list(q.notes),
             "shapes": {t.name: list(t.shape) for t in q.graph.params()},
         },
         "result": {

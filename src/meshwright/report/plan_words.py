@@ -98,7 +98,7 @@ def assumptions(outcome: Outcome) -> list[str]:
         lines.append(f"The mean device waits {percent(sim.bubble)} of the step for other stages.")
     for t in q.cluster.types:
         lines += [f"{t.name} {field.replace('_', ' ')}: {source}" for field, source in t.sources.items()]
-    return lines + list(q.graph.notes)
+    return lines + list(q.notes)
 
 
 def _axes(cuts: tuple[Cut, ...]) -> str:

@@ -78,11 +78,32 @@ def base(value: str) -> str:
     return stem if at else value
 
 
+class _Samples:
+    """Samples [n] of a micro-batch on the fullest device, by the axes that cut them."""
+
+    def __init__(self, mesh: Mesh, usual: tuple[str, ...], micro: Ints) -> None:
+        """`usual`: axes of most ops of a segment, and of those that say nothing."""
+        self.n = len(micro)
+        self._mesh, self._usual, self._micro = mesh, usual, micro
+        self._known: dict[tuple[str, ...], Ints] = {}
+
+    def over(self, axes: tuple[str, ...]) -> Ints:
+        if axes not in self._known:
+            self._known[axes] = local_samples(self._mesh, axes, self._micro)
+        return self._known[axes]
+
+    def of(self, instr: Instr) -> Ints:
+        """Of one op: experts see the samples of all devices that share them."""
+        return self.over(self._usual if instr.samples is None else instr.samples)
+
+
 class SegmentPricer:
     """Prices blocks of one graph on one cluster."""
 
-    def __init__(self, graph: Graph, cluster: Cluster, cost: CostModel) -> None:
+    def __init__(self, graph: Graph, cluster: Cluster, cost: CostModel, attention_share: float = 1.0) -> None:
+        """`attention_share`: see `Recipe`."""
         self.graph, self.cluster, self.cost = graph, cluster, cost
+        self.attention_share = attention_share
         self._heavy: dict[tuple[object, ...], dict[int, list[float]]] = {}
         self.share = {TENSOR: cost.overlap("tensor"), SHARDED: cost.overlap("sharded")}
 
@@ -92,12 +113,13 @@ class SegmentPricer:
         n = len(micro)
         if segment.name == "constants":  # position tables and masks: computed once, not once a micro-batch
             return SegmentPrice(np.zeros((n, WIDTH)), np.zeros((n, 2)), np.zeros(n))
-        local = local_samples(mesh, segment.samples, micro)
+        samples = _Samples(mesh, segment.samples, micro)
+        local = samples.over(segment.samples)
         forward, backward, rerun, weight = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n)
         for device in self.devices(mesh):
-            f, _ = self._compute(segment.forward, device, local)
-            r, _ = self._compute(segment.rerun, device, local)
-            b, w = self._compute(segment.backward, device, local, split)
+            f, _ = self._compute(segment.forward, device, samples)
+            r, _ = self._compute(segment.rerun, device, samples)
+            b, w = self._compute(segment.backward, device, samples, split)
             kernels = self._kernels(segment, mesh, device, micro)
             again = _rerun_shares(segment)
             forward = np.maximum(forward, f + kernels[0].sum(axis=0))
@@ -117,7 +139,7 @@ class SegmentPricer:
             parts[:, -1] = np.maximum(0.0, floor - parts.sum(axis=1))
             phases.append(parts)
         kept, summed = segment.kept, sum(i.nbytes * k for i, k in sums)
-        space, stays = self._workspace(segment, local)
+        space, stays = self._workspace(segment, samples)
         transient = np.maximum(_affine(kept.transient, local), space)
         table = np.empty((n, WIDTH))
         table[:, FORWARD], table[:, BACKWARD], table[:, WEIGHT] = phases[0], phases[1], weight
@@ -137,15 +159,15 @@ class SegmentPricer:
         kinds = sorted({self.cluster.device[d] for d in mesh.devices})
         return tuple(self.cluster.types[k] for k in kinds)
 
-    def _workspace(self, segment: Segment, local: Ints) -> tuple[Floats, tuple[Floats, Floats]]:
+    def _workspace(self, segment: Segment, samples: _Samples) -> tuple[Floats, tuple[Floats, Floats]]:
         """What only the cost model knows of heavy ops: (bytes [n] of the largest work space besides the result, (more
         bytes kept than by a fused kernel, the same of ops that run again and keep nothing))."""
-        space, stays, remade = np.zeros((3, len(local)))
+        space, stays, remade = np.zeros((3, samples.n))
         rerun = {i.on for i in segment.rerun if i.kind == "compute"}
         for i in segment.forward:
             if i.kind != "compute" or i.group >= 0:
                 continue
-            room, more = self._known(i, ("memory",), local, self._memory)
+            room, more = self._known(i, ("memory",), samples.of(i), self._memory)
             np.maximum(space, room, out=space)
             into = remade if i.on in rerun else stays
             into += more
@@ -181,27 +203,30 @@ class SegmentPricer:
         return total
 
     def _compute(
-        self, instrs: Sequence[Instr], device: DeviceType, local: Ints, split: bool = False
+        self, instrs: Sequence[Instr], device: DeviceType, samples: _Samples, split: bool = False
     ) -> tuple[Floats, Floats]:
         """Seconds [n] of the heavy ops of a list, and of the weight gradients among them."""
-        seconds, weight = np.zeros(len(local)), np.zeros(len(local))
+        seconds, weight = np.zeros(samples.n), np.zeros(samples.n)
         for i in instrs:
             if i.kind != "compute" or i.group >= 0:
                 continue
             op = self.graph.ops[self.graph.position[i.on]]
             phase = op.phase if self.graph.training == "explicit" else self._phase(i, op)
-            seconds += (spent := self._spent(i, device, phase, local))
+            seconds += (spent := self._spent(i, device, phase, samples.of(i)))
             if phase == "weight_grad":
                 weight += spent
             elif split and phase == "backward" and self._product(op):
-                weight += self._spent(i, device, "weight_grad", local)
+                weight += self._spent(i, device, "weight_grad", samples.of(i))
         return seconds, weight
 
     def _spent(self, instr: Instr, device: DeviceType, phase: Phase, local: Ints) -> Floats:
         """Seconds [n] of one heavy op."""
 
         def price(op: Op, sizes: Ints) -> Floats:
-            return self.cost.compute(op, sizes, device, phase)
+            seconds = self.cost.compute(op, sizes, device, phase)
+            return (
+                seconds if self.attention_share == 1.0 else seconds * self.cost.packed(op, sizes, self.attention_share)
+            )
 
         found: Floats = self._known(instr, (phase, device.name), local, price)[0]
         return found

@@ -20,6 +20,8 @@ def compare(
     batch: o.Batch = None,
     seq: o.Seq = None,
     precision: o.Precision = None,
+    attention_share: o.AttentionShare = None,
+    routing_skew: o.RoutingSkew = None,
     budget: o.Budget = None,
     objective: o.Objective = None,
     out: o.Out = None,
@@ -38,7 +40,16 @@ def compare(
 
     screen = Screen(as_json, quiet, verbose, color)
     request = request_of(
-        model, cluster=cluster, batch=batch, seq=seq, precision=precision, budget=budget, objective=objective, seed=seed
+        model,
+        cluster=cluster,
+        batch=batch,
+        seq=seq,
+        precision=precision,
+        attention_share=attention_share,
+        routing_skew=routing_skew,
+        budget=budget,
+        objective=objective,
+        seed=seed,
     )
     names = comparing.planners_named(planners)
     left_out = comparing.unfinished() if planners == "all" else []

@@ -12,6 +12,8 @@ def plan(
     batch: o.Batch = None,
     seq: o.Seq = None,
     precision: o.Precision = None,
+    attention_share: o.AttentionShare = None,
+    routing_skew: o.RoutingSkew = None,
     planner: o.Planner = None,
     budget: o.Budget = None,
     objective: o.Objective = None,
@@ -36,7 +38,7 @@ def plan(
 
     screen = Screen(as_json, quiet, verbose, color)
     request = request_of(
-        model, cluster=cluster, batch=batch, seq=seq, precision=precision, planner=planner, budget=budget,
+        model, cluster=cluster, batch=batch, seq=seq, precision=precision, attention_share=attention_share, routing_skew=routing_skew, planner=planner, budget=budget,
         objective=objective, fix=o.parse_fix(fix), allow=o.parse_allow(allow), seed=seed,
     )  # fmt: skip
     with working(screen) as (progress, interrupt):

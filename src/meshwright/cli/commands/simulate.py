@@ -27,6 +27,8 @@ def simulate(
     batch: o.Batch = None,
     seq: o.Seq = None,
     precision: o.Precision = None,
+    attention_share: o.AttentionShare = None,
+    routing_skew: o.RoutingSkew = None,
     dp: Annotated[Degree, whole("--dp", 1, help="Data-parallel replicas.")] = None,
     tp: Annotated[Degree, whole("--tp", 1, help="Tensor-parallel degree.")] = None,
     pp: Annotated[Degree, whole("--pp", 1, help="Pipeline stages.")] = None,
@@ -65,7 +67,15 @@ def simulate(
     from ._asked import is_plan, request_of, working
 
     screen = Screen(as_json, quiet, verbose, color)
-    given = {"cluster": cluster, "batch": batch, "seq": seq, "precision": precision, "seed": seed}
+    given = {
+        "cluster": cluster,
+        "batch": batch,
+        "seq": seq,
+        "precision": precision,
+        "attention_share": attention_share,
+        "routing_skew": routing_skew,
+        "seed": seed,
+    }
     with working(screen) as (progress, interrupt):
         if is_plan(model):
             opened = save.open_plan(Path(model))

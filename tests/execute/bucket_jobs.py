@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from meshwright.cluster.model import Mesh
-from meshwright.execute.buckets import buckets_of
+from meshwright.execute.buckets import buckets_of, joint_axes
 from meshwright.execute.collectives import apply
 from meshwright.execute.counting import Counting, bucketed
 from meshwright.execute.masters import Masters
@@ -134,7 +134,8 @@ def _compared(context: Context, seed: int) -> list[str]:
     code, graph = found.code, found.graph
     ranks = {d: d for d in code.mesh.devices}
     coords = [code.mesh.coordinates(p) for p in range(4)]
-    context.groups.prepare(members(code.mesh, ranks, (axis,), c) for c in coords for axis in AXES)
+    together = (("x",), ("y",), *joint_axes(code))
+    context.groups.prepare(members(code.mesh, ranks, axes, c) for c in coords for axes in together)
     view = MeshView(code.mesh, context.rank, ranks, context.groups)
     buckets = buckets_of(code, graph, found.capacity)
     problems = [] if sorted(n for b in buckets for n in b.names) == sorted(p.name for p in code.params) else ["names"]

@@ -10,7 +10,7 @@ bytes of gradients (as in Li et al. 2020, "PyTorch Distributed", section 4.2). O
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..graph.ir import Graph
 from ..lower.parameters import STAGES
@@ -78,7 +78,25 @@ def ways(code: StageCode, *, parted: bool = False) -> dict[str, Way]:
             updated.add(instr.on)
         elif _moves(instr, code):
             (gathers if instr.on in updated else sums)[instr.on].append(instr)
-    return {n: Way(tuple(every[n]), tuple(sums[n]), tuple(gathers[n]), n in tied) for n in every}
+    return {n: Way(tuple(every[n]), _joint(sums[n]), tuple(gathers[n]), n in tied) for n in every}
+
+
+def _joint(instrs: Sequence[Instr]) -> tuple[Instr, ...]:
+    """Sums over one axis after the other are one sum over all of them."""
+    found: list[Instr] = []
+    for instr in instrs:
+        last = found[-1] if found else None
+        both = last is not None and last.collective == instr.collective == "all_reduce"
+        if last is not None and both and not set(last.axes) & set(instr.axes):
+            found[-1] = replace(last, axes=(*last.axes, *instr.axes), outputs=instr.outputs)
+        else:
+            found.append(instr)
+    return tuple(found)
+
+
+def joint_axes(code: StageCode, *, parted: bool = False) -> set[tuple[str, ...]]:
+    """Axes of the collectives that stand for several instructions."""
+    return {i.axes for way in ways(code, parted=parted).values() for i in way.sums if len(i.axes) > 1}
 
 
 def _moves(instr: Instr, code: StageCode) -> bool:

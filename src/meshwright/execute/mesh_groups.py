@@ -91,13 +91,17 @@ def members(mesh: Mesh, ranks: Mapping[int, int], axes: tuple[str, ...], coords:
     return tuple(found)
 
 
-def needed_groups(program: Program) -> set[Members]:
-    """Every group that some instruction, transfer pair or tied weight of the program works in."""
+def needed_groups(program: Program, joint: Mapping[int, Iterable[tuple[str, ...]]]) -> set[Members]:
+    """Every group that some instruction or tied weight of the program works in.
+
+    `joint`: stage -> axes of collectives that stand for several instructions.
+    """
     ranks = ranks_of(program)
     found: set[Members] = set()
     for stage in program.stages:
         used = {i.axes for s in stage.segments for i in (*s.forward, *s.rerun, *s.backward) if i.communicates}
         used |= {i.axes for i in (*stage.grads, *stage.update) if i.communicates}
+        used |= set(joint.get(stage.stage, ()))
         positions = range(len(stage.mesh.devices))
         for axes in used:
             found |= {members(stage.mesh, ranks, axes, stage.mesh.coordinates(p)) for p in positions}

@@ -21,7 +21,7 @@ from ..graph.ir import Graph
 from ..lower.program import GRAD, Param, Program, StageCode
 from ..plan.model import Action, Plan, Row
 from ..plan.schedules import rows
-from .buckets import CAPACITY, buckets_of
+from .buckets import CAPACITY, buckets_of, joint_axes
 from .clock import BACKWARD, FORWARD, UPDATE, Clock
 from .device import Hardware
 from .flight import Flight, Part
@@ -125,7 +125,8 @@ class Runtime:
         self.actions = actions_of(plan, program, rank)
         self.micro_batches = max(1, plan.schedule.micro_batches)
         self._parted = parted(plan)
-        groups.prepare(needed_groups(program))
+        joint = {code.stage: joint_axes(code, parted=self._parted) for code in program.stages}
+        groups.prepare(needed_groups(program, joint))
         self.groups = groups
         self.constants = {name: t.to(hardware.device) for name, t in constants.items()}
         self._dropout, self._bucket_bytes, self._compile = dropout, bucket_bytes, compile

@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from execute.layouts import Layout, plan_of
-from execute.tiny import CONFIG, MICRO_BATCHES, RULE, SAMPLES, SEQ, tiny_graph, tiny_source
+from execute.tiny import CONFIG, MICRO_BATCHES, RULE, SAMPLES, SEQ, losses_here, tiny_graph, tiny_source
 from meshwright.errors import InputError
 from meshwright.execute import StepReport, train
 from meshwright.graph.ir import Graph
@@ -37,26 +39,33 @@ def _losses(graph: Graph, source: ModelSource, layout: Layout, steps: int, **opt
 
 
 def test_the_loss_falls_as_it_does_on_one_process(graph: Graph, source: ModelSource) -> None:
-    reports = _losses(graph, source, Layout(tp=2, pp=2), 12, reference=True)
-    for r in reports:
+    """With a scheduler and clipped gradients; and every rank says where its time went."""
+    plan, rates = plan_of(graph, Layout(tp=2, pp=2), MICRO_BATCHES), partial(CosineAnnealingLR, T_max=20)
+    result = train(plan, source, steps=12, seq=SEQ, optimizer=RULE, scheduler=rates, clip=0.5, reference=True)
+    for r in result.steps:
         assert r.reference is not None
         assert abs(r.loss - r.reference) <= 1e-4 * r.reference
-    assert reports[-1].loss < reports[0].loss - 0.5
+        assert len(r.seconds) == 4
+    assert result.steps[-1].loss < result.steps[0].loss - 0.3
+    for rank, spent in enumerate(result.spent):
+        own = sum(r.seconds[rank] for r in result.steps[1:])
+        assert spent["step"] == pytest.approx(own)
+        assert {"forward", "backward", "update", "send"} <= spent.keys()
+        assert 0.5 * own < sum(s for name, s in spent.items() if name != "step") <= own
+    assert len(result.spent) == 4
 
 
-def test_a_checkpoint_goes_on_under_other_plans_with_the_same_next_loss(
+def test_a_checkpoint_goes_on_under_another_plan_with_the_same_next_losses(
     graph: Graph, source: ModelSource, tmp_path: Path
 ) -> None:
-    whole = [r.loss for r in _losses(graph, source, Layout(), 6)]
+    whole = losses_here(source, 4)
     _losses(graph, source, Layout(dp=2, zero=1), 2, folder=tmp_path / "a")
-    _losses(graph, source, Layout(tp=2, sequence=True), 2, folder=tmp_path / "b", resume=tmp_path / "a" / "step-2")
-    last = _losses(graph, source, Layout(pp=2), 2, folder=tmp_path / "c", resume=tmp_path / "b" / "step-4")
-    assert [r.step for r in last] == [5, 6]
-    assert [r.loss for r in last] == pytest.approx(whole[4:], rel=2e-6)
+    last = _losses(graph, source, Layout(pp=2), 2, folder=tmp_path / "c", resume=tmp_path / "a" / "step-2")
+    assert {r.step: r.loss for r in last} == {k: pytest.approx(whole[k], rel=2e-6) for k in (3, 4)}
     # the names are those of the user's module, the values whole: torch alone reads it
     real, _ = source.build(SAMPLES, SEQ, "float32", device="cpu", attention="eager")
     state = {name: torch.full_like(p, float("nan")) for name, p in real.named_parameters()}
-    load_state(state, checkpoint_id=str(tmp_path / "c" / "step-6"), no_dist=True)
+    load_state(state, checkpoint_id=str(tmp_path / "c" / "step-4"), no_dist=True)
     assert all(bool(torch.isfinite(x).all()) for x in state.values())
 
 
@@ -80,7 +89,7 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_sentence(
 SCRIPT = """
 import sys
 from execute.layouts import Layout, plan_of
-from execute.tiny import CONFIG, MICRO_BATCHES, RULE, SAMPLES, SEQ, tiny_graph, tiny_source
+from execute.tiny import CONFIG, MICRO_BATCHES, RULE, SAMPLES, SEQ, losses_here, tiny_graph, tiny_source
 from meshwright.execute import AdamW, train
 from meshwright.graph.source import resolve
 source = resolve(sys.argv[1])

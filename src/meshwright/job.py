@@ -23,6 +23,8 @@ from .execute.mesh_groups import Groups
 from .execute.run_record import no_number
 from .execute.shares import Share, shares
 from .execute.trainer import Setup, Trainer
+from .graph.eval_mode import other_in_eval
+from .graph.ir import Graph
 from .graph.user_model import Batch, Feed
 from .plan.model import Plan
 from .report.measured import Measured, measured
@@ -64,9 +66,17 @@ class Job:
     """
 
     def __init__(
-        self, setup: Setup, feed: Feed, rank: int, world: int, priced: Priced | None = None, refuse_eval: str = ""
+        self,
+        setup: Setup,
+        feed: Feed,
+        rank: int,
+        world: int,
+        priced: Priced | None = None,
+        evaluated: Callable[[], Graph] | None = None,
     ) -> None:
-        self._setup, self._feed, self._refuse_eval = setup, feed, refuse_eval
+        """`evaluated`: captures the model in evaluation mode, to see whether it computes the same there."""
+        self._setup, self._feed, self._evaluated = setup, feed, evaluated
+        self._other_in_eval = ""
         self._shares = shares(setup.program, setup.graph)
         share: Share = self._shares[rank]
         self._micro_batches = max(1, setup.plan.schedule.micro_batches)
@@ -136,8 +146,13 @@ class Job:
         Raises:
             Unsupported: a model that computes something else in eval mode, besides dropout.
         """
-        if self._refuse_eval:
-            raise Unsupported(self._refuse_eval)
+        if self._evaluated is not None:
+            self._other_in_eval, self._evaluated = other_in_eval(self._setup.graph, self._evaluated()), None
+        if self._other_in_eval:
+            raise Unsupported(
+                f"in evaluation mode the model computes something else, first in {self._other_in_eval}: a plan runs the training "
+                "mode, without dropout, and keeps no running statistics; evaluate in one process with the weights of a checkpoint"
+            )
         given, mark = self._given(batch)
         losses = self._trainer.runtime.evaluate(given)
         self._same([r[0] for r in self._gather([mark])])

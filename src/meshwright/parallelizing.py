@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from .execute.scale import fitted
 from .execute.trainer import MakeScheduler, Setup
 from .execute.weights import Weights
 from .graph.ir import Graph
-from .graph.user_model import Batch, Feed, Like, Loss, graph_of, is_transformers, like
+from .graph.user_model import Batch, Feed, Like, Loss, graph_of, is_transformers, like, twin_of
 from .job import Job, Priced
 from .launch import Shape, torchrun_line
 from .lower import lower
@@ -96,7 +96,8 @@ def parallelize(
             f"{known.plan.samples} samples do not fall into {micro_batches} equal micro-batches, which is priced, not run"
         )
     samples = known.plan.samples // micro_batches
-    graph, own = _captured(model, known, feed, likeness, samples, loss, dtype)
+    capture: Callable[..., Graph] = partial(graph_of, twin_of(model), feed, likeness, samples, loss=loss, dtype=dtype)
+    graph, own, capture = _captured(model, known, capture)
     must_run(own, graph)
     program = unrolled(lower(graph, own, Recipe(own.samples, compute_dtype=dtype or "float32")), graph)
     files = Weights.open(weights) if weights is not None else None
@@ -104,7 +105,7 @@ def parallelize(
     if world > 1 and not dist.is_initialized():
         join(TIMEOUT_SECONDS)
     setup = Setup(program, graph, own, values, constants, optimizer, seed, scheduler, clip)
-    return Job(setup, feed, rank, world, known.priced, _mode_dependent(model))
+    return Job(setup, feed, rank, world, known.priced, partial(capture, train=False))
 
 
 def _known(plan: Plan | Outcome | str | Path) -> _Known:
@@ -172,30 +173,19 @@ def _fed(model: nn.Module, plan: Plan, inputs: Batch | None, loss: Loss | None) 
 
 
 def _captured(
-    model: nn.Module, known: _Known, feed: Feed, inputs: Like, samples: int, loss: Loss | None, dtype: str
-) -> tuple[Graph, Plan]:
-    """The graph of one micro-batch and the plan in its terms. A transformers model is taken as plans by name take it, with
-    attention that can be cut, or else as it was built."""
-    forms = (False, True) if is_transformers(model) else (True,)
+    model: nn.Module, known: _Known, capture: Callable[..., Graph]
+) -> tuple[Graph, Plan, Callable[..., Graph]]:
+    """The graph of one micro-batch, the plan in its terms, and how it was captured. A transformers model is taken as plans by
+    name take it, with attention that can be cut, or else as it was built."""
     failed: InputError | None = None
-    for as_built in forms:
-        graph = graph_of(model, feed, inputs, samples, loss=loss, dtype=dtype, as_built=as_built)
+    for as_built in (False, True) if is_transformers(model) else (True,):
+        chosen = partial(capture, as_built=as_built)
+        graph = chosen()
         own = fitted(known.plan, graph)
         try:
             check_match(own, graph, type(model).__name__, known.shapes)
-            return graph, own
+            return graph, own, chosen
         except InputError as error:
             failed = failed or error
     assert failed is not None
     raise failed
-
-
-def _mode_dependent(model: nn.Module) -> str:
-    """Why the model cannot be evaluated under a plan; empty if it can."""
-    for name, part in model.named_modules():
-        if getattr(part, "track_running_stats", False) and getattr(part, "running_mean", None) is not None:
-            return (
-                f"{name or 'the model'} ({type(part).__name__}) evaluates with running statistics, which a plan does not keep: "
-                "evaluate in one process with the weights of job.state_dict(), after a pass that renews the statistics"
-            )
-    return ""

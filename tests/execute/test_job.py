@@ -367,7 +367,7 @@ def test_schedulers_of_torch_work_on_the_jobs_optimizer() -> None:
         assert job.optimizer.param_groups[0]["lr"] == own.optimizer.param_groups[0]["lr"] == 0.1 * 0.5 ** (k + 1)
 
 
-def test_running_statistics_are_no_part_of_a_plan() -> None:
+def test_a_model_that_evaluates_otherwise_than_it_trains_is_refused() -> None:
     class Normed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -383,8 +383,19 @@ def test_running_statistics_are_no_part_of_a_plan() -> None:
     with pytest.raises(Unsupported) as told:
         job.eval_step(batch)
     assert told.value.message.startswith(
-        "inner.1 (BatchNorm1d) evaluates with running statistics, which a plan does not keep"
+        "in evaluation mode the model computes something else, first in inner.1/batch_norm: a plan runs the training mode"
     )
+
+
+def test_dropout_inside_of_attention_is_off_while_evaluating() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_layer": 1, "n_embd": 32, "n_head": 4, "vocab_size": 64, "n_positions": 32}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))  # all its dropout at 0.1
+    answer = mw.plan(lambda: model, inputs=loops.text(0), cluster="localx1", batch=8, precision="fp32")
+    job = mw.parallelize(model, answer, optimizer=loops.momentum)
+    truth = model.eval()(**loops.text(1)).loss.item()
+    assert job.eval_step(loops.text(1)) == pytest.approx(truth, rel=1e-5)
 
 
 def test_a_loss_that_is_no_number_is_named_with_its_step_and_rank() -> None:

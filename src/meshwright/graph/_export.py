@@ -16,13 +16,13 @@ VALUE_READS = (".item()", "_local_scalar_dense", ".numpy()", "numpy()")
 """What the message of a failed non-strict export has when only tracing the bytecode can help."""
 
 
-def export_module(module: torch.nn.Module, kwargs: Mapping[str, object]) -> ExportedProgram:
-    """The program of module(**kwargs) in training mode. The module is the same before and after.
+def export_module(module: torch.nn.Module, kwargs: Mapping[str, object], train: bool = True) -> ExportedProgram:
+    """The program of module(**kwargs) in training or evaluation mode. The module is the same before and after.
 
     Strict tracing takes 3 to 4 times as long and is tried only where the other kind stops at a read of a value.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with fake_state(module, mode), training(module), warnings.catch_warnings():
+    with fake_state(module, mode), training(module, train), warnings.catch_warnings():
         # Recurrent layers keep a list of their parameters beside the table, which export takes for an assignment.
         warnings.filterwarnings("ignore", message=r"The tensor attributes self\..*_flat_weights")
         example = pytree.tree_map(lambda value: fake(value, mode), dict(kwargs))
@@ -80,10 +80,10 @@ def _tables(module: torch.nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @contextmanager
-def training(module: torch.nn.Module) -> Iterator[None]:
-    """The module and all its parts in training mode; each as before at the end."""
+def training(module: torch.nn.Module, train: bool) -> Iterator[None]:
+    """The module and all its parts in training or evaluation mode; each as before at the end."""
     modes = [(part, part.training) for part in module.modules()]
-    module.train()
+    module.train(train)
     try:
         yield
     finally:

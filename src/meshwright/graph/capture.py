@@ -30,7 +30,9 @@ from .serial import digest_of
 from .transformers_hooks import ATTENTION, experts_note
 
 
-def capture(module: torch.nn.Module, kwargs: Mapping[str, object], samples: int, *, loss: str = "loss") -> Graph:
+def capture(
+    module: torch.nn.Module, kwargs: Mapping[str, object], samples: int, *, loss: str = "loss", train: bool = True
+) -> Graph:
     """The forward graph of module(**kwargs), with training derived.
 
     Args:
@@ -38,6 +40,7 @@ def capture(module: torch.nn.Module, kwargs: Mapping[str, object], samples: int,
         kwargs: example inputs by keyword, at `samples` samples; tensors of any device, or nests of them.
         samples: the size of the batch dim, at least 2 if factors are to be told apart by it.
         loss: key or attribute of the output that training minimises, unless the output is a tensor.
+        train: in training mode; else in evaluation mode, of which only the forward has a meaning.
 
     Raises:
         CaptureError: an operator without a row in graph/kinds, or no scalar loss in the output.
@@ -47,7 +50,7 @@ def capture(module: torch.nn.Module, kwargs: Mapping[str, object], samples: int,
         raise InputError(f"samples is {samples}: capture needs at least 1 sample")
     refuse_masks(module, kwargs)
     ties = tied_parameters(module)
-    program = export_module(module, kwargs)
+    program = export_module(module, kwargs, train)
     walker = Walker(Builder())
     inputs = _bring_all(program, module, ties, kwargs, walker)
     walker.walk(program.graph_module)

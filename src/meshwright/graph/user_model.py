@@ -205,11 +205,13 @@ def graph_of(
     loss: Loss | None = None,
     dtype: str = "",
     as_built: bool = False,
+    train: bool = True,
 ) -> Graph:
     """The graph of `module` and its loss at so many samples; the module stays as it is.
 
     Args:
         as_built: a transformers model keeps its own attention and experts, instead of forms that a plan can cut.
+        train: in training mode, else in evaluation mode.
 
     Raises:
         CaptureError: the module does what no graph can say; names module, file and line.
@@ -229,7 +231,7 @@ def graph_of(
         if loss is not None:
             join(twin, feed, loss)
         seen = stack.enter_context(watched(twin))
-        graph = capture(twin, given, samples)
+        graph = capture(twin, given, samples, train=train)
     return with_runs(seen.checked(graph))
 
 

@@ -1,0 +1,35 @@
+"""Does a model compute in evaluation mode what it computes in training mode, dropout apart?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import zip_longest
+
+from .ir import Arg, Graph, Op
+
+_IGNORED = ("dropout", "contiguous", "clone")
+"""Dropout, and copies: how a kernel lays out its result may depend on its dropout."""
+_ATTENTION = "scaled_dot_product_attention"
+_RATE = 4
+"""Position of dropout_p among its arguments."""
+
+
+def other_in_eval(train: Graph, evaluated: Graph) -> str:
+    """The first op in which the two differ, by the name that it has in either; empty if in none."""
+    for a, b in zip_longest(_ops(train), _ops(evaluated)):
+        if a is None or b is None or a[1:] != b[1:]:
+            return str((a or b or ("",))[0])
+    return ""
+
+
+def _ops(graph: Graph) -> Iterator[tuple[str, str, str, tuple[Arg, ...], tuple[tuple[str, Arg], ...]]]:
+    for op in graph.ops:
+        if op.kind not in _IGNORED:
+            yield op.name, op.module, op.call, *_without_rate(op)
+
+
+def _without_rate(op: Op) -> tuple[tuple[Arg, ...], tuple[tuple[str, Arg], ...]]:
+    if op.kind != _ATTENTION:
+        return op.args, op.kwargs
+    args = tuple(0.0 if k == _RATE else a for k, a in enumerate(op.args))
+    return args, tuple((k, v) for k, v in op.kwargs if k != "dropout_p")

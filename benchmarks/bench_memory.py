@@ -40,7 +40,7 @@ LAYOUTS = [
 def llama(layers: int) -> ConfigSource:
     config = {
         "model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": layers, "hidden_size": 256,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 704, "vocab_size": 2048,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 704, "vocab_size": 1024,
         "max_position_embeddings": 1024, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
         "bos_token_id": 0, "eos_token_id": 0,
     }  # fmt: skip
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--largest", type=int, default=0)
     parser.add_argument("--seq", type=int, default=256)
     asked = parser.parse_args(arguments)
-    source, dtype, seq = llama(4), asked.dtype, asked.seq
+    source, dtype, seq = llama(6), asked.dtype, asked.seq
     pools: dict[int, Pool] = {}
     for layout, m in LAYOUTS:
         if asked.only and asked.only != str(layout):

@@ -76,6 +76,10 @@ class Live:
         return NONE if self.v.constant(root) and self.v.maker(root) is None else self.v.size(root)
 
     def _working(self, instr: Instr, backward: bool) -> Bytes:
+        if instr.kind == "collective" and instr.collective in ("all_gather", "reduce_scatter") and instr.dim > 0:
+            # the parts of the members lie one behind the other before they are put in place, or after
+            name = (instr.outputs if instr.collective == "all_gather" else instr.inputs)[0]
+            return self.v.size(name.removeprefix(GRAD))
         if instr.kind != "compute":
             return NONE
         v = self.v
@@ -216,6 +220,7 @@ class Live:
         for value in self.v.saved(n):
             root = self.v.root(value)
             readers[root].discard(n)
-            if not readers[root] and (root in self.leaves or root in again):
+            # what an op that does not run again reads of the rerun list is there until the piece is done
+            if not readers[root] and (root in self.leaves or (root in again and n in self.recomputed)):
                 account.give(self._size(root))
                 readers[root].add(-1)  # given once

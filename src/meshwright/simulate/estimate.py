@@ -49,6 +49,8 @@ class Work:
     """Bytes [stage] of buffers for what arrives from and leaves for other stages."""
     tied: tuple[tuple[tuple[int, ...], float], ...]
     """(stages, seconds) of the sums of tied gradients."""
+    gone: Floats | None = None
+    """Bytes [stage, 2, 2]: see `memory.deltas`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +95,7 @@ def collect(
         buffers=np.array([p.buffers[column] for p in prices]),
         boundary=boundary,
         tied=tuple((s, tied_seconds(s, b, meshes, cluster, cost)) for s, b in groups.items()),
+        gone=np.array([p.gone[column] for p in prices]),
     )
 
 

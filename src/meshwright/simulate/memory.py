@@ -15,12 +15,14 @@ from .result import CATEGORIES
 STATIC = ("weights", "gradients", "optimizer")
 
 
-def deltas(orders: Orders, kept: Floats, buffers: Floats) -> tuple[Floats, Floats]:
+def deltas(orders: Orders, kept: Floats, buffers: Floats, gone: Floats | None = None) -> tuple[Floats, Floats]:
     """Bytes [task, columns + 1] added at the start and at the end of each task; the last column is work space.
 
     Args:
         kept: bytes [stage, columns] that one micro-batch leaves behind.
         buffers: bytes [stage, 2] while a forward, a backward runs.
+        gone: bytes [stage, columns, 2] of `kept` that are not there at the worst instant of the forward, of the backward,
+            where that is known: they count as work space of the same size.
     """
     tasks, columns = len(orders.task_rank), kept.shape[1]
     kind, stage = orders.kind, orders.stage
@@ -34,6 +36,14 @@ def deltas(orders: Orders, kept: Floats, buffers: Floats) -> tuple[Floats, Float
         at_end[:, c] = np.bincount(orders.task, np.where(frees, -amount, 0.0), minlength=tasks)
     work = np.where(kind == FORWARD, buffers[stage, 0], 0.0)
     work = np.where((kind == BACKWARD) | (kind == INPUT_GRAD), buffers[stage, 1], work)
+    if gone is not None:
+        phase = np.where(kind == FORWARD, 0, 1)
+        for c in range(columns):
+            amount = np.where(kind == WEIGHT_GRAD, 0.0, gone[stage, c, phase])
+            moved = np.bincount(orders.task, amount, minlength=tasks)
+            at_start[:, c] -= moved
+            at_end[:, c] += moved
+            work = work + amount
     at_start[:, -1] = np.bincount(orders.task, work, minlength=tasks)
     at_end[:, -1] = -at_start[:, -1]
     return at_start, at_end

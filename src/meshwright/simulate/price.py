@@ -71,6 +71,8 @@ class StagePrice:
     """The same of the segment that computes the loss: logits and their like."""
     buffers: Floats
     """Bytes [n, 2] of work space while the forward, the backward runs."""
+    gone: Floats
+    """Bytes [n, 2, 2] of (kept, loss) that are not there at the worst instant of the forward, of the backward."""
     tied: tuple[tuple[tuple[int, ...], float], ...] = ()
     """(stages that hold a copy, bytes to sum over them once a step)."""
 
@@ -98,20 +100,26 @@ class Pricer:
         prices = [self.segment(s, mesh, micro, g, place, split=split) for s, g in zip(code.segments, sums, strict=True)]
         n = len(micro)
         total, loss, buffers, alive = np.zeros((n, WIDTH)), np.zeros(n), np.zeros((n, 2)), np.zeros((n, 2))
+        there = np.zeros((n, 2, 2))
         for k, (s, price) in enumerate(zip(code.segments, prices, strict=True)):
             total += price.sums if s.count == 1 else s.count * price.sums
+            if s.name == "" and s.first <= self._loss < s.first + s.length:
+                loss += price.kept
             if s.kept.op_by_op is not None:
                 # Its last block runs beside what it and all before it keep: later segments keep nothing yet, or no more.
-                np.maximum(alive, total[:, KEPT, None] + price.buffers, out=alive)
+                here = total[:, KEPT, None] + price.buffers
+                kept_there = np.stack([total[:, KEPT] - loss, loss], axis=1)[:, :, None]
+                there = np.where((here > alive)[:, None, :], kept_there, there)
+                np.maximum(alive, here, out=alive)
             else:
                 # While a block runs, the parameters of the next one arrive: of its like, or of a neighbour.
                 beside = [prices[j].gathered for j in (k - 1, k + 1) if 0 <= j < len(prices)]
                 beside += [price.gathered] * (s.count > 1)
                 near = price.gathered + (np.max(beside, axis=0) if beside else 0.0)
                 np.maximum(buffers, price.buffers + near[:, None], out=buffers)
-            if s.name == "" and s.first <= self._loss < s.first + s.length:
-                loss += price.kept
         np.maximum(buffers, alive - total[:, KEPT, None], out=buffers)
+        kept = np.stack([total[:, KEPT] - loss, loss], axis=1)[:, :, None]
+        gone = np.where((alive > 0)[:, None, :], kept - there, 0.0)
         weights, gradients, state, optimizer = self._held(code)
         step = self._step(code, place)
         return StagePrice(
@@ -132,6 +140,7 @@ class Pricer:
             kept=total[:, KEPT] - loss,
             loss=loss,
             buffers=buffers,
+            gone=gone,
             tied=_tied(code),
         )
 

@@ -67,6 +67,7 @@ def parallelize(
     scheduler: MakeScheduler | None = None,
     precision: str | None = None,
     seed: int = 0,
+    compile: str | None = None,
 ) -> Job:
     """A `Job` that trains `model` under `plan`: this process is one rank of it, started by torchrun, or the only one.
 
@@ -80,6 +81,7 @@ def parallelize(
         clip: largest global norm of the gradients.
         scheduler: makes a scheduler of torch.optim.lr_scheduler from the optimizer; stepped after each step, saved and loaded.
         precision: "bf16", "fp16" or "fp32", what is computed in; None: the plan's. Masters are float32.
+        compile: a backend of torch.compile, such as "inductor", for what a stage does between its collectives.
         seed: of dropout, and of parameters on meta that nothing gives values.
 
     Raises:
@@ -104,7 +106,7 @@ def parallelize(
     values, constants = first_values(graph, model, files, seed)
     if world > 1 and not dist.is_initialized():
         join(TIMEOUT_SECONDS)
-    setup = Setup(program, graph, own, values, constants, optimizer, seed, scheduler, clip)
+    setup = Setup(program, graph, own, values, constants, optimizer, seed, scheduler, clip, compile)
     return Job(setup, feed, rank, world, known.priced, partial(capture, train=False))
 
 

@@ -73,6 +73,12 @@ def dropping() -> nn.Module:
     return Scorer(0.3)
 
 
+def frozen() -> nn.Module:
+    model = scorer()
+    model.embed.weight.requires_grad_(False)
+    return model
+
+
 def gpt2() -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -119,6 +125,7 @@ class Loop:
 SCORER = Loop("scorer", "scores", "score")
 PAIRS = Loop("scorer", "pairs", "paired")
 DROPPING = Loop("dropping", "scores", "score")
+FROZEN = Loop("frozen", "scores", "score")
 GPT2 = Loop("gpt2", "text")
 
 
@@ -192,7 +199,7 @@ def trained(context: Context | None, task: Task) -> Ran:
 def by_hand(loop: Loop, steps: int = 3, clip: float | None = None, micro_batches: int = MICRO_BATCHES) -> Ran:
     """The loop that everybody writes, on one process."""
     model = loop.model
-    optimizer = momentum(list(model.parameters()))
+    optimizer = momentum([p for p in model.parameters() if p.requires_grad])
     feed = Feed.of(model, loop.batch(0), loop.criterion)
 
     def mean_loss(batch: Batch) -> Tensor:

@@ -12,7 +12,7 @@ import meshwright as mw
 from execute import loops
 from execute.conftest import Pools
 from execute.layouts import Layout
-from execute.loops import DROPPING, GPT2, PAIRS, SCORER, Ran, Saving, Task, by_hand, trained
+from execute.loops import DROPPING, FROZEN, GPT2, PAIRS, SCORER, Ran, Saving, Task, by_hand, trained
 from meshwright.errors import InputError, Unsupported
 
 LAYOUTS = [Layout(dp=2), Layout(tp=2), Layout(dp=2, zero=3), Layout(pp=2)]
@@ -43,6 +43,21 @@ def test_gpt2_of_transformers_trains_unchanged_with_its_own_loss(pools: Pools, l
     ran = on_ranks(pools, layout, Task(GPT2, GPT2.plan(layout)))
     check_same(ran, by_hand(GPT2))
     assert "lm_head.weight" in ran[-1].weights  # tied: under both of its names
+
+
+def test_stages_are_compiled_on_demand(pools: Pools) -> None:
+    layout = Layout(pp=2)
+    task = Task(SCORER, SCORER.plan(layout), options={"compile": "aot_eager"})
+    check_same(on_ranks(pools, layout, task), by_hand(SCORER))
+
+
+def test_frozen_parameters_stay_as_they_are(pools: Pools) -> None:
+    layout = Layout(dp=2)
+    truth = by_hand(FROZEN)
+    ran = on_ranks(pools, layout, Task(FROZEN, FROZEN.plan(layout)))
+    assert ran[0].losses == pytest.approx(truth.losses, rel=2e-6)
+    assert "embed.weight" not in ran[0].weights
+    assert len(ran[0].weights) == len(truth.weights) - 1
 
 
 def test_batches_may_be_tuples(pools: Pools) -> None:

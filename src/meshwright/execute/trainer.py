@@ -44,6 +44,8 @@ class Setup:
     scheduler: MakeScheduler | None = None
     clip: float | None = None
     """Largest global norm of the gradients."""
+    compile: str | None = None
+    """A backend of torch.compile for what a stage does between its collectives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Trainer:
     def __init__(self, setup: Setup, rank: int, groups: Groups) -> None:
         self.runtime = Runtime(
             setup.program, setup.graph, setup.plan, setup.values, setup.constants, setup.optimizer, hardware(), groups,
-            rank=rank, seed=setup.seed,
+            rank=rank, seed=setup.seed, compile=setup.compile,
         )  # fmt: skip
         self.clip = setup.clip
         self.scheduler: Any = setup.scheduler(self.runtime.optimizer) if setup.scheduler is not None else None

@@ -112,6 +112,7 @@ class CodeSource(ModelSource):
                 x = x[torch.arange(batch, device=x.device) % before]
             inputs[name] = x
         self._check_seq(function, inputs, (shrink.seq if shrink else 0) or seq)
+        take_form(module, inputs, attention)
         return module, inputs
 
     def random_inputs(
@@ -339,6 +340,22 @@ def token_names(inputs: Inputs) -> tuple[str, str] | None:
     labels = next((n for n in ints if n.lower() in ("labels", "label", "targets", "target", "y")), None)
     tokens = next((n for n in ints if n != labels and labels and ints[n] == ints[labels]), None)
     return (tokens, labels) if tokens and labels else None
+
+
+def take_form(module: nn.Module, inputs: Inputs, attention: str) -> None:
+    """A model of transformers computes its loss and nothing besides; "meshwright": with attention and experts that a plan can
+    cut, "eager": with its plainest attention. Other models are as they are."""
+    from .user_model import is_transformers
+
+    if not is_transformers(module):
+        return
+    from .zoo._transformers import set_forms, set_own
+
+    if attention != "meshwright" or any(name.endswith("attention_mask") for name in inputs):
+        set_own(module, attention)
+        return
+    tokens = token_names(inputs)
+    set_forms(module, int(inputs[tokens[0]].shape[1]) if tokens else 1)
 
 
 def _fewest_values(module: nn.Module) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from .ir import Graph
 from .source import default_seq
-from .user_code import CodeSource, token_names
+from .user_code import CodeSource, take_form, token_names
 from .zoo import Inputs, Shrink
 
 if TYPE_CHECKING:
@@ -102,14 +102,11 @@ class FunctionSource(CodeSource):
         """The module with the loss inside, in training mode, and example inputs."""
         import torch
 
-        from .user_model import is_transformers, join, resized
+        from .user_model import join, resized
 
         made = self._made(batch, seq, device, shrink)
         module = made.module.to(getattr(torch, dtype)).train()
-        if is_transformers(module):
-            from .zoo._transformers import set_own
-
-            set_own(module, attention)
+        take_form(module, made.example, attention)
         if self.loss is not None:
             join(module, made.feed, self.loss)
         inputs = resized(made.example, made.inputs, batch or made.samples)

@@ -14,7 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    ExponentialLR,
+    LambdaLR,
+    LinearLR,
+    MultiStepLR,
+    OneCycleLR,
+    SequentialLR,
+)
 
 from execute.checkpoint_jobs import Course, Outcome
 from execute.conftest import Pools
@@ -366,3 +375,40 @@ def test_a_checkpoint_that_cannot_be_written_is_told_at_the_next_turn_and_traini
     trainer.step(_model(0.1, "float32")[2][0])
     trainer.checkpoints.save(tmp_path / "c")
     assert trainer.checkpoints.wait() == tmp_path / "c"
+
+
+SCHEDULERS: tuple[MakeScheduler, ...] = (
+    partial(OneCycleLR, max_lr=0.1, total_steps=20),
+    partial(MultiStepLR, milestones=[1, 3, 4], gamma=0.5),
+    partial(CosineAnnealingWarmRestarts, T_0=2),
+    lambda o: SequentialLR(o, [LinearLR(o, total_iters=3), ExponentialLR(o, 0.9)], milestones=[3]),
+    lambda o: LambdaLR(o, lambda step: 1.0 / (1 + step)),
+)
+
+
+def test_schedulers_of_torch_go_on(tmp_path: Path) -> None:
+    for k, scheduler in enumerate(SCHEDULERS):
+        trainers = [Trainer(_setup(Layout(), scheduler=scheduler), 0, Groups()) for _ in range(2)]
+        batches = _model(0.1, "float32")[2]
+
+        def rates(trainer: Trainer, first: int, last: int) -> list[float]:
+            found = []
+            for step in range(first, last):
+                trainer.step(batches[step])  # noqa: B023
+                found.append(trainer.runtime.optimizer.param_groups[0]["lr"])
+            return found
+
+        rates(trainers[0], 0, AT)
+        trainers[0].checkpoints.save(tmp_path / str(k))
+        trainers[0].checkpoints.wait()
+        trainers[1].resume(tmp_path / str(k))
+        assert rates(trainers[1], AT, AT + AFTER) == rates(trainers[0], AT, AT + AFTER)
+
+
+def test_a_position_that_would_not_load_again_is_refused_when_it_is_saved(tmp_path: Path) -> None:
+    trainer = Trainer(_setup(Layout()), 0, Groups())
+    with pytest.raises(
+        Unsupported, match=r"^the position in the data and the scheduler must consist of numbers, strings"
+    ):
+        trainer.checkpoints.save(tmp_path / "c", {"sampler": Forgetful()})
+    assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ code may draw from, are saved per rank and restored where that rank exists again
 
 from __future__ import annotations
 
-import copy
+import io
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,12 +78,13 @@ class Checkpoints:
 
         Raises:
             ExecutionError: the one before could not be written.
-            Unsupported: the optimizer keeps something that is neither one number nor one number an element.
+            Unsupported: the optimizer keeps something that is neither one number nor one number an element; `data` or the
+                scheduler hold objects that torch.load would not give back.
         """
         self.wait()
         runtime = self._runtime
         staged = {name: [p.staged() for p in parts] for name, parts in _everything(runtime).items()}
-        training = copy.deepcopy({
+        training = _packed({
             "groups": _hyperparameters(runtime.optimizer),
             "scheduler": self._scheduler.state_dict() if self._scheduler is not None else None,
             "data": dict(data or {}),
@@ -114,12 +115,11 @@ class Checkpoints:
         except Exception as error:  # told by `wait`, on the thread that trains
             self._failed = ExecutionError(f"{work[0]}: could not be written: {error}")
 
-    def _write(self, target: Path, staged: dict[str, list[Part]], training: Any, about: dict[str, Any]) -> None:
+    def _write(self, target: Path, staged: dict[str, list[Part]], training: bytes, about: dict[str, Any]) -> None:
         part = folders.aside(target)
 
         def finish() -> None:
-            with (part / TRAINING).open("wb") as file:
-                torch.save(training, file)
+            (part / TRAINING).write_bytes(training)
             if self._plan is not None:
                 save_plan(self._plan, part / PLAN)
             folders.publish(target, about)
@@ -273,6 +273,21 @@ def _everything(runtime: Runtime) -> dict[str, list[Part]]:
 
 def _hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+
+
+def _packed(training: Mapping[str, Any]) -> bytes:
+    """As of now, in a form that loads without running code."""
+    buffer = io.BytesIO()
+    try:
+        torch.save(training, buffer)
+        torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+    except Exception as error:  # whatever pickling raises
+        reason = str(error).strip().splitlines()[-1:]
+        raise Unsupported(
+            "the position in the data and the scheduler must consist of numbers, strings, tensors, lists and dicts to be "
+            f"saved: {''.join(reason)}"
+        ) from error
+    return buffer.getvalue()
 
 
 def _training(source: Path) -> dict[str, Any]:

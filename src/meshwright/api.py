@@ -238,7 +238,7 @@ def run(
     resume: str | Path | None = None,
     data: str | Path | None = None,
     folder: str | Path | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     reference: bool = False,
     learning_rate: float | None = None,
     on_step: Callable[[StepReport], None] = lambda report: None,
@@ -248,6 +248,7 @@ def run(
     Args:
         plan: a plan.json or its folder.
         folder: where checkpoints go, one every ten steps; None = none.
+        seed: of first values, samples and dropout; None = the resumed checkpoint's, else 0.
         reference: train the model in this process too, side by side.
         learning_rate: of AdamW; None = its default.
 

@@ -73,7 +73,7 @@ def run(
         progress.line("run", str(plan), "")
         if started.shape.nodes > 1 and "WORLD_SIZE" not in os.environ:
             screen.text(*by_hand(started))
-        result = api.run(plan, steps=steps, resume=resume, data=data, folder=out, seed=seed or 0, on_step=told)
+        result = api.run(plan, steps=steps, resume=resume, data=data, folder=out, seed=seed, on_step=told)
     if not speaks:
         return 0
     against = api.measured_run(plan, result)

@@ -20,10 +20,9 @@ from .site import Local, Moment, Recorded, filled
 from .torch_compat import Shape, traced
 
 Run = Callable[..., tuple[Tensor, ...]]
-DRAWN = frozenset(
-    ("rand", "randn", "rand_like", "randn_like", "uniform", "normal_functional", "exponential", "dropout")
-)
-"""Kinds whose numbers depend on the moment and on the name of the op."""
+DROPPING = frozenset(("dropout", "scaled_dot_product_attention"))
+DRAWING = DROPPING | {"rand", "randn", "rand_like", "randn_like", "uniform", "normal_functional", "exponential"}
+"""Kinds whose numbers depend on the moment and on the name of the op, unless they run as captured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class Builder:
         inputs = tuple(dict.fromkeys(n for i in instrs for n in i.inputs if n not in made))
         wanted = set(outputs)
         outs = tuple(n for n in made if n in wanted)
-        key = self._key(instrs, flows, inputs, outs) if not alone else None
+        key = self._key(instrs, calls, flows, inputs, outs) if not alone else None
         run = self._made.get(key) if key else None
         if run is None:
             run = self._built(instrs, calls, flows, inputs, outs, alone)
@@ -77,7 +76,12 @@ class Builder:
         return Island(tuple(i.on for i in instrs), inputs, outs, again, run, carrying)
 
     def _key(
-        self, instrs: Sequence[Instr], flows: Mapping[str, tuple[int, ...]], inputs: Sequence[str], outs: Sequence[str]
+        self,
+        instrs: Sequence[Instr],
+        calls: Mapping[str, Local],
+        flows: Mapping[str, tuple[int, ...]],
+        inputs: Sequence[str],
+        outs: Sequence[str],
     ) -> object:
         """Islands with equal keys do the same with their inputs."""
         graph, number = self._place.graph, {n: k for k, n in enumerate(inputs)}
@@ -86,14 +90,11 @@ class Builder:
             op = graph.ops[graph.position[i.on]]
             tensors = tuple((graph.tensor[t].shape, graph.tensor[t].dtype) for t in (*op.inputs, *op.outputs))
             parts.append((op.call, op.args, op.kwargs, tensors, i.cuts, i.operands, i.results, flows.get(i.on)))
-            parts.append(i.on if self._draws(i) else None)
+            own = op.kind in (DRAWING if self._place.dropout else DRAWING - DROPPING)
+            parts.append(i.on if own and not isinstance(calls[i.on], Recorded) else None)
             parts.append(tuple(number[n] for n in i.inputs))
             number |= {n: len(number) + k for k, n in enumerate(i.outputs)}
         return (*parts, tuple(number[n] for n in outs))
-
-    def _draws(self, instr: Instr) -> bool:
-        op = self._place.graph.ops[self._place.graph.position[instr.on]]
-        return op.kind in DRAWN or op.kind == "scaled_dot_product_attention"
 
     def _built(
         self,

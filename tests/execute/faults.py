@@ -1,22 +1,15 @@
 """One communicating instruction of a program, left out or changed, such that the program still runs.
 
-A change that no op can see is no fault: `read_by_ops` writes down what every op reads, to compare.
+Not every change is a fault. A random plan may gather a value for an op, such as a reshape, of whose result each reader
+slices its own part out again: without the gather the rest is zeros that nobody reads.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from meshwright.execute import runtime
-from meshwright.execute.op_tape import OpTape
-from meshwright.execute.verification import Task, answer
-from meshwright.execute.worker import Context
 from meshwright.lower.parameters import STAGES
 from meshwright.lower.program import Instr, Program
 from meshwright.plan.model import Layout
@@ -155,58 +148,3 @@ def fault(program: Program, seed: int) -> tuple[str, Program] | None:
     return f"{i.collective} of {i.on} ({place.part} of stage {place.stage}) {what}", with_instructions(
         program, place, new
     )
-
-
-# ----------------------------------------------------------- faults that are none
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What every op of one rank read in one step, and the gradients and weights that came out."""
-
-    values: dict[str, list[Tensor]]
-
-
-def read_by_ops(context: Context, task: Task) -> Seen:
-    """Runs in each rank: one step op by op, with everything that ops read written down."""
-    seen: dict[str, list[Tensor]] = {}
-
-    class Watched(OpTape):
-        def __init__(self, *args: Any, compile: str | None = None, **named: Any) -> None:
-            super().__init__(*args, **named)
-
-        def _compute(self, code: Any, instr: Instr, operands: list[Tensor], *args: Any, **named: Any) -> Any:
-            seen.setdefault(f"{self.code.stage} {instr.on}", []).extend(x.detach().clone() for x in operands)
-            return super()._compute(code, instr, operands, *args, **named)
-
-        def _compute_backward(self, code: Any, instr: Instr, outputs: Any, flight: Any, **named: Any) -> Any:
-            entering = [flight.grads[n].clone() for n in instr.inputs if n in flight.grads]
-            seen.setdefault(f"{self.code.stage} ∂{instr.on}", []).extend(entering)
-            return super()._compute_backward(code, instr, outputs, flight, **named)
-
-    before = runtime.StageRunner, runtime.OpTape
-    runtime.StageRunner = runtime.OpTape = Watched  # type: ignore[misc, assignment]
-    try:
-        found = answer(context, task)
-    finally:
-        runtime.StageRunner, runtime.OpTape = before  # type: ignore[misc]
-    for what, parts in (("gradient", found.gradients), ("weight", found.updated)):
-        for (stage, name), x in parts.items():
-            seen[f"{stage} {what} of {name}"] = [x]
-    return Seen(seen)
-
-
-def first_difference(right: Sequence[Seen], other: Sequence[Seen], limit: float = 1e-6) -> str:
-    """What is read otherwise, on which rank; "" where all ops read the same: then the fault is none.
-
-    A gather whose reader slices its own part out again is of this kind: random plans have such.
-    """
-    for rank, (a, b) in enumerate(zip(right, other, strict=True)):
-        for name, values in a.values.items():
-            found = b.values.get(name, [])
-            if len(found) != len(values):
-                return f"rank {rank}: {name} reads {len(found)} values instead of {len(values)}"
-            for x, y in zip(values, found, strict=True):
-                if x.shape != y.shape or not torch.allclose(x, y, limit, limit):
-                    return f"rank {rank}: {name}"
-    return ""

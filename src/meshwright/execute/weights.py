@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -132,6 +133,9 @@ def created(path: Path, described: Mapping[str, tuple[tuple[int, ...], torch.dty
     """Makes a safetensors file of the given names, shapes and types, and maps its tensors into memory, all zero.
 
     What is written to the tensors is written to the file, a page at a time: no tensor need fit in memory.
+
+    Raises:
+        OSError: no room, or not allowed.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     order = sorted(described, key=lambda n: (-described[n][1].itemsize, n))  # wide types first: all stay aligned
@@ -145,6 +149,9 @@ def created(path: Path, described: Mapping[str, tuple[tuple[int, ...], torch.dty
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
+        file.flush()
+        if sys.platform == "linux":  # a full disk is told here, not by a signal at a page
+            os.posix_fallocate(file.fileno(), 0, 8 + len(text) + at)
         file.truncate(8 + len(text) + at)
     return mapped(path)
 

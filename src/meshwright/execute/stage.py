@@ -138,17 +138,17 @@ def _prepare(
     made = {n for i in segment.forward for n in i.outputs}
     units: list[Unit] = []
     where: dict[str, int] = {}
-    readers_here: dict[str, set[int]] = {}
+    reading: dict[str, set[int]] = {}
     for u, group in enumerate(groups):
         for n in group.reads:
-            readers_here.setdefault(n, set()).add(u)
+            reading.setdefault(n, set()).add(u)
     for u, group in enumerate(groups):
         if isinstance(group, Move):
             units.append(group)
             continue
         where.update((i.on, u) for i in group.instrs)
         made_here = (n for i in group.instrs for n in i.outputs)
-        outs = [n for n in made_here if readers_here.get(n, set()) - {u} or readers.outlives(n, k)]
+        outs = [n for n in made_here if reading.get(n, set()) - {u} or readers.outlives(n, k)]
         units.append(builder.island(group.instrs, calls, flows, outs, again=group.again, alone=group.alone))
     entry = dict.fromkeys(
         n

@@ -46,33 +46,37 @@ class Model:
 
 
 def model_of(
-    module: nn.Module, inputs: Mapping[str, Tensor], batch: list[Mapping[str, Tensor]], real: nn.Module
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    batch: list[Mapping[str, Tensor]],
+    real: nn.Module,
+    seed: int = 0,
 ) -> Model:
     graph = with_runs(capture(module, inputs, next(iter(inputs.values())).shape[0]))
-    values = Values(0, "uneven")
+    values = Values(seed, "uneven")
     truth = reference(graph, real, batch, values)
     return Model(graph, real, values, constants_of(graph, real), tuple(batch), truth)
 
 
-def _scaled(name: str, shrink: Shrink, samples: int, micro_batches: int) -> Model:
+def scaled_model(name: str, shrink: Shrink, samples: int, micro_batches: int, seed: int = 0) -> Model:
     source = resolve(name)
     module, inputs = source.build(samples, shrink.seq, "float32", shrink=shrink)
     real, _ = source.build(samples, shrink.seq, "float32", device="cpu", shrink=shrink, attention="eager")
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     batch = [source.random_inputs(samples, shrink.seq, generator, shrink=shrink) for _ in range(micro_batches)]
-    return model_of(module, inputs, batch, real)
+    return model_of(module, inputs, batch, real, seed)
 
 
 @cache
 def zoo_model(name: str, blocks: int = 2, micro_batches: int = 2) -> Model:
     shrink = Shrink(blocks=blocks, width=32, heads=4, kv_heads=2, ffn=48, vocab=32, seq=8, dropout=0.0)
-    return _scaled(name, shrink, 4, micro_batches)
+    return scaled_model(name, shrink, 4, micro_batches)
 
 
 @cache
 def uneven_model(name: str) -> Model:
     shrink = Shrink(blocks=1, width=24, heads=3, kv_heads=3, ffn=47, vocab=33, seq=7, dropout=0.0)
-    return _scaled(name, shrink, 3, 2)
+    return scaled_model(name, shrink, 3, 2)
 
 
 class Pools:

@@ -108,7 +108,7 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
     if run is not None and sum(thin) < 2:
         thin[thin.index(max(thin))] = 2
     micro_batch, micro_batches = _batch(plan, mesh, lengths, depth, new_depth)
-    shrink = _shrink(graph, plan, mesh, sum(thin) if run is not None and len(graph.runs) == 1 else 0)
+    shrink = _shrink(graph, plan, mesh, sum(thin) if run is not None else 0)
     shrink = replace(shrink, seq=source.sequence(SEQUENCE))
     small, shrink, found = _small(source, graph, run, shrink, micro_batch)
     whole = found is not None and run is not None and found.count == run.count and sum(thin) != run.count
@@ -116,14 +116,14 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
         raise Unsupported(
             f"{source.name} cannot be built with {sum(thin)} blocks: verify this plan at full size", reason="scale"
         )
-    spans = _assigned(plan, graph, run, kept, counts if whole else None, thin)
+    spans = _assigned(plan, graph, small, run, kept, counts if whole else None, thin)
     casts = frozenset(name for op in graph.ops if op.kind in CASTS for name in (op.name, *op.outputs))
     stages = _stages(plan, small, found, kept, spans, mesh, lengths, casts)
     args = {**plan.schedule.args, "v": new_chunks} if "v" in plan.schedule.args else plan.schedule.args
     schedule = Schedule(plan.schedule.name, micro_batches, args, (), plan.schedule.weights)
     dropped = _untested(plan, graph)
     new = Plan(small.digest, micro_batch * micro_batches, stages.stages, schedule, plan.frozen & set(small.tensor))
-    words = _words(source, graph, small, run, found, mesh, lengths, depth, new_depth)
+    words = _words(source, graph, small, mesh, lengths, depth, new_depth)
     return Scaled(new, small, shrink, shrink.seq, prod(lengths) * new_depth, words, (*dropped, *stages.dropped))
 
 
@@ -140,11 +140,24 @@ def _small(
     for tried in dict.fromkeys((shrink, replace(shrink, blocks=0))):
         small = source.graph(micro_batch, tried.seq, "float32", shrink=tried)
         found = next((r for r in small.runs if run is not None and r.name == run.name), None)
-        if run is None or (found is not None and _kinds(graph, run) == _kinds(small, found)):
+        if run is None:
+            return small, tried, found
+        if (
+            found is None
+            or (tried.blocks and found.count != tried.blocks)
+            or _kinds(graph, run) != _kinds(small, found)
+        ):
+            continue
+        if all(_first_block(graph, r) <= small.position.keys() for r in graph.runs):
             return small, tried, found
     raise Unsupported(
         f"{source.name} scaled down has other blocks than at full size: verify this plan at full size", reason="scale"
     )
+
+
+def _first_block(graph: Graph, run: Run) -> set[str]:
+    """Names of its ops, casts left out."""
+    return {op.name for op in graph.ops[run.first : run.first + run.length] if op.kind not in CASTS}
 
 
 def _kinds(graph: Graph, run: Run) -> list[str]:
@@ -261,9 +274,18 @@ def _uneven(graph: Graph, what: str, degree: int) -> bool:
 
 
 def _assigned(
-    plan: Plan, graph: Graph, run: Run | None, kept: Sequence[int], counts: Sequence[int] | None, thin: Sequence[int]
+    plan: Plan,
+    graph: Graph,
+    small: Graph,
+    run: Run | None,
+    kept: Sequence[int],
+    counts: Sequence[int] | None,
+    thin: Sequence[int],
 ) -> list[tuple[list[str], int, int]]:
-    """Per kept stage: (its loose ops, first block, blocks). What a dropped stage held goes to the kept one before it."""
+    """Per kept stage: (its loose ops, first block, blocks). What a dropped stage held goes to the kept one before it.
+
+    Blocks of other runs that the small model has not are left out: the first block stands for them.
+    """
     inside = range(run.first, run.first + run.length * run.count) if run is not None else range(0)
     found: list[tuple[list[str], int, int]] = []
     at = 0
@@ -274,7 +296,7 @@ def _assigned(
             for s in plan.stages[first:stop]
             for entry in s.ops
             for i in entry_range(graph, entry)
-            if i not in inside
+            if i not in inside and (graph.representative[i] == i or graph.ops[i].name in small.position)
         ]
         n = thin[k] if counts is None else sum(counts[first:stop])
         found.append((loose, at, n))
@@ -302,7 +324,7 @@ def _stages(
     places = {tuple(plan.stages[s].mesh.devices): 0 for s in kept}
     for k, devices in enumerate(sorted(places)):
         places[devices] = k
-    atoms = refine(fold(small))
+    atoms = refine(fold(small, frozenset(r.name for r in small.runs)))  # a plan may speak of every block
     dropped: dict[str, None] = {}
     memo: dict[int, object] = {}
 
@@ -410,16 +432,14 @@ def _words(
     source: ModelSource,
     graph: Graph,
     small: Graph,
-    run: Run | None,
-    found: Run | None,
     mesh: Mesh,
     lengths: Sequence[int],
     depth: int,
     new_depth: int,
 ) -> str:
-    parts = []
-    if run is not None and found is not None and found.count != run.count:
-        parts.append(f"{found.count} of {run.count} blocks")
+    counts = {r.name: r.count for r in small.runs}
+    fewer = [(r, counts.get(r.name, r.count)) for r in graph.runs if counts.get(r.name, r.count) != r.count]
+    parts = [f"{n} of {r.count} blocks" + (f" of {r.name}" if len(fewer) > 1 else "") for r, n in fewer]
     wide, narrow = _width(graph), _width(small)
     if wide != narrow:
         parts.append(f"width {wide:,} to {narrow:,}")

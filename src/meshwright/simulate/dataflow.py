@@ -240,7 +240,7 @@ def _simulation(
     return Simulation(
         step_seconds=total,
         samples_per_second=plan.samples / total,
-        mfu=model_flops(graph, plan.samples) / (peak * total),
+        mfu=model_flops(graph, plan.samples, recipe.attention_share) / (peak * total),
         bubble=float(np.mean((ended.max() - busy) / total)),
         exposed_communication=send,
         lanes=tuple(

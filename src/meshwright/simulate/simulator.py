@@ -119,12 +119,16 @@ def sends_of(program: Program, cluster: Cluster, pricer: Pricer) -> Sends:
     )
 
 
-def model_flops(graph: Graph, samples: int) -> float:
-    """FLOPs of one step by the usual convention: three forwards, causal attention at half, nothing counted twice."""
+def model_flops(graph: Graph, samples: int, attention_share: float = 1.0) -> float:
+    """FLOPs of one step by the usual convention: three forwards, causal attention at half, nothing counted twice.
+
+    Of attention only the share that packed documents leave counts.
+    """
     total = 0.0
     for op in graph.ops:
         if op.phase == "forward" and op.flops:
-            total += op.flops * (0.5 if _causal(op.kind, op.args, dict(op.kwargs)) else 1.0)
+            left = attention_share if "attention" in op.kind else 1.0
+            total += op.flops * left * (0.5 if _causal(op.kind, op.args, dict(op.kwargs)) else 1.0)
     return (3.0 if graph.training != "none" else 1.0) * total * samples / graph.samples
 
 
@@ -178,7 +182,7 @@ def _report(
         np.add.at(rest[:, CATEGORIES.index(name)], rank, work.static[:, column])
     np.add.at(rest[:, CATEGORIES.index("buffers")], rank, work.boundary)
     peak = rest.sum(axis=1) + peaks(order, work.kept.sum(axis=1), work.buffers)
-    changes = deltas(order, work.kept, work.buffers)
+    changes = deltas(order, work.kept, work.buffers, work.gone)
     at_peak, times, tables = [], [], []
     scale = problem.cost.step_overhead(devices)[0]
     for r in range(p):
@@ -285,4 +289,4 @@ def _mfu(problem: Problem, graph: Graph, plan: Plan, program: Program, seconds: 
             peak += cluster.types[0].peak.get(dtype, float("nan")) * len(mesh.devices)
         else:
             peak += sum(cluster.type_of(d).peak.get(dtype, float("nan")) for d in mesh.devices)
-    return model_flops(graph, plan.samples) / (peak * seconds)
+    return model_flops(graph, plan.samples, recipe.attention_share) / (peak * seconds)

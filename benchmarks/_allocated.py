@@ -100,7 +100,9 @@ def measure(context: Context, trial: Trial) -> Peak:
                 runtime.update()
         with _mark("end"):
             pass
-        held["weights"] = {x.untyped_storage().data_ptr() for local in runtime.locals.values() for x in local.params.values()}
+        held["weights"] = {
+            x.untyped_storage().data_ptr() for local in runtime.locals.values() for x in local.params.values()
+        }
         masters = {m.untyped_storage().data_ptr() for m in runtime.masters.values()}
         states = {
             x.untyped_storage().data_ptr()

@@ -170,7 +170,7 @@ def test_a_save_interrupted_at_a_random_point_leaves_the_one_before(
     """Rank 0 makes folders, renames and seals; the others write their parts."""
     chance = random.Random(100 + seed)
     victim = seed % 2
-    point = chance.randrange(8, 90) if victim == 0 else chance.randrange(7)
+    point = chance.randrange(60) if victim == 0 else chance.randrange(7)
 
     def fault(report: StepReport) -> None:
         if report.step == 2 * EVERY + 1:  # the second has begun, so the first is complete

@@ -30,6 +30,7 @@ from meshwright.execute.verification import constants_of
 from meshwright.execute.worker import Context
 from meshwright.graph.ir import Graph
 from meshwright.graph.source import ModelSource
+from meshwright.graph.zoo import Shrink
 from meshwright.lower.program import Program
 from meshwright.plan.model import Plan
 
@@ -48,6 +49,7 @@ class Trial:
     dtype: str
     optimizer: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
     bucket_bytes: int
+    shrink: Shrink | None = None
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,10 @@ def measure(context: Context, trial: Trial) -> Peak:
     torch.set_num_threads(1)
     plan = trial.plan
     count = max(1, plan.schedule.micro_batches)
-    module, _ = trial.source.build(trial.graph.samples, trial.seq, trial.dtype, device="cpu", attention="meshwright")
+    given: dict[str, Any] = {"dtype": trial.dtype, "shrink": trial.shrink}
+    module, _ = trial.source.build(trial.graph.samples, trial.seq, device="cpu", **given)
     generator = torch.Generator().manual_seed(0)
-    batch = [
-        trial.source.random_inputs(trial.graph.samples, trial.seq, generator, dtype=trial.dtype) for _ in range(count)
-    ]
+    batch = [trial.source.random_inputs(trial.graph.samples, trial.seq, generator, **given) for _ in range(count)]
     constants = constants_of(trial.graph, module)
     del module
     with _freed_here(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:

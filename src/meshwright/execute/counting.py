@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..graph.ir import Graph
 from ..lower.parameters import STAGES
-from ..lower.program import Instr, Program, StageCode
+from ..lower.program import GRAD, Instr, Program, StageCode
 from ..plan.layout import interval, local_shape
 from .buckets import CAPACITY, GRADIENT_BYTES, buckets_of, legs
 from .collectives import Atom, atoms
@@ -143,7 +143,7 @@ def _occurrences(
     stage: StageCode, gathers: Sequence[Gather], micro_batches: int
 ) -> Iterator[tuple[int, Instr, Instr | None]]:
     """(times in a step, communicating instruction of a segment, the op that a statistic belongs to)."""
-    gone = {name for g in gathers for name in g.stands_for}
+    gone = {name for g in gathers for name in g.stands_for if not name.startswith(GRAD)}
     for s in without(stage, gathers).segments:
         reader = {i.on: i for i in s.forward if i.kind == "compute"}
         for i in (*s.forward, *s.rerun, *s.backward):

@@ -45,6 +45,7 @@ def test_gpt2_of_transformers_trains_unchanged_with_its_own_loss(pools: Pools, l
     assert "lm_head.weight" in ran[-1].weights  # tied: under both of its names
 
 
+@pytest.mark.slow
 def test_stages_are_compiled_on_demand(pools: Pools) -> None:
     layout = Layout(pp=2)
     task = Task(SCORER, SCORER.plan(layout), options={"compile": "aot_eager"})
@@ -137,7 +138,11 @@ def test_ranks_of_one_share_that_are_given_different_samples_are_told(pools: Poo
     )
 
 
-@pytest.mark.parametrize(("first", "second"), [(Layout(dp=2, zero=2), Layout(tp=2)), (Layout(pp=2), Layout())], ids=str)
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(Layout(dp=2, zero=2), Layout(tp=2)), pytest.param(Layout(pp=2), Layout(), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_a_loop_goes_on_under_another_plan(pools: Pools, tmp_path: Path, first: Layout, second: Layout) -> None:
     folder = tmp_path / "ckpt"
     whole = pools(2).run(
@@ -151,7 +156,9 @@ def test_a_loop_goes_on_under_another_plan(pools: Pools, tmp_path: Path, first: 
     assert rest == pytest.approx(whole[2:], rel=2e-6)
 
 
-@pytest.mark.parametrize("layout", [Layout(dp=2, zero=1), Layout(dp=2, tp=2, zero=3)], ids=str)
+@pytest.mark.parametrize(
+    "layout", [Layout(dp=2, zero=1), pytest.param(Layout(dp=2, tp=2, zero=3), marks=pytest.mark.slow)], ids=str
+)
 def test_torch_checkpoints_the_state_dict_by_itself(pools: Pools, tmp_path: Path, layout: Layout) -> None:
     for r in pools(layout.ranks).run(
         "execute.loops:checkpointed_by_torch", Saving(Task(GPT2, GPT2.plan(layout)), tmp_path / "dcp")
@@ -190,6 +197,7 @@ def test_a_plain_process_has_plain_tensors_that_torch_saves_and_loads(tmp_path: 
     assert job.eval_step(loops.text(9)) == before
 
 
+@pytest.mark.slow
 def test_whole_tensors_of_a_plain_module_are_loaded_too() -> None:
     job = mw.parallelize(loops.gpt2(), GPT2.plan(Layout()), optimizer=loops.momentum)
     other = loops.gpt2()
@@ -263,6 +271,7 @@ def test_a_plan_in_bf16_computes_in_bf16_and_keeps_float32_masters() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_plan_is_verified_against_the_function_that_builds_its_model() -> None:
     answer = mw.plan(
         loops.Scorer,
@@ -402,6 +411,7 @@ def test_a_model_that_evaluates_otherwise_than_it_trains_is_refused() -> None:
     )
 
 
+@pytest.mark.slow
 def test_dropout_inside_of_attention_is_off_while_evaluating() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 

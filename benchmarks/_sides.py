@@ -150,8 +150,8 @@ class _Ours:
         self.runtime = runtime
 
     def __call__(self, batch: Mapping[str, Tensor]) -> float:
-        found = self.runtime.train_step([batch])
-        losses = getattr(found, "losses", found)
+        losses = self.runtime.gradients([batch])  # torch's sides compute no norm either
+        self.runtime.update()
         return float(losses[0])
 
 

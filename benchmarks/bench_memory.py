@@ -32,7 +32,7 @@ from meshwright.simulate import simulate  # noqa: E402
 GATE = 0.05
 CATEGORIES = ("weights", "gradients", "optimizer", "activations", "workspace")
 BUCKET_BYTES = 2**18
-SEQ, SAMPLES = 256, 2
+SEQ, SAMPLES = 512, 2
 """Tokens a sample; samples of a micro-batch on each data-parallel rank."""
 TRIALS: Sequence[tuple[Layout, int, str]] = (
     *((layout, 2, "float32") for layout in (

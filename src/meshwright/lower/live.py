@@ -163,7 +163,7 @@ class Live:
                     account.take(self._gradient(root))
             account.touch(self._working(i, True))
             for root in {alias[name] for name in i.inputs}:
-                if last[root] == k:
+                if last[root] == k and not self._of_param(i):
                     alive.discard(root)
                     account.give(self._gradient(root))
             if i.kind == "compute":
@@ -172,6 +172,10 @@ class Live:
 
     def _gradient(self, name: str) -> Bytes:
         return self.v.size(name.removeprefix(GRAD))
+
+    def _of_param(self, i: Instr) -> bool:
+        """A gathered weight's gradient: scattered together with others when the piece is done."""
+        return i.kind == "collective" and self.v.atoms.role[i.on] == "param"
 
     def _gradient_roots(self) -> dict[str, str]:
         """Gradient -> the gradient whose storage it shares."""

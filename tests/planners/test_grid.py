@@ -33,7 +33,7 @@ def graph(name: str, blocks: int) -> Graph:
     from meshwright.graph.source import resolve
     from meshwright.graph.zoo import Shrink
 
-    shrink = Shrink(blocks=blocks, width=256, heads=8, kv_heads=4, ffn=512, vocab=512, seq=128, dropout=0.0)
+    shrink = Shrink(blocks=blocks, width=256, heads=8, kv_heads=4, ffn=512, vocab=512, seq=128, experts=8, dropout=0.0)
     return resolve(name).graph(batch=2, seq=128, dtype="bfloat16", shrink=shrink, cache=False)
 
 
@@ -87,7 +87,29 @@ def test_what_is_refused_unpriced_does_not_fit(seed: int) -> None:
     prices = Evaluator(space)
     points = list(space.points())
     for k in np.random.default_rng(seed).permutation(len(points))[:30]:
-        assert prices.least_over(points[k]) <= prices.price(points[k]).over * (1 + 1e-12)
+        over = prices.price(points[k]).over * (1 + 1e-12)
+        assert prices.least_over(points[k]) <= over
+        assert prices.first_over(points[k]) <= over
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bounds_and_prices_hold_for_experts_contexts_and_uneven_work(seed: int) -> None:
+    """A mixture of experts with skewed routing and packed documents, every layout that eight devices have."""
+    base = problem("mixtral-8x7b", 4, cluster_of("h100x8"), 32, [1e12, 0.06 * 2**30, 0.02 * 2**30][seed])
+    p = replace(base, recipe=replace(base.recipe, routing_skew=1.5, attention_share=0.25))
+    space = Space(p, Expert(p.graph), {}, {"cp": [1, 2], "ep": [1, 2, 4], "zero": [0, 3], "pp": [1, 2]})
+    prices = Evaluator(space)
+    points = list(space.points())
+    assert {(x.cp > 1) * x.context for x in points} == {"", "ulysses", "gather"}
+    assert {x.schedule for x in points} >= {"zb-h1", "bfs"}
+    for k in np.random.default_rng(seed).permutation(len(points))[:12]:
+        priced = prices.price(points[k])
+        assert prices.first_bound(points[k]) <= prices.bound(points[k]) * (1 + 1e-12)
+        assert prices.bound(points[k]) <= priced.seconds * (1 + 1e-12)
+        assert max(prices.first_over(points[k]), prices.least_over(points[k])) <= priced.over * (1 + 1e-12)
+        simulation = simulate(p, priced.plan(), detail=False)
+        assert simulation.step_seconds == pytest.approx(priced.seconds, rel=1e-9)
+        assert float(simulation.peak.max()) == pytest.approx(priced.memory, rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(0, 30, 3))

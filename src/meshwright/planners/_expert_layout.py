@@ -31,6 +31,7 @@ from ..lower.convert import Axes
 from ..lower.experts import expert_atoms
 from ..lower.fold import fold
 from ..lower.halo import why_whole
+from ..lower.memo import memo
 from ..lower.stages import unfoldable
 from ..plan.model import Cut, Layout, OpSharding, Storage
 
@@ -206,6 +207,12 @@ class Expert:
         k = max(range(len(sizes)), key=lambda j: sizes[j] / (2.0 if use[j] else 1.0))
         cut = plan_layout(self.atoms, t, tuple((*x, DP) if j == k else x for j, x in enumerate(use)))
         return Storage(cut if zero >= 3 else None, cut if zero >= 2 else None, cut)
+
+
+def expert_of(graph: Graph) -> Expert:
+    """The same for the same graph, so that searches on several clusters share what they lower."""
+    found: Expert = memo(graph, "expert", lambda: Expert(graph))
+    return found
 
 
 class _Computing:

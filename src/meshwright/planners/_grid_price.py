@@ -24,7 +24,7 @@ from ..simulate.simulator import sends_of, simulate
 from ..simulate.tasks import Sends
 from ..solvers.capped_partition import Run, capped_partition
 from ._expert_layout import Style
-from ._grid_space import Point, Space
+from ._grid_space import RECOMPUTE, Point, Space
 from .types import Considered
 
 
@@ -65,6 +65,8 @@ class Pieces:
     rest: Floats
     """[piece]: weights, gradients, optimizer state."""
     buffer: Floats
+    forward_buffer: Floats
+    """While the forward runs: nothing that is recomputed or stored cut makes it less."""
     twice: float
     """Bytes of `rest` that tied weights count in two pieces: one stage that has both holds them once."""
     counts: tuple[int, ...]
@@ -82,6 +84,7 @@ class Evaluator:
         self.share = problem.cost.overlap("data")
         self._pieces: dict[tuple[Style, int, bool], Pieces] = {}
         self._sizes: dict[int, list[int]] = {}
+        self._firsts: dict[tuple[object, int], tuple[Floats, Floats]] = {}
         self._stages: dict[tuple[object, ...], tuple[StageCode, StagePrice]] = {}
         self._works: dict[tuple[int, int, bool], tuple[Program, Work, Sends]] = {}
 
@@ -131,6 +134,7 @@ class Evaluator:
             rest=rest / n,
             twice=twice,
             buffer=np.array([p.buffers.max(axis=1) for p in prices]),
+            forward_buffer=np.array([p.buffers[:, 0] for p in prices]),
             counts=counts,
         )
 
@@ -152,6 +156,27 @@ class Evaluator:
         cut = [point.dp if point.zero >= zero else 1 for zero in (3, 2, 1)]
         each = use / cut[0] + grad / cut[1] + state / cut[2]
         return self._elements * each / (point.tp * point.ep * point.pp)
+
+    def first_over(self, point: Point) -> float:
+        """Bytes above the limit that no cut avoids, whatever rests cut and runs again: told by one lowering of all layouts
+        that compute alike. 0 = it may fit.
+
+        The fullest rank holds the mean of what rests and of the least that the ways of recomputing leave behind; some rank
+        runs the unit with the largest work space.
+        """
+        rest = self.rest_bytes(point)
+        if rest > self.usable:
+            return rest - self.usable
+        key = point.style.compute, point.ep
+        if key not in self._firsts:
+            ways = [self.pieces(replace(point.style, zero=0, recompute=how), 1) for how in RECOMPUTE]
+            least = np.min([np.asarray(w.counts, np.float64) @ w.held for w in ways], axis=0)
+            space = np.min([w.forward_buffer.max(axis=0) for w in ways], axis=0)
+            self._firsts[key] = least, space if self.problem.recipe.fused else 0.0 * space
+        held, space = self._firsts[key]
+        b = self.sizes(point.ep).index(point.micro_batch)
+        flight = min(self._flights(point, self.micro_batches(point)))
+        return max(0.0, rest + flight * float(held[b]) / point.pp - self.usable, float(space[b]) - self.usable)
 
     @cached_property
     def _elements(self) -> float:
@@ -203,14 +228,17 @@ class Evaluator:
         """Bytes that the fullest rank of ANY cut of this point holds at least.
 
         The ranks together hold every unit's rest once and what it leaves behind at least as often as the last stage
-        does; the fullest holds at least the mean, and at least the smallest work space.
+        does; the fullest holds at least the mean, and at least the smallest work space. Some rank holds any one unit.
         """
         pieces = self.pieces(point.style, point.dp)
         b = self.sizes(point.replicas).index(point.micro_batch)
         m = self.micro_batches(point)
         flight = min(self._flights(point, m))
         held = float(np.dot(pieces.rest + flight * pieces.held[:, b], pieces.counts)) - pieces.twice
-        return held / point.pp + float(pieces.buffer[:, b].min())
+        mean = held / point.pp + float(pieces.buffer[:, b].min())
+        if point.zero == 3:  # a piece of several blocks has room for the weights of a neighbour, a block alone has not
+            return mean
+        return max(mean, float((pieces.rest + flight * pieces.held[:, b] + pieces.buffer[:, b]).max()))
 
     def least_over(self, point: Point) -> float:
         """Bytes above the limit that NO cut of this point avoids on its fullest rank; 0 = it may fit."""

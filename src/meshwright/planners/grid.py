@@ -19,6 +19,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from math import inf
 from typing import Any
 
@@ -26,7 +27,7 @@ from ..errors import Infeasible, InputError
 from ..plan.model import Plan
 from ..plan.problem import Problem
 from ..simulate.simulator import simulate
-from ._expert_layout import Expert
+from ._expert_layout import expert_of
 from ._grid_price import Evaluator, Priced
 from ._grid_space import Point, Space, read_fix
 from .base import Planner
@@ -80,11 +81,12 @@ class Grid(Planner):
         True is a proof, False is not. Depends on nothing but the problem: no seconds are counted.
         """
         with _no_collection():
-            space = Space(problem, Expert(problem.graph), self.fix, self.allow)
+            space = Space(problem, expert_of(problem.graph), self.fix, self.allow)
             points = list(space.points())
             prices = Evaluator(space)
             at_rest = sorted((prices.rest_bytes(p), k) for k, p in enumerate(points))
-            likely = [k for least, k in at_rest[: 8 * tries] if least <= prices.usable]
+            able = (k for least, k in at_rest if least <= prices.usable and not prices.first_over(points[k]))
+            likely = list(islice(able, 8 * tries))
             order = sorted((prices.least_bytes(points[k]), k) for k in likely)
             return any(prices.price(points[k]).over == 0 for least, k in order[:tries] if least <= prices.usable)
 
@@ -93,7 +95,7 @@ class Grid(Planner):
             return self._search(problem, run)
 
     def _search(self, problem: Problem, run: Run) -> Json:
-        space = Space(problem, Expert(problem.graph), self.fix, self.allow)
+        space = Space(problem, expert_of(problem.graph), self.fix, self.allow)
         points = list(space.points())
         if not points:
             raise self._nothing(space)
@@ -103,8 +105,7 @@ class Grid(Planner):
         for k, point in enumerate(points):
             if k % 512 == 0:
                 run.tick(0, "bounds", k, len(points))
-            over = prices.rest_bytes(point) - prices.usable
-            if over > 0:
+            if (over := prices.first_over(point)) > 0:
                 found.refuse(over, k)
             else:
                 queue.append((prices.first_bound(point), False, k))

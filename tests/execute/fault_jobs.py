@@ -59,12 +59,14 @@ def main(config: str, folder: str, fault: str, seed: int) -> int:
     source, chance = resolve(config), random.Random(seed)
     victim, at = chance.randrange(2), chance.randrange(5, 10)
     mine = int(os.environ["RANK"]) == victim
-    stepped = Trainer.step
+    stepped, seconds = Trainer.step, [0.0]
 
     def step(self: Trainer, batch: Any) -> Any:
-        if fault == "kill" and mine and self.runtime.step == at:
-            threading.Timer(chance.random(), _die, (folder,)).start()
-        return stepped(self, batch)
+        if fault == "kill" and mine and self.runtime.step == at:  # within the next two steps, before the last one
+            threading.Timer(chance.random() * 2 * seconds[-1], _die, (folder,)).start()
+        done = stepped(self, batch)
+        seconds.append(done.seconds)
+        return done
 
     Trainer.step = step  # type: ignore[method-assign]
     if fault == "late" and mine:

@@ -50,7 +50,15 @@ def _nothing(site: Site) -> Local:
 
 
 def pool(site: Site) -> Local:
-    return _unpadded(site, 3, {})
+    shapes = [site.local_result(k) for k in range(len(site.op.outputs))]
+    if prod(shapes[0]):
+        return _unpadded(site, 3, {})
+
+    def nothing(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
+        """torch pools no empty part; its gradient is zero."""
+        return tuple(operands[0].flatten()[:0].reshape(shape) for shape in shapes)
+
+    return nothing
 
 
 def _unpadded(site: Site, position: int, changed: dict[str, Any]) -> Recorded:

@@ -64,7 +64,9 @@ def _damaged(graph: Graph) -> Iterator[tuple[str, Plan]]:
     yield "meshes", _with(plan, mesh=Mesh((0, 0), ("dp", "tp"), (2, 1)))
     cut = {next(f.name for f in linear.rule.factors if f.kind == "free"): (Cut("dp", (1, 3)),)}
     yield "weighted", _with(plan, shardings={linear.name: OpSharding(cut)})
-    attention = next(op for op in graph.ops if any(f.kind in ("fixed", "opaque") and f.size > 1 for f in op.rule.factors))
+    attention = next(
+        op for op in graph.ops if any(f.kind in ("fixed", "opaque") and f.size > 1 for f in op.rule.factors)
+    )
     factor = next(f for f in attention.rule.factors if f.kind in ("fixed", "opaque") and f.size > 1)
     yield "factor", _with(plan, shardings={attention.name: OpSharding({factor.name: (Cut("dp"),)})})
     rows, columns = (_cut(graph.tensor[weight].shape, k) for k in (0, 1))
@@ -105,7 +107,12 @@ def test_all_reasons_of_a_plan_are_listed(graph: Graph) -> None:
 
 
 def test_a_plan_that_runs_is_not_refused(graph: Graph) -> None:
-    for layout in (Layout(), Layout(dp=2, zero=3), Layout(tp=2, pp=2, schedule="zb-h1"), Layout(cp=2, recompute="full")):
+    for layout in (
+        Layout(),
+        Layout(dp=2, zero=3),
+        Layout(tp=2, pp=2, schedule="zb-h1"),
+        Layout(cp=2, recompute="full"),
+    ):
         assert why_not(plan_of(graph, layout, 2), graph) is None
 
 
@@ -134,7 +141,9 @@ def test_verify_refuses_before_it_builds_or_starts_anything(graph: Graph, monkey
 def _raised() -> Iterator[tuple[str, str | None]]:
     """(place, reason) of every Unsupported that lowering and the local forms of ops raise."""
     files = [*sorted((SOURCE / "lower").glob("*.py"))]
-    files += [SOURCE / "execute" / f"{n}.py" for n in ("twins", "composites", "windows", "halo", "attention", "scale", "site")]
+    files += [
+        SOURCE / "execute" / f"{n}.py" for n in ("twins", "composites", "windows", "halo", "attention", "scale", "site")
+    ]
     for file in files:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):

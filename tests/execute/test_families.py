@@ -82,9 +82,9 @@ def family(name: str, seed: int = 0) -> Model:
 
 @cache
 def uneven(name: str, seed: int = 0) -> Model:
-    """Three samples and heads, five experts, 47 inner features, 33 words, 7 positions: nothing divides by two."""
+    """Three samples and heads, five experts, 47 inner features, 33 words, 13 positions: nothing divides by two."""
     shrink = Shrink(
-        blocks=1, width=24, heads=3, kv_heads=3, ffn=47, vocab=33, seq=7, experts=5, image=48, dropout=0.0
+        blocks=1, width=24, heads=3, kv_heads=3, ffn=47, vocab=33, seq=13, experts=5, image=48, dropout=0.0
     )  # fmt: skip
     return scaled_model(name, shrink, 3, 2, seed)
 

@@ -162,7 +162,8 @@ def _routing(full: Config, experts: int) -> dict[str, object]:
     """Chosen experts and groups of `experts`: a group holds two or more, and no more are chosen than the groups hold."""
     room, found = experts, dict[str, object]()
     if groups := _number(full, "n_group"):
-        found["n_group"] = few = gcd(groups, max(1, experts // 2))
+        few = max(n for n in range(1, max(1, experts // 2) + 1) if groups % n == 0 and experts % n == 0)
+        found["n_group"] = few
         found["topk_group"] = chosen = max(1, _number(full, "topk_group") * few // groups)
         room = experts // few * chosen
     if chosen := _number(full, "num_experts_per_tok"):

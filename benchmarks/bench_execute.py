@@ -103,7 +103,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--blocks", type=int, default=20)
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--seq", type=int, default=256)
+    parser.add_argument("--seq", type=int, default=512)
     asked = parser.parse_args(arguments)
     kept = True
     with Pool(RANKS, timeout=600) as pool:

@@ -24,10 +24,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from meshwright.execute.params import Values
-from meshwright.execute.runtime import Runtime
-from meshwright.execute.verification import constants_of
-from meshwright.execute.worker import Context
+from meshwright.execute.ops.params import Values
+from meshwright.execute.proof.verification import constants_of
+from meshwright.execute.ranks.worker import Context
+from meshwright.execute.step.runtime import Runtime
 from meshwright.graph.ir import Graph
 from meshwright.graph.source import ModelSource
 from meshwright.graph.zoo import Shrink

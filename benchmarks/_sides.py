@@ -29,12 +29,12 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
-from meshwright.execute.counting import Counting
-from meshwright.execute.optimizer import AdamW
-from meshwright.execute.params import Values
-from meshwright.execute.runtime import Runtime
-from meshwright.execute.verification import constants_of, load_values
-from meshwright.execute.worker import Context
+from meshwright.execute.ops.params import Values
+from meshwright.execute.proof.counting import Counting
+from meshwright.execute.proof.verification import constants_of, load_values
+from meshwright.execute.ranks.worker import Context
+from meshwright.execute.step.optimizer import AdamW
+from meshwright.execute.step.runtime import Runtime
 from meshwright.graph.ir import Graph
 from meshwright.graph.source import ModelSource
 from meshwright.lower.program import Program

@@ -25,7 +25,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "execute")]  # the ranks 
 
 from layouts import Layout, plan_of  # noqa: E402
 
-from meshwright.execute.pool import Pool  # noqa: E402
+from meshwright.execute.ranks.pool import Pool  # noqa: E402
 from meshwright.graph.source import ConfigSource  # noqa: E402
 from meshwright.lower import lower, unrolled  # noqa: E402
 from meshwright.plan.problem import Recipe  # noqa: E402

@@ -22,8 +22,8 @@ from layouts import Layout, plan_of  # noqa: E402
 
 from meshwright.cluster import resolve as cluster_of  # noqa: E402
 from meshwright.cost import Analytic  # noqa: E402
-from meshwright.execute.optimizer import AdamW  # noqa: E402
-from meshwright.execute.pool import Pool  # noqa: E402
+from meshwright.execute.ranks.pool import Pool  # noqa: E402
+from meshwright.execute.step.optimizer import AdamW  # noqa: E402
 from meshwright.graph.source import ConfigSource  # noqa: E402
 from meshwright.lower import lower, unrolled  # noqa: E402
 from meshwright.plan.problem import Problem, Recipe  # noqa: E402

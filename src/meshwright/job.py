@@ -19,10 +19,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .errors import ExecutionError, InputError, Unsupported
-from .execute.mesh_groups import Groups
-from .execute.run_record import no_number
-from .execute.shares import Share, shares
-from .execute.trainer import Setup, Trainer
+from .execute.ranks.mesh_groups import Groups
+from .execute.step.shares import Share, shares
+from .execute.training.run_record import no_number
+from .execute.training.trainer import Setup, Trainer
 from .graph.eval_mode import other_in_eval
 from .graph.ir import Graph
 from .graph.user_model import Batch, Feed
@@ -31,8 +31,8 @@ from .report.measured import Measured, measured
 from .simulate.result import Simulation
 
 if TYPE_CHECKING:
-    from .execute.checkpoint import Saved
-    from .execute.dtensors import StateDict
+    from .execute.saved.checkpoint import Saved
+    from .execute.saved.dtensors import StateDict
 
 T = TypeVar("T")
 Priced: TypeAlias = Callable[[], tuple[Simulation, str]]
@@ -239,7 +239,7 @@ class Job:
 
     def _states(self) -> StateDict:
         if self._state is None:
-            from .execute.dtensors import StateDict
+            from .execute.saved.dtensors import StateDict
 
             self._state = StateDict(self._trainer.runtime)
         return self._state

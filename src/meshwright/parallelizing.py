@@ -15,12 +15,12 @@ from torch import nn
 
 from . import output_folder as folders
 from .errors import InputError
-from .execute.one_rank import join
-from .execute.pretrained import first_values
-from .execute.refusal import must_run
-from .execute.scale import fitted
-from .execute.trainer import MakeScheduler, Setup
-from .execute.weights import Weights
+from .execute.proof.refusal import must_run
+from .execute.proof.scale import fitted
+from .execute.saved.pretrained import first_values
+from .execute.saved.weights import Weights
+from .execute.training.one_rank import join
+from .execute.training.trainer import MakeScheduler, Setup
 from .graph.ir import Graph
 from .graph.user_model import Batch, Feed, Like, Loss, graph_of, is_transformers, like, twin_of
 from .job import Job, Priced
@@ -38,7 +38,7 @@ from .simulate.result import Simulation
 from .stated import state
 
 if TYPE_CHECKING:
-    from .execute.optimizer import MakeOptimizer
+    from .execute.step.optimizer import MakeOptimizer
 
 
 TIMEOUT_SECONDS = 1800.0

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from meshwright.cluster.model import Mesh
-from meshwright.execute.buckets import buckets_of, joint_axes
-from meshwright.execute.collectives import apply
-from meshwright.execute.counting import Counting, bucketed
-from meshwright.execute.masters import Masters
-from meshwright.execute.mesh_groups import MeshView, members
-from meshwright.execute.params import Values
-from meshwright.execute.sums import Sums
-from meshwright.execute.worker import Context
+from meshwright.execute.ops.params import Values
+from meshwright.execute.proof.counting import Counting, bucketed
+from meshwright.execute.ranks.collectives import apply
+from meshwright.execute.ranks.mesh_groups import MeshView, members
+from meshwright.execute.ranks.worker import Context
+from meshwright.execute.step.buckets import buckets_of, joint_axes
+from meshwright.execute.step.masters import Masters
+from meshwright.execute.step.sums import Sums
 from meshwright.lower.program import Instr, Param, Segment, StageCode
 from meshwright.plan.layout import local_shape
 from meshwright.plan.model import Cut, Layout

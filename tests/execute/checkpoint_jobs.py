@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from meshwright.execute.export import export_safetensors
-from meshwright.execute.mesh_groups import MeshView
-from meshwright.execute.runtime import MicroBatch
-from meshwright.execute.site import own_part
-from meshwright.execute.trainer import Setup, Trainer
-from meshwright.execute.worker import Context
+from meshwright.execute.ops.site import own_part
+from meshwright.execute.ranks.mesh_groups import MeshView
+from meshwright.execute.ranks.worker import Context
+from meshwright.execute.saved.export import export_safetensors
+from meshwright.execute.step.runtime import MicroBatch
+from meshwright.execute.training.trainer import Setup, Trainer
 
 
 @dataclass(frozen=True)

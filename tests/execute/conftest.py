@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from meshwright.errors import ExecutionError
-from meshwright.execute.params import Values
-from meshwright.execute.pool import Pool
-from meshwright.execute.verification import Reference, Task, VerifyResult, check, constants_of, reference
+from meshwright.execute.ops.params import Values
+from meshwright.execute.proof.verification import Reference, Task, VerifyResult, check, constants_of, reference
+from meshwright.execute.ranks.pool import Pool
 from meshwright.graph.blocks import with_runs
 from meshwright.graph.capture import capture
 from meshwright.graph.ir import Graph

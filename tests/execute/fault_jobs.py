@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from meshwright.execute.trainer import Trainer
-from meshwright.execute.worker import Context
+from meshwright.execute.ranks.worker import Context
+from meshwright.execute.training.trainer import Trainer
 
 
 def die_in_a_save(point: int) -> None:

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from meshwright.cluster.model import Mesh
 from meshwright.errors import InputError
-from meshwright.execute.collectives import apply
-from meshwright.execute.counting import Counting
-from meshwright.execute.mesh_groups import MeshView, members
-from meshwright.execute.optimizer import MakeOptimizer
-from meshwright.execute.runtime import Runtime
-from meshwright.execute.site import own_part
-from meshwright.execute.verification import Task
-from meshwright.execute.worker import Context
+from meshwright.execute.ops.site import own_part
+from meshwright.execute.proof.counting import Counting
+from meshwright.execute.proof.verification import Task
+from meshwright.execute.ranks.collectives import apply
+from meshwright.execute.ranks.mesh_groups import MeshView, members
+from meshwright.execute.ranks.worker import Context
+from meshwright.execute.step.optimizer import MakeOptimizer
+from meshwright.execute.step.runtime import Runtime
 from meshwright.lower.program import Instr
 
 

@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 
 import meshwright as mw
 from execute.layouts import Layout, plan_of
-from meshwright.execute.worker import Context
+from meshwright.execute.ranks.worker import Context
 from meshwright.graph.samples import inputs_like
 from meshwright.graph.user_model import Batch, Feed, Loss, graph_of, like
 from meshwright.job import Job

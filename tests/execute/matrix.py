@@ -18,11 +18,11 @@ from execute.cells import FAMILY, Cell, degrees, layout_of, micro_batches_of
 from execute.conftest import Model, Pools
 from execute.jobs import Trained, Training
 from execute.layouts import plan_of
-from meshwright.execute.mesh_groups import Groups, MeshView, ranks_of
-from meshwright.execute.optimizer import SGD, AdamW
-from meshwright.execute.params import Values
-from meshwright.execute.site import own_part
-from meshwright.execute.verification import ROUNDING, constants_of, load_values, loss_of, reference
+from meshwright.execute.ops.params import Values
+from meshwright.execute.ops.site import own_part
+from meshwright.execute.proof.verification import ROUNDING, constants_of, load_values, loss_of, reference
+from meshwright.execute.ranks.mesh_groups import Groups, MeshView, ranks_of
+from meshwright.execute.step.optimizer import SGD, AdamW
 from meshwright.graph.source import resolve
 from meshwright.graph.zoo import Shrink
 from meshwright.plan.model import Plan

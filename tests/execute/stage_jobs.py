@@ -9,11 +9,11 @@ from unittest import mock
 
 from torch import Tensor
 
-from meshwright.execute import runtime
-from meshwright.execute.counting import Call, Counting, expected
-from meshwright.execute.optimizer import SGD
-from meshwright.execute.verification import Task
-from meshwright.execute.worker import Context
+from meshwright.execute.proof.counting import Call, Counting, expected
+from meshwright.execute.proof.verification import Task
+from meshwright.execute.ranks.worker import Context
+from meshwright.execute.step import runtime
+from meshwright.execute.step.optimizer import SGD
 
 
 @dataclass

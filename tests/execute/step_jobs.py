@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.profiler import ProfilerActivity, profile
 
-from meshwright.execute.optimizer import SGD, MakeOptimizer
-from meshwright.execute.runtime import Runtime
-from meshwright.execute.sums import LAUNCH
-from meshwright.execute.totals import StepResult
-from meshwright.execute.verification import Task
-from meshwright.execute.worker import Context
+from meshwright.execute.proof.verification import Task
+from meshwright.execute.ranks.worker import Context
+from meshwright.execute.step.optimizer import SGD, MakeOptimizer
+from meshwright.execute.step.runtime import Runtime
+from meshwright.execute.step.sums import LAUNCH
+from meshwright.execute.step.totals import StepResult
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from execute.conftest import Pools
 from execute.jobs import Trained, Training
 from execute.layouts import Layout, plan_of
 from execute.matrix import SMALL, small
-from meshwright.execute.mesh_groups import Groups, MeshView, ranks_of
-from meshwright.execute.optimizer import AdamW
-from meshwright.execute.site import own_part
-from meshwright.execute.verification import Answer, Reference, Task, constants_of, reference
+from meshwright.execute.ops.site import own_part
+from meshwright.execute.proof.verification import Answer, Reference, Task, constants_of, reference
+from meshwright.execute.ranks.mesh_groups import Groups, MeshView, ranks_of
+from meshwright.execute.step.optimizer import AdamW
 from meshwright.graph.ir import Graph
 from meshwright.graph.source import resolve
 from meshwright.graph.zoo import Shrink
@@ -97,7 +97,7 @@ def test_a_plan_is_as_far_from_float32_as_one_process(family: str, layout: Layou
     truth = model.truth.gradients
     one = _distance(own.one.gradients, truth)
     task = own.task(plan_of(own.graph, layout, 2), model.batch)
-    answers = pools(layout.ranks).run("meshwright.execute.verification:answer", task)
+    answers = pools(layout.ranks).run("meshwright.execute.proof.verification:answer", task)
     assert 1e-4 < one < 0.1
     assert max(_distances(task, answers, truth)) <= MOST * one
     losses = next(a.losses for a in answers if a.losses)

@@ -6,7 +6,7 @@ import pytest
 
 from execute.bucket_jobs import case
 from execute.conftest import Pools
-from meshwright.execute.buckets import GRADIENT_BYTES, buckets_of, ways
+from meshwright.execute.step.buckets import GRADIENT_BYTES, buckets_of, ways
 
 SEEDS = 60
 

@@ -29,17 +29,17 @@ from execute.checkpoint_jobs import Course, Outcome
 from execute.conftest import Pools
 from execute.layouts import Layout, plan_of
 from meshwright.errors import ExecutionError, InputError, Unsupported
-from meshwright.execute import checkpoint, folders
-from meshwright.execute.export import export_safetensors
-from meshwright.execute.mesh_groups import Groups
-from meshwright.execute.one_process import OneProcess
-from meshwright.execute.optimizer import SGD, AdamW, MakeOptimizer
-from meshwright.execute.params import Values
-from meshwright.execute.pretrained import Given
-from meshwright.execute.runtime import MicroBatch
-from meshwright.execute.trainer import MakeScheduler, Setup, Trainer
-from meshwright.execute.verification import constants_of
-from meshwright.execute.weights import Weights
+from meshwright.execute.ops.params import Values
+from meshwright.execute.proof.verification import constants_of
+from meshwright.execute.ranks.mesh_groups import Groups
+from meshwright.execute.saved import checkpoint, folders
+from meshwright.execute.saved.export import export_safetensors
+from meshwright.execute.saved.pretrained import Given
+from meshwright.execute.saved.weights import Weights
+from meshwright.execute.step.optimizer import SGD, AdamW, MakeOptimizer
+from meshwright.execute.step.runtime import MicroBatch
+from meshwright.execute.training.one_process import OneProcess
+from meshwright.execute.training.trainer import MakeScheduler, Setup, Trainer
 from meshwright.graph.ir import Graph
 from meshwright.graph.source import resolve
 from meshwright.graph.zoo import Shrink

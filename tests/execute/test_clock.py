@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshwright.execute.clock import Clock
+from meshwright.execute.ranks.clock import Clock
 
 
 class Hands:

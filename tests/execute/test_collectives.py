@@ -74,9 +74,9 @@ def test_a_pad_is_the_own_part_among_zeros(pools: Pools) -> None:
     """The dual of a slice: summed over all ranks it is the whole again."""
     whole = torch.arange(35.0).reshape(5, 7)
     before, after = _layout(((5,), (7,)), [("x",), ()]), _layout(((5,), (7,)), [(), ()])
-    from meshwright.execute.collectives import apply
-    from meshwright.execute.mesh_groups import Groups, MeshView
-    from meshwright.execute.site import own_part
+    from meshwright.execute.ops.site import own_part
+    from meshwright.execute.ranks.collectives import apply
+    from meshwright.execute.ranks.mesh_groups import Groups, MeshView
 
     total = torch.zeros_like(whole)
     for rank in (0, 2):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from execute.conftest import Pools, zoo_model
 from execute.layouts import Layout, plan_of
-from meshwright.execute.verification import check
+from meshwright.execute.proof.verification import check
 
 
 def test_kind_bytes_and_group_of_each_call_are_counted(pools: Pools) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from meshwright.errors import InputError
-from meshwright.execute.data import read_text, tokenised
+from meshwright.execute.training.data import read_text, tokenised
 
 
 def test_the_shipped_text_is_a_whole_book() -> None:

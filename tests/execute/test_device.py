@@ -10,10 +10,10 @@ import torch.distributed as dist
 
 from execute.conftest import zoo_model
 from execute.layouts import Layout, plan_of
-from meshwright.execute.device import hardware
-from meshwright.execute.mesh_groups import Groups
-from meshwright.execute.runtime import Runtime
-from meshwright.execute.verification import SGD, STEP, Answer, compare
+from meshwright.execute.proof.verification import SGD, STEP, Answer, compare
+from meshwright.execute.ranks.device import hardware
+from meshwright.execute.ranks.mesh_groups import Groups
+from meshwright.execute.step.runtime import Runtime
 
 
 def test_a_machine_told_to_use_its_cpu_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from execute.conftest import Model, Pools
 from execute.layouts import Layout, plan_of
 from execute.matrix import SMALL, small
 from execute.random_plans import random_plan
-from meshwright.execute.params import Values
-from meshwright.execute.verification import Answer, Reference, Task, compare, constants_of
+from meshwright.execute.ops.params import Values
+from meshwright.execute.proof.verification import Answer, Reference, Task, compare, constants_of
 from meshwright.graph.blocks import with_runs
 from meshwright.graph.capture import capture
 from meshwright.graph.source import resolve
@@ -38,7 +38,7 @@ class Dropping(nn.Module):
 
 def _answers(model: Model, plan: Plan, ranks: int, pools: Pools) -> tuple[Task, list[Answer]]:
     task = replace(model.task(plan), dropout=True)
-    return task, pools(ranks).run("meshwright.execute.verification:answer", task)
+    return task, pools(ranks).run("meshwright.execute.proof.verification:answer", task)
 
 
 def dropping_model() -> Model:
@@ -60,7 +60,7 @@ def test_masks_are_the_same_on_one_rank_and_on_four(pools: Pools) -> None:
     for seed in range(4):
         task, answers = _answers(model, random_plan(graph, (2, 2), ("x", "y"), 2, seed), 4, pools)
         assert compare(task, truth, answers).problems == ()
-    without = pools(1).run("meshwright.execute.verification:answer", model.task(plan_of(graph, Layout(), 2)))[0]
+    without = pools(1).run("meshwright.execute.proof.verification:answer", model.task(plan_of(graph, Layout(), 2)))[0]
     assert abs(without.losses[0] - alone.losses[0]) > 1e-3
 
 
@@ -88,5 +88,5 @@ def test_gpt2_drops_the_same_elements_under_every_layout(layout: Layout, pools: 
     truth = Reference(tuple(alone.losses), grads, dict.fromkeys(grads, 0.0), values)
     task, answers = _answers(model, plan_of(graph, layout, 2), layout.ranks, pools)
     assert compare(task, truth, answers).problems == ()
-    (without,) = pools(1).run("meshwright.execute.verification:answer", model.task(plan_of(graph, Layout(), 2)))
+    (without,) = pools(1).run("meshwright.execute.proof.verification:answer", model.task(plan_of(graph, Layout(), 2)))
     assert abs(without.losses[0] - alone.losses[0]) > 1e-3

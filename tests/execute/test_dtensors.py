@@ -8,7 +8,7 @@ from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor._utils import _compute_local_shape_and_global_offset
 
 from meshwright.cluster.model import Mesh
-from meshwright.execute.dtensors import placements_of
+from meshwright.execute.saved.dtensors import placements_of
 from meshwright.plan.layout import boxes
 from meshwright.plan.model import Cut, Layout
 

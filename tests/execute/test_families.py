@@ -11,9 +11,9 @@ import pytest
 from execute.conftest import Model, Pools, scaled_model
 from execute.layouts import Layout, plan_of
 from execute.random_plans import random_plan
-from meshwright.execute.pool import Pool
-from meshwright.execute.scale import scaled
-from meshwright.execute.verification import VerifyResult
+from meshwright.execute.proof.scale import scaled
+from meshwright.execute.proof.verification import VerifyResult
+from meshwright.execute.ranks.pool import Pool
 from meshwright.graph.ir import Graph
 from meshwright.graph.source import resolve
 from meshwright.graph.zoo import Shrink

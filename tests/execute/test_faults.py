@@ -16,8 +16,8 @@ from execute.matrix import Small, key_of, plan_of_cell, small
 from execute.random_plans import wild_plan
 from meshwright.errors import ExecutionError
 from meshwright.execute import why_not
-from meshwright.execute.params import Values
-from meshwright.execute.verification import reference
+from meshwright.execute.ops.params import Values
+from meshwright.execute.proof.verification import reference
 from meshwright.lower.program import Program
 from meshwright.plan.model import Plan
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.errors import InputError
-from meshwright.execute import folders
+from meshwright.execute.saved import folders
 
 
 def _written(target: Path, step: int) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from execute.conftest import Model, zoo_model
 from execute.layouts import Layout, plan_of
-from meshwright.execute.buckets import CAPACITY, joint_axes
-from meshwright.execute.counting import expected, nbytes
-from meshwright.execute.gathers import again, gathers_of, groups_of, without
+from meshwright.execute.proof.counting import expected, nbytes
+from meshwright.execute.stage.gathers import again, gathers_of, groups_of, without
+from meshwright.execute.step.buckets import CAPACITY, joint_axes
 from meshwright.lower.program import Program, StageCode
 from meshwright.plan.layout import axes_of
 

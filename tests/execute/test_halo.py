@@ -14,7 +14,7 @@ from execute.conftest import Model, Pools, model_of
 from execute.layouts import Layout, plan_of
 from execute.random_plans import random_plan
 from meshwright.cluster.model import Mesh
-from meshwright.execute.refusal import refusals
+from meshwright.execute.proof.refusal import refusals
 from meshwright.graph.source import resolve
 from meshwright.graph.zoo import Shrink
 from meshwright.lower import lower

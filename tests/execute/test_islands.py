@@ -13,14 +13,14 @@ from execute.conftest import Model, zoo_model
 from execute.layouts import Layout, plan_of
 from execute.matrix import small
 from execute.stage_jobs import Ran, both, compiled
-from meshwright.execute.device import Hardware
-from meshwright.execute.islands import Island
-from meshwright.execute.mesh_groups import Groups
-from meshwright.execute.optimizer import SGD
-from meshwright.execute.params import Values
-from meshwright.execute.runtime import Runtime
-from meshwright.execute.verification import Reference, constants_of
-from meshwright.execute.worker import Context
+from meshwright.execute.ops.params import Values
+from meshwright.execute.proof.verification import Reference, constants_of
+from meshwright.execute.ranks.device import Hardware
+from meshwright.execute.ranks.mesh_groups import Groups
+from meshwright.execute.ranks.worker import Context
+from meshwright.execute.stage.islands import Island
+from meshwright.execute.step.optimizer import SGD
+from meshwright.execute.step.runtime import Runtime
 from meshwright.graph.source import resolve
 from meshwright.graph.zoo import Shrink
 

@@ -111,7 +111,7 @@ SHARES = [
 
 @pytest.mark.parametrize(("layout", "wanted"), SHARES, ids=lambda x: str(x) if isinstance(x, Layout) else "")
 def test_ranks_know_their_share_of_the_samples(layout: Layout, wanted: list[tuple[int, int, int]]) -> None:
-    from meshwright.execute.shares import shares
+    from meshwright.execute.step.shares import shares
     from meshwright.graph.user_model import Feed, graph_of, like
     from meshwright.lower import lower, unrolled
     from meshwright.plan.problem import Recipe
@@ -216,7 +216,7 @@ def test_whole_tensors_of_a_plain_module_are_loaded_too() -> None:
 def test_buffers_of_a_model_on_meta_are_made_as_their_module_makes_them() -> None:
     from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
-    from meshwright.execute.pretrained import made_again
+    from meshwright.execute.saved.pretrained import made_again
 
     sizes = {
         "hidden_size": 32,

@@ -9,10 +9,10 @@ import pytest
 
 from meshwright.cluster import resolve as cluster_of
 from meshwright.cost import Analytic
-from meshwright.execute.device import hardware
-from meshwright.execute.mesh_groups import Groups
-from meshwright.execute.optimizer import AdamW
-from meshwright.execute.worker import Context
+from meshwright.execute.ranks.device import hardware
+from meshwright.execute.ranks.mesh_groups import Groups
+from meshwright.execute.ranks.worker import Context
+from meshwright.execute.step.optimizer import AdamW
 from meshwright.graph.source import ConfigSource, resolve
 from meshwright.graph.zoo import Shrink
 from meshwright.lower import lower, unrolled

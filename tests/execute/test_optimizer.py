@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from meshwright.execute.optimizer import SGD, AdamW, MakeOptimizer
+from meshwright.execute.step.optimizer import SGD, AdamW, MakeOptimizer
 
 RULES: tuple[MakeOptimizer, ...] = (SGD(), SGD(0.05, momentum=0.9, weight_decay=0.1, nesterov=True), AdamW(lr=3e-3))
 

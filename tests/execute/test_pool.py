@@ -12,7 +12,7 @@ import pytest
 
 from execute.conftest import Pools
 from meshwright.errors import ExecutionError, InputError
-from meshwright.execute.pool import Pool
+from meshwright.execute.ranks.pool import Pool
 
 
 def _alive(process: int) -> bool:
@@ -52,7 +52,7 @@ def test_an_error_of_our_own_keeps_its_kind_and_sentence() -> None:
 
 PARENT = """
 import sys, time
-from meshwright.execute.pool import Pool
+from meshwright.execute.ranks.pool import Pool
 pool = Pool(2)
 print(*pool.processes(), flush=True)
 time.sleep(60)

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright.cluster.model import Mesh
-from meshwright.execute.mesh_groups import Groups, MeshView
-from meshwright.execute.params import Values, seeded
-from meshwright.execute.randomness import global_index, keep_mask, normal, stream, uniform
-from meshwright.execute.site import own_part
+from meshwright.execute.ops.params import Values, seeded
+from meshwright.execute.ops.randomness import global_index, keep_mask, normal, stream, uniform
+from meshwright.execute.ops.site import own_part
+from meshwright.execute.ranks.mesh_groups import Groups, MeshView
 from meshwright.graph.ir import Tensor
 from meshwright.plan.model import Cut, Layout
 

@@ -17,8 +17,8 @@ from execute.test_cells import REASONS as OF_CELLS
 from meshwright.cluster.model import Mesh
 from meshwright.errors import Unsupported
 from meshwright.execute import refusals, verify, why_not
-from meshwright.execute.pool import Pool
-from meshwright.execute.refusal import REASONS, must_run
+from meshwright.execute.proof.refusal import REASONS, must_run
+from meshwright.execute.ranks.pool import Pool
 from meshwright.graph.ir import Graph
 from meshwright.graph.source import resolve
 from meshwright.plan.layout import replicated

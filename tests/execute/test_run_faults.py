@@ -21,9 +21,10 @@ from execute import fault_jobs
 from execute.layouts import Layout
 from execute.tiny import RULE, SEQ, losses_here, tiny_plan, tiny_source
 from meshwright.errors import ExecutionError
-from meshwright.execute import StepReport, folders, train
-from meshwright.execute import pool as pool_module
-from meshwright.execute import training as module
+from meshwright.execute import StepReport, train
+from meshwright.execute.ranks import pool as pool_module
+from meshwright.execute.saved import folders
+from meshwright.execute.training import training as module
 from meshwright.graph.source import ModelSource
 
 STEPS, EVERY = 12, 2

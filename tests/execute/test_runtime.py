@@ -15,11 +15,11 @@ from execute.conftest import Model, Pools, model_of, zoo_model
 from execute.layouts import Layout, plan_of
 from execute.step_jobs import Left, Steps
 from execute.test_dropout import Dropping
-from meshwright.execute.buckets import buckets_of
-from meshwright.execute.mesh_groups import Groups, MeshView, ranks_of
-from meshwright.execute.optimizer import SGD, AdamW, MakeOptimizer
-from meshwright.execute.site import own_part
-from meshwright.execute.verification import load_values, loss_of
+from meshwright.execute.ops.site import own_part
+from meshwright.execute.proof.verification import load_values, loss_of
+from meshwright.execute.ranks.mesh_groups import Groups, MeshView, ranks_of
+from meshwright.execute.step.buckets import buckets_of
+from meshwright.execute.step.optimizer import SGD, AdamW, MakeOptimizer
 
 LAYOUTS = (
     Layout(dp=2),

@@ -22,14 +22,14 @@ from execute.random_plans import random_plan
 from execute.stage_jobs import Ran, both, compiled
 from execute.test_dropout import dropping_model
 from meshwright.errors import Unsupported
-from meshwright.execute import calls
-from meshwright.execute.device import Hardware
-from meshwright.execute.flight import Flight
-from meshwright.execute.mesh_groups import Groups
-from meshwright.execute.optimizer import SGD
-from meshwright.execute.runtime import Runtime
-from meshwright.execute.site import Local, Moment, Site
-from meshwright.execute.worker import Context
+from meshwright.execute.ops import calls
+from meshwright.execute.ops.site import Local, Moment, Site
+from meshwright.execute.ranks.device import Hardware
+from meshwright.execute.ranks.mesh_groups import Groups
+from meshwright.execute.ranks.worker import Context
+from meshwright.execute.stage.flight import Flight
+from meshwright.execute.step.optimizer import SGD
+from meshwright.execute.step.runtime import Runtime
 from meshwright.lower.program import GRAD
 
 CPU = Hardware(torch.device("cpu"), "gloo")

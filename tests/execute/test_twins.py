@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from execute.conftest import Model, Pools, model_of
 from execute.random_plans import random_plan
-from meshwright.execute.twins import TWINS
+from meshwright.execute.ops.twins import TWINS
 from meshwright.graph.kinds import KINDS
 
 

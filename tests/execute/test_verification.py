@@ -11,8 +11,8 @@ from execute.conftest import Pools, zoo_model
 from execute.layouts import Layout, plan_of
 from meshwright.errors import Unsupported
 from meshwright.execute import Mismatch, verify
-from meshwright.execute.scale import scaled
-from meshwright.execute.verification import compare
+from meshwright.execute.proof.scale import scaled
+from meshwright.execute.proof.verification import compare
 from meshwright.graph.ir import Graph
 from meshwright.graph.source import resolve
 from meshwright.plan.model import Plan
@@ -66,7 +66,7 @@ def test_a_plan_that_is_only_priced_is_refused_in_one_sentence(graph: Graph) -> 
 def test_a_wrong_gradient_on_one_rank_alone_is_found(pools: Pools) -> None:
     model = zoo_model("llama-3.1-8b")
     task = model.task(plan_of(model.graph, Layout(dp=2), 2))
-    answers = pools(2).run("meshwright.execute.verification:answer", task)
+    answers = pools(2).run("meshwright.execute.proof.verification:answer", task)
     assert compare(task, model.truth, answers).equal
     name = "model.layers.1.mlp.up_proj.weight"
     answers[1].gradients[0, name] = answers[1].gradients[0, name] * (1 + 1e-3)
@@ -79,7 +79,7 @@ def test_a_wrong_gradient_on_one_rank_alone_is_found(pools: Pools) -> None:
 def test_a_loss_that_is_no_number_is_found(pools: Pools) -> None:
     model = zoo_model("gpt2")
     task = model.task(plan_of(model.graph, Layout(), 2))
-    answers = pools(1).run("meshwright.execute.verification:answer", task)
+    answers = pools(1).run("meshwright.execute.proof.verification:answer", task)
     answers[0].losses[1] = float("nan")
     assert compare(task, model.truth, answers).problems[0].startswith("rank 0 has loss nan in micro-batch 1")
 

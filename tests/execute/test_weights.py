@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from meshwright.cluster.model import Mesh
 from meshwright.errors import InputError
-from meshwright.execute.mesh_groups import Groups, MeshView
-from meshwright.execute.parts import Part
-from meshwright.execute.site import own_part
-from meshwright.execute.weights import Weights, created
+from meshwright.execute.ops.site import own_part
+from meshwright.execute.ranks.mesh_groups import Groups, MeshView
+from meshwright.execute.saved.parts import Part
+from meshwright.execute.saved.weights import Weights, created
 from meshwright.plan.layout import replicated
 from meshwright.plan.model import Cut, Layout
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from execute.layouts import Layout, plan_of
 from meshwright.execute import AdamW
-from meshwright.execute.mesh_groups import Groups
-from meshwright.execute.trainer import Trainer
-from meshwright.execute.training import prepare
+from meshwright.execute.ranks.mesh_groups import Groups
+from meshwright.execute.training.trainer import Trainer
+from meshwright.execute.training.training import prepare
 from meshwright.graph.ir import Graph
 from meshwright.graph.source import ModelSource, resolve
 from meshwright.plan.model import Plan

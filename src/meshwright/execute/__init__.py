@@ -9,30 +9,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .data import Text, read_text, tokenised
-    from .optimizer import SGD, AdamW
-    from .pool import Pool
-    from .refusal import Refusal, refusals, why_not
-    from .run_record import RunResult, StepReport
-    from .training import train
-    from .verification import Mismatch, VerifyResult, verify
+    from .proof.refusal import Refusal, refusals, why_not
+    from .proof.verification import Mismatch, VerifyResult, verify
+    from .ranks.pool import Pool
+    from .step.optimizer import SGD, AdamW
+    from .training.data import Text, read_text, tokenised
+    from .training.run_record import RunResult, StepReport
+    from .training.training import train
 
 _WHERE = {
-    "AdamW": "optimizer",
-    "Mismatch": "verification",
-    "Pool": "pool",
-    "Refusal": "refusal",
-    "RunResult": "run_record",
-    "SGD": "optimizer",
-    "StepReport": "run_record",
-    "VerifyResult": "verification",
-    "Text": "data",
-    "read_text": "data",
-    "refusals": "refusal",
-    "tokenised": "data",
-    "train": "training",
-    "verify": "verification",
-    "why_not": "refusal",
+    "AdamW": "step.optimizer",
+    "Mismatch": "proof.verification",
+    "Pool": "ranks.pool",
+    "Refusal": "proof.refusal",
+    "RunResult": "training.run_record",
+    "SGD": "step.optimizer",
+    "StepReport": "training.run_record",
+    "VerifyResult": "proof.verification",
+    "Text": "training.data",
+    "read_text": "training.data",
+    "refusals": "proof.refusal",
+    "tokenised": "training.data",
+    "train": "training.training",
+    "verify": "proof.verification",
+    "why_not": "proof.refusal",
 }
 
 __all__ = [

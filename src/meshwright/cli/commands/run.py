@@ -80,7 +80,7 @@ def run(
     if against is not None:
         screen.text(*against.lines())
     if export is not None and result.checkpoint:
-        from ...execute.export import export_safetensors
+        from ...execute.saved.export import export_safetensors
 
         screen.text(f"Wrote {export_safetensors(result.checkpoint, export)}   weights under the names of the model")
     if result.steps and result.checkpoint:

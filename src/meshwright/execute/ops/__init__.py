@@ -1,0 +1,1 @@
+"""How one op, and one parameter, is computed on local parts."""

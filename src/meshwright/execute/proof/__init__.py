@@ -1,0 +1,1 @@
+"""Whether a plan can run, and whether it computes what one process computes."""

@@ -1,0 +1,203 @@
+"""Counts what torch.distributed is really asked to do, below our own code: each c10d operator that is dispatched.
+
+Expected counts come from the program alone: its instructions, their layouts, and how often a schedule runs them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ...graph.ir import Graph
+from ...lower.parameters import STAGES
+from ...lower.program import GRAD, Instr, Program, StageCode
+from ...plan.layout import interval, local_shape
+from ..ops.halo import place
+from ..ops.params import dtype_of
+from ..ranks.collectives import Atom, atoms
+from ..ranks.mesh_groups import Groups, Members, MeshView, ranks_of, sharing
+from ..stage.gathers import Gather, again, gathers_of, group_legs, groups_of, without
+from ..step.buckets import CAPACITY, GRADIENT_BYTES, buckets_of, legs
+from ..step.rows import Leg
+from ..torch_compat import c10d_operators, group_members
+
+Call = tuple[str, int, Members]
+"""(kind, bytes, world ranks in rising order). Bytes: held per member before; of an all-gather after; of a send its message."""
+
+
+class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While active, every collective of this rank is counted in `calls`."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: Counter[Call] = Counter()
+        self._kinds = c10d_operators()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kind = self._kinds.get(func)
+        if kind is not None:
+            group = next(a for a in args if isinstance(a, torch.ScriptObject) and _is_group(a))
+            # outputs come first: of a gather the outputs count, of all others the inputs
+            tensors = [list(_tensors(a)) for a in args[:2]]
+            held = tensors[0] if kind in ("all_gather", "all_reduce", "send", "recv") else (tensors[1] or tensors[0])
+            nbytes = sum(t.numel() * t.element_size() for t in held)
+            self.calls[kind, nbytes, tuple(sorted(group_members(group)))] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _is_group(value: Any) -> bool:
+    return "ProcessGroup" in str(value._type())
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for v in value:
+            yield from _tensors(v)
+
+
+def expected(
+    program: Program, graph: Graph, micro_batches: int, rank: int, bucket_bytes: int = CAPACITY, *, parted: bool = False
+) -> Counter[Call]:
+    """What one rank must be asked for in one step of an unrolled program, transfers and reported totals left out.
+
+    `parted`: the schedule's backward comes in two parts.
+    """
+    ranks = ranks_of(program)
+    found: Counter[Call] = Counter()
+    for stage in program.stages:
+        places = [ranks[d] for d in stage.mesh.devices]
+        if rank not in places:
+            continue
+        view = MeshView(stage.mesh, rank, ranks, Groups())
+        gathers = () if parted else gathers_of(stage)
+        for times, instr, reader in _occurrences(stage, gathers, micro_batches):
+            who = view.members(instr.axes)
+            if len(who) > 1:
+                size = (
+                    _statistic(instr, reader, stage, graph, view.coords)
+                    if reader
+                    else nbytes(instr, stage, graph, view.coords)
+                )
+                kind = "all_to_all" if instr.kind == "halo" else str(instr.collective)
+                found[kind, size, tuple(sorted(who))] += times
+        found.update(_tied(program, stage, graph, view))
+        found.update(bucketed(stage, graph, view, micro_batches, bucket_bytes, parted=parted))
+        for group in groups_of(gathers, graph, bucket_bytes) + groups_of(again(gathers, stage), graph, bucket_bytes):
+            item = dtype_of(graph.tensor[group.members[0].param]).itemsize
+            _add(found, group_legs(group, graph, view), micro_batches, item, view)
+    return found
+
+
+def _add(found: Counter[Call], steps: Iterable[Leg], times: int, item: int, view: MeshView) -> None:
+    """The collectives of legs whose elements have `item` bytes."""
+    for leg in steps:
+        if leg.rows is not None and leg.rows.width:
+            who = tuple(sorted(view.members(leg.rows.axes)))
+            found[str(leg.rows.collective), leg.rows.elements * item, who] += times
+
+
+def _tied(program: Program, stage: StageCode, graph: Graph, view: MeshView) -> Counter[Call]:
+    """Sums of tied weights over stages."""
+    found: Counter[Call] = Counter()
+    for instr in stage.update:
+        if instr.axes == (STAGES,) and instr.communicates and instr.before is not None:
+            who = _sharers(program, stage, instr.on, view.rank, view.position)
+            if len(who) > 1:
+                held = prod(local_shape(instr.before, graph.tensor[instr.on].shape, stage.mesh, view.coords))
+                found["all_reduce", held * GRADIENT_BYTES, tuple(sorted(who))] += 1
+    return found
+
+
+def bucketed(
+    stage: StageCode, graph: Graph, view: MeshView, micro_batches: int, bucket_bytes: int, *, parted: bool = False
+) -> Counter[Call]:
+    """Sums of gradients and gathers of updated parameters."""
+    found: Counter[Call] = Counter()
+    for bucket in buckets_of(stage, graph, bucket_bytes, parted=parted):
+        item = dtype_of(graph.tensor[bucket.names[0]]).itemsize
+        for steps, times, size in (
+            (bucket.every, micro_batches, GRADIENT_BYTES),
+            (bucket.sums, 1, GRADIENT_BYTES),
+            (bucket.gathers, 1, item),
+        ):
+            _add(found, legs(steps, bucket, graph, view), times, size, view)
+    return found
+
+
+def _sharers(program: Program, stage: StageCode, param: str, rank: int, position: int) -> Members:
+    """Ranks that sum a tied weight. Copies on one rank are summed there first and count once, with the first of them."""
+    ranks = ranks_of(program)
+    stages = sorted((stage.stage, *next(p for p in stage.params if p.name == param).shared))
+    first = next(s for s in stages if rank in {ranks[d] for d in program.stages[s].mesh.devices})
+    return sharing(program, ranks, stages, position) if first == stage.stage else ()
+
+
+def _occurrences(
+    stage: StageCode, gathers: Sequence[Gather], micro_batches: int
+) -> Iterator[tuple[int, Instr, Instr | None]]:
+    """(times in a step, communicating instruction of a segment, the op that a statistic belongs to)."""
+    gone = {name for g in gathers for name in g.stands_for if not name.startswith(GRAD)}
+    for s in without(stage, gathers).segments:
+        reader = {i.on: i for i in s.forward if i.kind == "compute"}
+        for i in (*s.forward, *s.rerun, *s.backward):
+            if i.communicates and not gone.intersection(i.outputs):
+                yield s.count * micro_batches, i, reader[i.on] if i.kind == "stat" else None
+
+
+def _statistic(instr: Instr, reader: Instr, stage: StageCode, graph: Graph, coords: Mapping[str, int]) -> int:
+    """float32 statistics, one per element of the op's first operand without its stat dims; an int64 count."""
+    if instr.op == "count":
+        return torch.empty(0, dtype=torch.int64).element_size()
+    op = graph.ops[graph.position[instr.on]]
+    flat = local_shape(reader.operands[0], graph.tensor[op.inputs[0]].shape, stage.mesh, coords)
+    kinds = {f.name: f.kind for f in op.rule.factors}
+    cut = dict(reader.cuts)
+    rows = 1
+    for n, names in zip(flat, op.rule.operands[0], strict=True):
+        kept = [op.rule.factor(name) for name in names if kinds[name] != "stat"]
+        if len(kept) == len(names):
+            rows *= n
+        else:
+            rows *= prod(interval(f.size, cut.get(f.name, ()), stage.mesh, coords)[1] for f in kept)
+    return rows * torch.empty(0, dtype=torch.float32).element_size()
+
+
+def nbytes(instr: Instr, stage: StageCode, graph: Graph, coords: Mapping[str, int]) -> int:
+    """Bytes of one collective on the member at `coords`, from its layouts; parts padded to the largest."""
+    if instr.before is None or instr.after is None:
+        return 0
+    tensor = graph.tensor[instr.on]
+    before, after = atoms(instr.before, tensor.shape), atoms(instr.after, tensor.shape)
+    sizes = [interval(n, cuts, stage.mesh, coords)[1] for n, cuts in before]
+    item = torch.empty(0, dtype=dtype_of(tensor)).element_size()
+    axis = instr.axes[0]
+    if instr.kind == "halo":
+        return _exchanged(instr, local_shape(instr.before, tensor.shape, stage.mesh, coords), stage, coords) * item
+    if instr.collective in ("all_gather", "reduce_scatter"):
+        atom = (before if instr.collective == "all_gather" else after)[instr.dim]
+        sizes[instr.dim] = _largest(atom, axis, stage, coords) * stage.mesh.size(axis)
+    elif instr.collective == "all_to_all":
+        sizes[instr.dim] = _largest(before[instr.dim], axis, stage, coords)
+        sizes[instr.dim2] = _largest(after[instr.dim2], axis, stage, coords) * stage.mesh.size(axis)
+    return prod(sizes) * item
+
+
+def _exchanged(instr: Instr, own: Sequence[int], stage: StageCode, coords: Mapping[str, int]) -> int:
+    """Elements that one member sends to its neighbours: rows that they read, or gradients of the rows that it read."""
+    lower, upper, *more = map(int, instr.sizes)
+    down, up = (upper, lower) if instr.phase == "forward" else (lower, upper)
+    at, last = place(instr.axes, stage.mesh, coords), prod(map(stage.mesh.size, instr.axes)) - 1
+    rows = down * (at > 0) + up * (at < last)
+    return rows * prod(n + m for k, (n, m) in enumerate(zip(own, more, strict=True)) if k != instr.dim)
+
+
+def _largest(atom: Atom, axis: str, stage: StageCode, coords: Mapping[str, int]) -> int:
+    n, cuts = atom
+    return max(interval(n, cuts, stage.mesh, {**coords, axis: i})[1] for i in range(stage.mesh.size(axis)))

@@ -1,0 +1,171 @@
+"""Why a plan cannot run, decided before anything starts: from its fields, its lowering, and the local form of every op.
+
+    the plan's own words ─▶ lowering ─▶ local form of each op      no process is started, no tensor is made
+
+What passes here runs: the ranks build the same local forms from the same program. The list of reasons is closed, and
+stands in docs/refusals.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from ...errors import Unsupported
+from ...graph.ir import Graph
+from ...lower import lower
+from ...lower.program import Program
+from ...plan.model import Action, Plan
+from ...plan.problem import Recipe
+from ...plan.schedules import rows
+
+REASONS: Mapping[str, str] = MappingProxyType(
+    {
+        "samples": "The samples of a step do not fall into equal micro-batches.",
+        "schedule": "The schedule says what no rank carries out: stages without rows, several pipes, replicas that "
+        "take turns, transfers or single ops written out, one action on several micro-batches.",
+        "flush": "Weights change without a flush (PipeDream and its kin), so several versions of them are read at once.",
+        "frozen": "Some parameters are frozen, or activations in front of them are kept from step to step.",
+        "rewritten": "The plan speaks of a rewritten graph: the module that is run computes the original one.",
+        "meshes": "Stages have meshes of different axes or lengths, or a device stands twice in one mesh.",
+        "weighted": "A cut has weights, so its parts are unequal on purpose.",
+        "factor": "An op is cut along what its kernel must see whole: a window, recurrent time steps, a sort, a state.",
+        "layout": "A tensor rests cut where the ops around it have no border.",
+        "storage": "A gradient or optimizer state rests cut otherwise than the parameter, and not just further.",
+        "statistic": "An op is cut inside a statistic that only whole values give: classes of a loss over several dims, "
+        "the vocabulary of an embedding bag.",
+        "halo": "A window is cut into parts smaller than what a neighbour reads of them.",
+        "op": "An op is of a kind that has no rule for running on parts.",
+        "integers": "An op draws integers at random, which would differ from plan to plan.",
+        "scale": "For `verify` only: no scaled-down form has the same structure; verify at full size.",
+    }
+)
+"""Every reason why a legal plan can be priced but not run, and what it means."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One reason why one plan cannot run."""
+
+    reason: str
+    """A key of `REASONS`."""
+    sentence: str
+    """What is in the way, where, and what would run."""
+
+
+def why_not(plan: Plan, graph: Graph) -> str | None:
+    """Why `plan` cannot run, in one sentence; None if it can.
+
+    Raises:
+        InputError: the plan is not one of this graph.
+    """
+    return next((r.sentence for r in _refusals(plan, graph)), None)
+
+
+def refusals(plan: Plan, graph: Graph) -> tuple[Refusal, ...]:
+    """Every reason, each sentence once; empty if the plan can run. See `why_not`."""
+    return tuple(dict.fromkeys(_refusals(plan, graph)))
+
+
+def must_run(plan: Plan, graph: Graph) -> None:
+    """Raises Unsupported, with the sentence of `why_not`, unless the plan can run."""
+    for refusal in _refusals(plan, graph):
+        raise Unsupported(refusal.sentence, reason=refusal.reason)
+
+
+def _refusals(plan: Plan, graph: Graph) -> Iterator[Refusal]:
+    said = False
+    for refusal in (*_of_fields(plan), *_of_schedule(plan)):
+        said = True
+        yield refusal
+    if said and plan.rewritten is not None:
+        return  # its names are those of another graph
+    try:
+        program = lower(graph, plan, Recipe(plan.samples, compute_dtype="float32"))
+    except Unsupported as error:
+        yield Refusal(error.reason, error.message)
+        return
+    yield from _of_ops(program, graph)
+
+
+def _of_fields(plan: Plan) -> Iterator[Refusal]:
+    """What the executor would leave out without a word."""
+    micro_batches = max(1, plan.schedule.micro_batches)
+    if plan.samples % micro_batches:
+        yield Refusal(
+            "samples",
+            f"{plan.samples} samples do not fall into {micro_batches} equal micro-batches, which is priced, not run: "
+            f"take {-(-plan.samples // micro_batches) * micro_batches} samples",
+        )
+    if not plan.schedule.weights.flush:
+        yield Refusal(
+            "flush",
+            f"schedule {plan.schedule.name} changes weights without a flush, which is priced, not run: take 1f1b",
+        )
+    if plan.frozen or plan.cached:
+        name = min(plan.frozen or plan.cached)
+        yield Refusal("frozen", f"the plan freezes {name}, which is priced, not run: leave frozen and cached empty")
+    if plan.rewritten is not None:
+        yield Refusal(
+            "rewritten", "the plan is for a rewritten graph, which is priced, not run: plan without rewriting"
+        )
+    for k, stage in enumerate(plan.stages):
+        if stage.deal:
+            yield Refusal(
+                "schedule",
+                f"stage {k} deals micro-batches to its replicas in turn, which is priced, not run: cut the samples instead",
+            )
+        if len(set(stage.mesh.devices)) != len(stage.mesh.devices):
+            yield Refusal(
+                "meshes",
+                f"stage {k} holds a device twice, which only the simulator can price: give each part its own",
+            )
+
+
+def _of_schedule(plan: Plan) -> Iterator[Refusal]:
+    schedule = plan.schedule
+    if len({stage.pipe for stage in plan.stages}) > 1:
+        yield Refusal("schedule", f"schedule {schedule.name} runs several pipes, which is priced, not run: take 1f1b")
+        return
+    table = rows(plan) if schedule.name != "dataflow" else ()
+    if not table and len(plan.stages) > 1:
+        yield Refusal(
+            "schedule", "a plan of several stages without a schedule is priced, not run: name one, such as 1f1b"
+        )
+    for action in (a for row in table for pair in row.actions for a in (pair if isinstance(pair, tuple) else (pair,))):
+        if not _runs(action):
+            yield Refusal(
+                "schedule",
+                f"schedule {schedule.name} has {_words(action)}, which is priced, not run: take 1f1b",
+            )
+            return
+
+
+def _runs(action: Action) -> bool:
+    return action.kind in ("F", "B", "I", "W") and isinstance(action.on, int) and action.span == 1
+
+
+def _words(action: Action) -> str:
+    if action.span != 1:
+        return f"an action {action.kind} on {action.span} micro-batches at once"
+    return f"actions {action.kind}"
+
+
+def _of_ops(program: Program, graph: Graph) -> Iterator[Refusal]:
+    """Builds the local form of every op as ranks do when they start; those at the ends of a mesh speak for all."""
+    import torch
+
+    from ..ops.calls import Place, sites_of
+    from ..ops.twins import localise
+    from ..ranks.mesh_groups import Groups, MeshView, ranks_of
+
+    ranks = ranks_of(program)
+    for code in program.stages:
+        for device in dict.fromkeys((code.mesh.devices[0], code.mesh.devices[-1])):
+            place = Place(graph, MeshView(code.mesh, ranks[device], ranks, Groups()), torch.device("cpu"))
+            for site in (site for segment in code.segments for site in sites_of(segment, place)):
+                try:
+                    localise(site)
+                except Unsupported as error:
+                    yield Refusal(error.reason or "op", error.message)

@@ -1,0 +1,1 @@
+"""The processes of a run: who talks to whom, and the collectives between them."""

@@ -1,0 +1,116 @@
+"""Process groups of mesh axes, and where this rank stands on each mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+import torch.distributed as dist
+
+from ...cluster.model import Mesh
+from ...lower.program import Program
+from .clock import Clock
+
+Members = tuple[int, ...]
+"""World ranks of one group, in the order of their coordinates."""
+
+
+class Groups:
+    """Process groups by their members, made once. Every rank must ask for the same groups in the same order."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        """Where the time of this rank goes."""
+        self._made: dict[Members, dist.ProcessGroup] = {}
+
+    def prepare(self, wanted: Iterable[Members]) -> None:
+        """Makes those that do not exist yet. Collective over all ranks."""
+        for members in sorted({tuple(sorted(m)) for m in wanted if len(m) > 1}):
+            if members not in self._made:
+                self._made[members] = dist.new_group(list(members))
+
+    def of(self, members: Members) -> dist.ProcessGroup:
+        return self._made[tuple(sorted(members))]
+
+
+def ranks_of(program: Program) -> Mapping[int, int]:
+    """Device -> world rank: the devices that the program uses, in rising order."""
+    return {device: rank for rank, device in enumerate(sorted({d for s in program.stages for d in s.mesh.devices}))}
+
+
+@dataclass(frozen=True)
+class MeshView:
+    """One mesh seen from one rank."""
+
+    mesh: Mesh
+    rank: int
+    ranks: Mapping[int, int]
+    """Device -> world rank."""
+    groups: Groups
+
+    @cached_property
+    def position(self) -> int:
+        """Index of this rank in `mesh.devices`."""
+        return [self.ranks[d] for d in self.mesh.devices].index(self.rank)
+
+    @cached_property
+    def coords(self) -> Mapping[str, int]:
+        return self.mesh.coordinates(self.position)
+
+    def size(self, axes: Sequence[str]) -> int:
+        n = 1
+        for axis in axes:
+            n *= self.mesh.size(axis)
+        return n
+
+    def members(self, axes: Sequence[str]) -> Members:
+        """Ranks that differ from this one along `axes` only, by coordinate (first axis major)."""
+        return members(self.mesh, self.ranks, tuple(axes), self.coords)
+
+    def group(self, axes: Sequence[str]) -> dist.ProcessGroup:
+        return self.groups.of(self.members(axes))
+
+    def order(self, axes: Sequence[str]) -> tuple[int, ...]:
+        """Per coordinate along `axes`: its index inside the process group, whose ranks are sorted."""
+        found = self.members(axes)
+        by_rank = sorted(found)
+        return tuple(by_rank.index(r) for r in found)
+
+
+def members(mesh: Mesh, ranks: Mapping[int, int], axes: tuple[str, ...], coords: Mapping[str, int]) -> Members:
+    """Ranks of the group along `axes` through `coords`; axes that the mesh has not count as size 1."""
+    found = []
+    for index in product(*(range(mesh.size(axis)) for axis in axes)):
+        at = {**coords, **dict(zip(axes, index, strict=True))}
+        position = 0
+        for axis, n in zip(mesh.axes, mesh.shape, strict=True):
+            position = position * n + at[axis]
+        found.append(ranks[mesh.devices[position]])
+    return tuple(found)
+
+
+def needed_groups(program: Program, joint: Mapping[int, Iterable[tuple[str, ...]]]) -> set[Members]:
+    """Every group that some instruction or tied weight of the program works in.
+
+    `joint`: stage -> axes of collectives that stand for several instructions.
+    """
+    ranks = ranks_of(program)
+    found: set[Members] = set()
+    for stage in program.stages:
+        used = {i.axes for s in stage.segments for i in (*s.forward, *s.rerun, *s.backward) if i.communicates}
+        used |= {i.axes for i in (*stage.grads, *stage.update) if i.communicates}
+        used |= set(joint.get(stage.stage, ()))
+        positions = range(len(stage.mesh.devices))
+        for axes in used:
+            found |= {members(stage.mesh, ranks, axes, stage.mesh.coordinates(p)) for p in positions}
+        for param in stage.params:
+            if param.shared:
+                found |= {sharing(program, ranks, (stage.stage, *param.shared), p) for p in positions}
+    return found
+
+
+def sharing(program: Program, ranks: Mapping[int, int], stages: Sequence[int], position: int) -> Members:
+    """Ranks at one position of the meshes of several stages: they hold the same part of a tied weight."""
+    return tuple(dict.fromkeys(ranks[program.stages[s].mesh.devices[position]] for s in sorted(stages)))

@@ -1,0 +1,233 @@
+"""A pool of rank processes on this machine that outlives single jobs: import torch once, run many programs.
+
+    parent ──Unix socket──▶ rank 0 … n − 1       (python -m meshwright.execute.ranks.worker)
+       job: "module:function", payload      every rank calls function(context, payload); the parent collects results
+
+Any rank that dies or fails ends the pool: the others may wait for it in a collective, so they are killed. Ranks end by
+themselves when the parent is gone. Nothing listens on a network port: the ranks meet through a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection, Listener, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ...errors import ExecutionError, MeshwrightError
+
+Event = Callable[[int, Any], None]
+START_SECONDS = 120.0
+GRACE_SECONDS = 5.0
+"""Between asking a rank to end and killing it."""
+
+
+class Pool:
+    """`ranks` processes that form one process group. A context manager; `close` leaves nothing running."""
+
+    def __init__(self, ranks: int, *, timeout: float = 60.0, backend: str = "cpu") -> None:
+        """`timeout`: seconds that a rank may wait in a collective. `backend`: "cpu", or "auto" to use GPUs."""
+        self.ranks, self.timeout = ranks, timeout
+        self._folder = Path(tempfile.mkdtemp(prefix="meshwright-"))
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._links: list[Connection] = []
+        try:
+            self._start(backend)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, backend: str) -> None:
+        address, key = str(self._folder / "pool"), secrets.token_bytes(16)
+        with Listener(address, "AF_UNIX", backlog=self.ranks, authkey=key) as listener:
+            for rank in range(self.ranks):
+                environment = {
+                    **os.environ,
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": str(self.ranks),
+                    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+                    "MESHWRIGHT_DEVICE": "cpu" if backend == "cpu" else os.environ.get("MESHWRIGHT_DEVICE", ""),
+                    "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+                }
+                arguments = [
+                    sys.executable,
+                    "-m",
+                    "meshwright.execute.ranks.worker",
+                    address,
+                    str(self._folder / "meet"),
+                ]
+                log = (self._folder / f"rank-{rank}.log").open("wb")
+                process = subprocess.Popen(
+                    [*arguments, str(self.timeout), str(os.getpid())],
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C is for the parent, which then ends its ranks
+                )
+                log.close()
+                self._processes.append(process)
+                assert process.stdin is not None
+                process.stdin.write(key.hex().encode() + b"\n")
+                process.stdin.close()
+            self._links = self._accept(listener)
+
+    def _accept(self, listener: Listener) -> list[Connection]:
+        found: dict[int, Connection] = {}
+        deadline = time.monotonic() + START_SECONDS
+        inner: Any = listener._listener  # type: ignore[attr-defined]
+        inner._socket.settimeout(1.0)
+        while len(found) < self.ranks:
+            try:
+                link = listener.accept()
+            except TimeoutError:
+                self._check_alive("while starting")
+                if time.monotonic() > deadline:
+                    late = ", ".join(str(r) for r in range(self.ranks) if r not in found)
+                    raise ExecutionError(f"ranks {late} did not start within {START_SECONDS:.0f} s") from None
+                continue
+            found[link.recv()] = link
+        return [found[r] for r in range(self.ranks)]
+
+    # ------------------------------------------------------------------ jobs
+
+    def run(self, function: str, payload: Any, *, timeout: float = 600.0, event: Event | None = None) -> list[Any]:
+        """Results of function(context, payload) of every rank; "package.module:function".
+
+        Raises:
+            ExecutionError: a rank failed, died, or took longer than `timeout`; the pool is closed.
+        """
+        message = pickle.dumps((function, payload))
+        try:
+            for link in self._links:
+                with contextlib.suppress(OSError):  # dead: collecting its answer says so
+                    link.send_bytes(message)
+            return self._collect(timeout, event)
+        except BaseException:
+            self.close()
+            raise
+
+    def _collect(self, timeout: float, event: Event | None) -> list[Any]:
+        results: dict[int, Any] = {}
+        failures: dict[int, MeshwrightError] = {}
+        deadline = time.monotonic() + timeout
+        while len(results) + len(failures) < self.ranks:
+            if failures:  # the others may hang: give them a moment to say the same, then stop
+                deadline = min(deadline, time.monotonic() + 1.0)
+            open_links = [k for k in range(self.ranks) if k not in results and k not in failures]
+            ready = wait([self._links[k] for k in open_links], max(0.0, min(1.0, deadline - time.monotonic())))
+            for rank in open_links:
+                if self._links[rank] in ready:
+                    self._receive(rank, results, failures, event)
+            if time.monotonic() > deadline:
+                break
+        if failures:
+            raise _worst(failures)
+        if len(results) < self.ranks:
+            late = [r for r in range(self.ranks) if r not in results]
+            raise ExecutionError(f"ranks {', '.join(map(str, late))} did not answer within {timeout:.0f} s")
+        return [results[r] for r in range(self.ranks)]
+
+    def _receive(
+        self, rank: int, results: dict[int, Any], failures: dict[int, MeshwrightError], event: Event | None
+    ) -> None:
+        try:
+            kind, value = pickle.loads(self._links[rank].recv_bytes())
+        except (EOFError, OSError):
+            failures[rank] = self._death(rank)
+            return
+        if kind == "event":
+            if event is not None:
+                event(rank, value)
+        elif kind == "result":
+            results[rank] = value
+        else:
+            failures[rank] = value
+
+    # ---------------------------------------------------------------- deaths
+
+    def _death(self, rank: int) -> ExecutionError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._processes[rank].wait(2.0)
+        error = Died(rank, self._processes[rank].returncode, self.ranks - 1)
+        error.hint = self.log(rank)
+        return error
+
+    def _check_alive(self, when: str) -> None:
+        for rank, process in enumerate(self._processes):
+            if process.poll() is not None:
+                error = Died(rank, process.returncode, self.ranks - 1, when)
+                error.hint = self.log(rank)
+                raise error
+
+    def log(self, rank: int) -> str:
+        """What a rank wrote, its last lines."""
+        file = self._folder / f"rank-{rank}.log"
+        return "\n".join(file.read_text(errors="replace").splitlines()[-20:]) if file.exists() else ""
+
+    def processes(self) -> list[int]:
+        """Process ids, by rank."""
+        return [p.pid for p in self._processes]
+
+    def close(self) -> None:
+        """Ends every rank, by force after a few seconds."""
+        for link in self._links:
+            link.close()
+        for process in self._processes:
+            if process.poll() is None:
+                process.terminate()
+        deadline = time.monotonic() + GRACE_SECONDS
+        for process in self._processes:
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._links = []
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Died(ExecutionError):
+    """A rank ended by itself."""
+
+    def __init__(self, rank: int, code: int | None, others: int, when: str = "") -> None:
+        self.rank, self.others = rank, others
+        if code is not None and code < 0:
+            self.how = f"was killed by signal {-code}"
+        else:
+            self.how = f"ended with exit code {code}"
+        with contextlib.suppress(ValueError):
+            self.signal = signal.Signals(-(code or 0)).name if (code or 0) < 0 else ""
+        super().__init__(self.sentence(when))
+
+    def sentence(self, when: str = "") -> str:
+        text = f"rank {self.rank} {self.how}{' ' + when if when else ''}"
+        if self.others == 1:
+            return f"{text}; the other was stopped"
+        return f"{text}; the other {self.others} were stopped" if self.others else text
+
+
+def _worst(failures: dict[int, MeshwrightError]) -> MeshwrightError:
+    """A death explains more than a failure, a failure of our own more than a lost connection."""
+    order = sorted(failures, key=lambda r: (not isinstance(failures[r], Died), failures[r].code == "lost", r))
+    return failures[order[0]]

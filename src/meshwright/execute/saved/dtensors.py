@@ -1,0 +1,163 @@
+"""The masters as DTensors under the names of the user's module: the face that torch.distributed.checkpoint sees.
+
+A dim is a number whose digits are its cuts, major first, and what is left. Mesh axes take their digit in the mesh's order:
+the major one left is a `Shard`; one with P values in front of it a `_StridedShard` of P pieces.
+
+    64 over dp, then tp, mesh (dp, tp)      Shard(0), Shard(0)
+    64 over tp, then dp, mesh (dp, tp)      _StridedShard(0, split_factor=tp), Shard(0)
+
+There is no form for a part that is no single box, such as ((3), (64 over tp)) of a fused weight: DTensor could say it, but
+torch.distributed.checkpoint takes a local tensor for one box. Nor is there one for cuts with weights or for some uneven ones.
+Those tensors are gathered and appear whole, as `Replicate`; `load` brings them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+
+from ...cluster.model import Mesh
+from ...errors import InputError
+from ...lower.program import Param
+from ...plan.layout import axes_of, canonical, explicit
+from ...plan.model import Layout
+from ..ops.site import own_part
+from ..ranks.mesh_groups import MeshView
+from ..step.runtime import Runtime
+from ..torch_compat import strided_shard
+from .parts import Part
+
+
+def placements_of(layout: Layout, shape: tuple[int, ...], mesh: Mesh) -> tuple[Placement, ...] | None:
+    """One placement per axis of the mesh that is longer than 1, in its order; None where DTensor has no such layout."""
+    found: dict[str, Placement] = {}
+    for dim, atoms in enumerate(canonical(explicit(layout, shape), mesh).dims):
+        digits: list[tuple[str, int]] = []  # (axis, its values); "" for what stays together
+        for k, (n, cuts) in enumerate(atoms):
+            cuts = tuple(c for c in cuts if mesh.size(c.axis) > 1)
+            rest = n
+            for c in cuts:
+                if any(axis == "" for axis, _ in digits):
+                    return None
+                parts = mesh.size(c.axis)
+                even = rest % parts == 0
+                if (c.weights and len(set(c.weights)) > 1) or (not even and (digits or k < len(atoms) - 1)):
+                    return None
+                if not even and len(cuts) > 1 and c is not cuts[-1]:
+                    return None
+                digits.append((c.axis, parts))
+                rest //= parts
+            if rest > 1:
+                digits.append(("", rest))
+        for axis in mesh.axes:
+            at = next((i for i, (a, _) in enumerate(digits) if a == axis), None)
+            if at is None:
+                continue
+            before = 1
+            for _, n in digits[:at]:
+                before *= n
+            found[axis] = Shard(dim) if before == 1 else strided_shard(dim, before)
+            del digits[at]
+    return tuple(found.get(axis, Replicate()) for axis in _long(mesh))
+
+
+def _long(mesh: Mesh) -> list[str]:
+    """Axes that a device mesh has for it; at least one."""
+    return [a for a in mesh.axes if mesh.size(a) > 1] or ["one"]
+
+
+class StateDict:
+    """Masters of one runtime as DTensors. Making one is collective: every rank makes the meshes of all stages."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._meshes: dict[int, DeviceMesh] = {}
+        self._whole: dict[int, dist.ProcessGroup] = {}
+        if not dist.is_initialized():
+            return
+        made: dict[tuple[int, ...], DeviceMesh] = {}
+        groups: dict[tuple[int, ...], Any] = {}
+        for code in runtime.program.stages:
+            ranks = tuple(runtime.ranks[d] for d in code.mesh.devices)
+            axes = _long(code.mesh)
+            if ranks not in made:
+                shape = [code.mesh.size(a) for a in axes]
+                at = torch.tensor(ranks, dtype=torch.int).reshape(shape)
+                made[ranks] = DeviceMesh(runtime.hardware.device.type, at, mesh_dim_names=tuple(axes))
+                groups[ranks] = dist.new_group(sorted(ranks)) if len(ranks) > 1 else None
+            self._meshes[code.stage] = made[ranks]
+            self._whole[code.stage] = groups[ranks]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Name in the user's module (every name of a tied parameter) -> its DTensor, on this rank's stages; a plain tensor in
+        a single process without a group. Values that have a form share the masters' memory. Collective."""
+        found: dict[str, Tensor] = {}
+        for (stage, name), master in self._runtime.masters.items():
+            if not self._meshes:
+                found.setdefault(name, master.detach())
+                continue
+            param, view = self._runtime.param(stage, name), self._runtime.locals[stage].view
+            shape = self._runtime.graph.tensor[name].shape
+            placed = placements_of(param.state, shape, view.mesh)
+            if placed is None:
+                local, placed = self._gathered(master.detach(), stage, param, view), self._copies(view)
+            else:
+                local = master.detach()
+            stride = torch.empty(shape, device="meta").stride()
+            value = DTensor.from_local(
+                local, self._meshes[stage], placed, run_check=False, shape=torch.Size(shape), stride=stride
+            )
+            found.setdefault(name, value)
+        for alias, name in self._runtime.graph.aliases.items():
+            if name in found:
+                found[alias] = found[name]
+        return found
+
+    def _copies(self, view: MeshView) -> tuple[Placement, ...]:
+        return (Replicate(),) * len(_long(view.mesh))
+
+    def _gathered(self, part: Tensor, stage: int, param: Param, view: MeshView) -> Tensor:
+        shape = self._runtime.graph.tensor[param.name].shape
+        whole = torch.zeros(shape, dtype=part.dtype, device=part.device)
+        cut = set(axes_of(param.state))
+        if all(index == 0 for axis, index in view.coords.items() if axis not in cut):
+            for box in Part.of(part, shape, param.state, view).boxes:
+                whole[box.slices].copy_(box.view)
+        if self._whole[stage] is not None:
+            dist.all_reduce(whole, group=self._whole[stage])
+        return whole
+
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        """Puts values under the same names back into the masters, and from there into the parameters. Collective.
+
+        Raises:
+            InputError: a name is missing, or a value has another shape or placement than `tensors` gave it.
+        """
+        for (stage, name), master in self._runtime.masters.items():
+            names = [name, *(a for a, n in self._runtime.graph.aliases.items() if n == name)]
+            value = next((values[n] for n in names if n in values), None)
+            shape = self._runtime.graph.tensor[name].shape
+            if value is None or tuple(value.shape) != shape:
+                what = "is missing" if value is None else f"has shape {tuple(value.shape)}"
+                raise InputError(f"{name} {what} in the state that is to be loaded: the model has it as {shape}")
+            param, view = self._runtime.param(stage, name), self._runtime.locals[stage].view
+            if isinstance(value, DTensor):
+                placed = placements_of(param.state, shape, view.mesh)
+                wanted = placed if placed is not None else self._copies(view)
+                if tuple(value.placements) != wanted:
+                    raise InputError(f"{name} is placed {value.placements}, this plan has it as {wanted}")
+                local = value.to_local()
+                part = local if placed is not None else own_part(local, param.state, view)
+            else:
+                part = own_part(value, param.state, view)
+            if part.data_ptr() != master.data_ptr():
+                with torch.no_grad():
+                    master.copy_(part.reshape(master.shape))
+        for held in self._runtime.locals.values():
+            held.weights.publish()

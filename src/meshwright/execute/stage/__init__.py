@@ -1,0 +1,1 @@
+"""One stage on one rank: forward and backward of its micro-batches."""

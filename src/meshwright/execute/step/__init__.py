@@ -1,0 +1,1 @@
+"""One optimizer step of one rank: schedule, transfers, gradient sums, update."""

@@ -1,0 +1,331 @@
+"""One rank of a program: its stages, in the order of its schedule rows, with transfers, gradients and the update.
+
+    F(stage, k)  receive ─▶ forward ─▶ send          B(stage, k)  receive ∂ ─▶ backward ─▶ send ∂
+                                                                     └▶ gradients into buckets, sums launched (sums.py)
+    after the last action: sums of tied weights, what is left of the sums, optimizer, gathers of updated parameters
+
+A table of actions that is free of deadlock with rendezvous sends is free of deadlock here: sends do not block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ...errors import ExecutionError, Unsupported
+from ...graph.ir import Graph
+from ...lower.program import GRAD, Param, Program, StageCode
+from ...plan.model import Action, Plan, Row
+from ...plan.schedules import rows
+from ..ops.params import Values
+from ..ops.site import Moment
+from ..ranks.clock import BACKWARD, FORWARD, UPDATE, Clock
+from ..ranks.device import Hardware
+from ..ranks.mesh_groups import Groups, MeshView, needed_groups, ranks_of, sharing
+from ..stage.flight import Flight, Part
+from ..stage.op_tape import OpTape
+from ..stage.stage import StageRunner
+from .buckets import CAPACITY, buckets_of, joint_axes
+from .masters import Masters
+from .optimizer import MakeOptimizer
+from .shares import Rows, own_input
+from .sums import Sums
+from .totals import StepResult, Totals, clipped
+from .transfers import Transfers
+
+MicroBatch = Mapping[str, Tensor]
+"""Graph input -> the whole tensor of one micro-batch."""
+Given = Mapping[str, Tensor | Rows]
+"""The same, or only the rows that this rank was given."""
+PARTS: Mapping[str, Part] = {"B": "all", "I": "input", "W": "weight"}
+
+
+@dataclass(slots=True)
+class _Local:
+    """One stage that this rank holds."""
+
+    code: StageCode
+    view: MeshView
+    runner: StageRunner | OpTape
+    weights: Masters
+    sums: Sums
+    last: int
+    """Index in the rank's actions of the one that completes the stage's gradients."""
+    quiet: StageRunner | OpTape | None = None
+    """The same stage without dropout."""
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """Parts at rest."""
+        return self.weights.params
+
+
+def actions_of(plan: Plan, program: Program, rank: int) -> tuple[Action, ...]:
+    """What one rank does, in order: its schedule row, or micro-batch after micro-batch where the plan has no rows.
+
+    `why_not` has refused what no rank can do.
+    """
+    ranks = ranks_of(program)
+    mine = {s.stage for s in program.stages if rank in {ranks[d] for d in s.mesh.devices}}
+    found: tuple[Row, ...] = rows(plan) if plan.schedule.name != "dataflow" else ()
+    if not found:
+        each = range(max(1, plan.schedule.micro_batches))
+        return tuple(a for k in each for a in (Action("F", 0, k), Action("B", 0, k)))
+    return tuple(
+        a
+        for row in found
+        for pair in row.actions
+        for a in (pair if isinstance(pair, tuple) else (pair,))
+        if a.on in mine
+    )
+
+
+def parted(plan: Plan) -> bool:
+    """Whether the backward of some stage comes in two parts."""
+    found: tuple[Row, ...] = rows(plan) if plan.schedule.name != "dataflow" else ()
+    pairs = (pair if isinstance(pair, tuple) else (pair,) for row in found for pair in row.actions)
+    return any(a.kind in ("I", "W") for pair in pairs for a in pair)
+
+
+class Runtime:
+    """Holds this rank's parts and runs steps."""
+
+    def __init__(
+        self,
+        program: Program,
+        graph: Graph,
+        plan: Plan,
+        values: Values,
+        constants: Mapping[str, Tensor],
+        optimizer: MakeOptimizer,
+        hardware: Hardware,
+        groups: Groups,
+        *,
+        rank: int = 0,
+        seed: int = 0,
+        dropout: bool = True,
+        bucket_bytes: int = CAPACITY,
+        compile: str | None = None,
+    ) -> None:
+        """`program`: unrolled, of `graph`, whose samples are one micro-batch. `constants`: buffers, whole.
+
+        `compile`: a backend of torch.compile for what a stage does between its collectives; not with split backwards.
+        """
+        if graph.samples != program.micro_batch:
+            raise ExecutionError(
+                f"the graph was captured for {graph.samples} samples, a micro-batch has {program.micro_batch}: capture it again"
+            )
+        self.program, self.graph, self.rank = program, graph, rank
+        self.hardware, self.step, self.seed = hardware, 0, seed
+        self.ranks = ranks_of(program)
+        self.actions = actions_of(plan, program, rank)
+        self.micro_batches = max(1, plan.schedule.micro_batches)
+        self._parted = parted(plan)
+        joint = {code.stage: joint_axes(code, parted=self._parted) for code in program.stages}
+        groups.prepare(needed_groups(program, joint))
+        self.groups = groups
+        self.constants = {name: t.to(hardware.device) for name, t in constants.items()}
+        self._dropout, self._bucket_bytes, self._compile = dropout, bucket_bytes, compile
+        self.locals: dict[int, _Local] = {}
+        self.masters: dict[tuple[int, str], nn.Parameter] = {}
+        """(stage, parameter) -> its float32 part, in the layout of its state: what the optimizer updates."""
+        for code in program.stages:
+            if rank in {self.ranks[d] for d in code.mesh.devices}:
+                local = self.locals[code.stage] = self._local(code, values)
+                self.masters |= {(code.stage, name): p for name, p in local.weights.masters.items()}
+        self.optimizer = optimizer(list(self.masters.values()) or [nn.Parameter(torch.empty(0))])
+        views = {stage: local.view for stage, local in self.locals.items()}
+        self._transfers = Transfers(program, graph, views, self.micro_batches, hardware.device)
+        self._totals = Totals(program, graph, views, hardware.device)
+        self.seen: Callable[[int, str, Tensor], None] = lambda stage, name, grad: None
+        """Called with each gradient as its optimizer sees it, before clipping: (stage, parameter, part in the layout of
+        its state). The memory is used again in the next step."""
+
+    def _local(self, code: StageCode, values: Values) -> _Local:
+        view = MeshView(code.mesh, self.rank, self.ranks, self.groups)
+        buckets = buckets_of(code, self.graph, self._bucket_bytes, parted=self._parted)
+        weights = Masters(code, buckets, self.graph, view, values, self.hardware.device)
+        sums = Sums(buckets, self.graph, view, self.hardware.device)
+        runner = self._runner(code, view, weights.params, self._dropout)
+        last = max(k for k, a in enumerate(self.actions) if a.on == code.stage and a.kind in "BW")
+        return _Local(code, view, runner, weights, sums, last)
+
+    def _runner(
+        self, code: StageCode, view: MeshView, params: Mapping[str, Tensor], dropout: bool
+    ) -> StageRunner | OpTape:
+        outputs = {t.value for t in self.program.transfers if t.src == code.stage} | {self.graph.loss}
+        if self._parted:
+            if self._compile:
+                raise Unsupported(
+                    "a backward in two parts runs op by op: compile a plan of another schedule, such as 1f1b"
+                )
+            return OpTape(
+                code, self.graph, view, self.constants, params, outputs=outputs, seed=self.seed, dropout=dropout,
+                device=self.hardware.device,
+            )  # fmt: skip
+        return StageRunner(
+            code, self.graph, view, self.constants, params, outputs=outputs, seed=self.seed, dropout=dropout,
+            device=self.hardware.device, compile=self._compile, bucket_bytes=self._bucket_bytes,
+        )  # fmt: skip
+
+    @property
+    def clock(self) -> Clock:
+        """Where this rank's time goes."""
+        return self.groups.clock
+
+    def param(self, stage: int, name: str) -> Param:
+        return next(p for p in self.locals[stage].code.params if p.name == name)
+
+    # -------------------------------------------------------------- one step
+
+    def train_step(self, batch: Sequence[Given], clip: float | None = None) -> StepResult:
+        """Gradients of the mean loss over the micro-batches, and one update, unless a loss or the norm is no number: then
+        weights and step stay as they are, so that the cause can be looked for.
+
+        Args:
+            batch: the micro-batches.
+            clip: largest L2 norm of the gradients of all parameters together; None: they stay as they are.
+
+        Returns:
+            Losses and norm, equal on every rank. They may be infinite or NaN: see `StepResult.finite`.
+        """
+        own = self.gradients(batch)
+        with self.clock.span(UPDATE), torch.no_grad():
+            grads = {key: p.grad for key, p in self.masters.items() if p.grad is not None}
+            losses, norm = self._totals.of(own, self.micro_batches, grads)
+            if clip is not None:
+                clipped(grads.values(), norm, clip)
+        result = StepResult(losses, norm, tuple(own))
+        if result.finite:
+            self.update()
+        return result
+
+    def gradients(self, batch: Sequence[Given]) -> list[float]:
+        """Forward, backward and every sum of gradients, which are then those of the masters.
+
+        Returns the losses of the micro-batches whose loss this rank computed.
+        """
+        losses: dict[int, Tensor] = {}
+        flights: dict[tuple[int, int], Flight] = {}
+        for local in self.locals.values():
+            local.sums.begin_step()
+        for number, action in enumerate(self.actions):
+            assert isinstance(action.on, int)
+            key = action.on, action.micro_batch
+            local = self.locals[action.on]
+            if action.kind == "F":
+                flights[key] = self._forward(local, local.runner, action.micro_batch, batch[action.micro_batch])
+                if self.graph.loss in flights[key].values:
+                    losses[action.micro_batch] = flights[key].values[self.graph.loss].detach().clone()
+                continue
+            last = number == local.last
+            self._backward(local, action.micro_batch, flights[key], PARTS[action.kind], last=last)
+            if action.kind != "I":
+                del flights[key]
+        with self.clock.span(BACKWARD):
+            self._transfers.finish()
+            for local in self.locals.values():
+                local.sums.settle()
+            self._sum_over_stages()
+            for stage, local in self.locals.items():
+                for name, grad in local.sums.gradients().items():
+                    self.seen(stage, name, grad)
+                    self.masters[stage, name].grad = grad
+        return [float(losses[k]) for k in sorted(losses)]
+
+    def update(self) -> None:
+        """Optimizer, and gathers of updated parameters. The gradients are complete."""
+        with self.clock.span(UPDATE):
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.spread()
+        self.step += 1
+
+    def spread(self) -> None:
+        """Parameters at rest from the masters. Collective."""
+        for local in self.locals.values():
+            local.weights.publish()
+
+    def evaluate(self, batch: Sequence[Given]) -> tuple[float, ...]:
+        """Losses of the micro-batches, equal on every rank: forward alone, without dropout, as the weights are."""
+        losses: dict[int, Tensor] = {}
+        for action in self.actions:
+            if action.kind != "F":
+                continue
+            assert isinstance(action.on, int)
+            local = self.locals[action.on]
+            if local.quiet is None:
+                local.quiet = self._runner(local.code, local.view, local.params, False)
+            flight = self._forward(local, local.quiet, action.micro_batch, batch[action.micro_batch], record=False)
+            if self.graph.loss in flight.values:
+                losses[action.micro_batch] = flight.values[self.graph.loss].detach().clone()
+        self._transfers.finish()
+        return self._totals.of([float(losses[k]) for k in sorted(losses)], self.micro_batches)[0]
+
+    # -------------------------------------------------------------- actions
+
+    def _forward(
+        self, local: _Local, runner: StageRunner | OpTape, k: int, batch: Given, *, record: bool = True
+    ) -> Flight:
+        flight = Flight(Moment(self.step, k))
+        stage = local.code.stage
+        with self.clock.span(FORWARD):
+            for name, layout in local.code.inputs:
+                flight.values[name] = own_input(batch[name], layout, local.view).to(self.hardware.device)
+            for t in self._transfers.arriving(stage):
+                flight.values[t.value] = self._transfers.receive(t, k, "forward")
+            runner.forward(flight, record=record)
+            for t in self._transfers.leaving(stage):
+                self._transfers.send(t, k, "forward", flight.values[t.value])
+        return flight
+
+    def _backward(self, local: _Local, k: int, flight: Flight, part: Part, *, last: bool) -> None:
+        with self.clock.span(BACKWARD):
+            if part != "weight":
+                self._enter(local, k, flight)
+            if part != "input":
+                local.sums.begin(last=last)
+            local.runner.backward(flight, part, finished=local.sums.add)
+            if part != "weight":
+                for t in self._transfers.arriving(local.code.stage):
+                    if t.grad:
+                        grad = flight.grads.pop(GRAD + t.value, None)
+                        grad = self._transfers.empty(t).zero_() if grad is None else grad
+                        self._transfers.send(t, k, "backward", grad)
+            if part != "input":
+                local.sums.end()
+
+    def _enter(self, local: _Local, k: int, flight: Flight) -> None:
+        """Gradients that a micro-batch's backward begins with."""
+        if self.graph.loss in flight.values:
+            loss = flight.values[self.graph.loss]
+            flight.grads[GRAD + self.graph.loss] = torch.full_like(loss, 1.0 / self.micro_batches)
+        for t in self._transfers.leaving(local.code.stage):
+            if t.grad:
+                grad = self._transfers.receive(t, k, "backward")
+                old = flight.grads.get(GRAD + t.value)
+                flight.grads[GRAD + t.value] = grad if old is None else old + grad
+
+    # ------------------------------------------------------------------ sums
+
+    def _sum_over_stages(self) -> None:
+        """Tied weights: each stage that holds a copy adds the gradients of all, in the order of names, so that ranks of
+        different stages meet in one order. Copies on one rank are added there first."""
+        holders: dict[str, list[_Local]] = {}
+        for local in self.locals.values():
+            for name in local.sums.tied:
+                holders.setdefault(name, []).append(local)
+        for name, own in sorted(holders.items()):
+            first = own[0]
+            total = torch.stack([local.sums.held(name) for local in own]).sum(0)
+            shared = (first.code.stage, *self.param(first.code.stage, name).shared)
+            members = sharing(self.program, self.ranks, shared, first.view.position)
+            if len(members) > 1:
+                with self.clock.span("all_reduce"):
+                    dist.all_reduce(total, group=self.groups.of(members))
+            for local in own:
+                local.sums.held(name).copy_(total)

@@ -1,0 +1,1 @@
+"""Whole training runs: data, ranks, records, and one process beside them."""

@@ -136,6 +136,13 @@ def test_parts_that_do_not_divide_evenly_run_in_every_family(name: str, pools: P
         assert result.equal, (seed, result.problems[:5])
 
 
+def test_a_rank_whose_part_is_empty_carries_out_every_dual_too(pools: Pools) -> None:
+    """One rank has no sample of the decoder's attention; the gradient of its mask moves between ranks all the same."""
+    model = uneven("t5-large")
+    result = model.check(random_plan(model.graph, (2, 2), ("x", "y"), 2, 0, uneven=True), pools(4))
+    assert result.equal, result.problems[:5]
+
+
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in SMALL else (slow,)) for n in FAMILIES])
 def test_plans_of_full_size_scale_down_with_nothing_dropped(name: str) -> None:
     source = resolve(name)

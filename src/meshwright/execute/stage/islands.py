@@ -120,6 +120,8 @@ class Builder:
                 for k, n in enumerate(i.inputs)
             ]
             call = calls[i.on]
+            if own and self._reads_nothing(i):
+                call = _connected(call, own)
             if isinstance(call, Recorded):
                 args = tuple(filled(a, operands) for a in call.args)
                 made = graph.call_function(call.target, args, {k: filled(a, operands) for k, a in call.kwargs.items()})
@@ -143,13 +145,24 @@ class Builder:
 
         return with_scalars
 
+    def _shapes(self, instr: Instr) -> list[tuple[int, ...]]:
+        """Of the local operands."""
+        graph, view = self._place.graph, self._place.view
+        return [
+            local_shape(layout, graph.tensor[t].shape, view.mesh, view.coords)
+            for t, layout in zip(graph.ops[graph.position[instr.on]].inputs, instr.operands, strict=True)
+        ]
+
+    def _reads_nothing(self, instr: Instr) -> bool:
+        """Whether an operand has no element on this rank."""
+        return any(0 in shape for shape in self._shapes(instr))
+
     def _traced(self, call: Local, instr: Instr) -> fx.GraphModule:
         """A call of ours as a graph of torch's operators on (step, micro_batch, *operands)."""
-        graph, view, device = self._place.graph, self._place.view, self._place.device
+        graph, device = self._place.graph, self._place.device
         described = [graph.tensor[t] for t in graph.ops[graph.position[instr.on]].inputs]
         operands: list[Shape] = [
-            (local_shape(layout, d.shape, view.mesh, view.coords), dtype_of(d), device)
-            for d, layout in zip(described, instr.operands, strict=True)
+            (shape, dtype_of(d), device) for d, shape in zip(described, self._shapes(instr), strict=True)
         ]
         scalar: Shape = (), torch.int64, torch.device("cpu")
 
@@ -184,6 +197,20 @@ def _inlined(graph: fx.Graph, root: torch.nn.Module, module: fx.GraphModule, giv
 def _gives_a_tensor(target: Any) -> bool:
     returns = target._schema.returns
     return len(returns) == 1 and isinstance(returns[0].type, torch.TensorType)
+
+
+def _connected(call: Local, flows: Sequence[int]) -> Local:
+    """`call` with every operand of `flows` in the history of its results.
+
+    Kernels leave operands out when there is nothing to compute. A rank whose part is empty would then not carry out the
+    duals of moves in front of the op, for which the other ranks wait.
+    """
+
+    def whole(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
+        nothing = sum((operands[k].flatten()[:0].sum() for k in flows), start=operands[flows[0]].new_zeros(()))
+        return tuple(x + nothing.to(x.dtype) if x.is_floating_point() else x for x in call(operands, moment))
+
+    return whole
 
 
 def _named(call: Local, kind: str) -> Callable[[int, int, list[Tensor]], Sequence[Tensor]]:

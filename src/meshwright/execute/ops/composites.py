@@ -33,12 +33,18 @@ def _statistics_cut(site: Site) -> bool:
 # ------------------------------------------------------------------ softmax
 
 
+def _wide(x: Tensor) -> Tensor:
+    """In float32 at least: torch's own kernels keep statistics of bfloat16 so too."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class _Softmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dim: int, logarithm: bool, site: Site) -> Tensor:
+    def forward(ctx: Any, given: Tensor, dim: int, logarithm: bool, site: Site) -> Tensor:
+        x = _wide(given)
         shifted = x - site.complete(_maximum(x, dim), "forward", "max")
         total = site.complete(shifted.exp().sum(dim, keepdim=True), "forward", "sum")
-        out = shifted - total.log() if logarithm else shifted.exp() / total
+        out = (shifted - total.log() if logarithm else shifted.exp() / total).to(given.dtype)
         ctx.save_for_backward(out)
         ctx.dim, ctx.logarithm, ctx.site = dim, logarithm, site
         return out
@@ -46,11 +52,11 @@ class _Softmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (out,) = ctx.saved_tensors
-        if ctx.logarithm:
-            total = ctx.site.complete(grad.sum(ctx.dim, keepdim=True), "backward", "sum")
-            return grad - out.exp() * total, None, None, None
-        total = ctx.site.complete((grad * out).sum(ctx.dim, keepdim=True), "backward", "sum")
-        return out * (grad - total), None, None, None
+        dtype, out, grad = out.dtype, _wide(out), _wide(grad)
+        inner = grad if ctx.logarithm else grad * out
+        total = ctx.site.complete(inner.sum(ctx.dim, keepdim=True), "backward", "sum")
+        found = grad - out.exp() * total if ctx.logarithm else out * (grad - total)
+        return found.to(dtype), None, None, None
 
 
 def _maximum(x: Tensor, dim: int) -> Tensor:
@@ -84,12 +90,15 @@ class _Standardise(torch.autograd.Function):
     """(x − mean) / sqrt(variance + eps) over `dims` of `count` elements in all parts; without the mean for rms norms."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dims: tuple[int, ...], count: int, eps: float, mean: bool, site: Site) -> Tensor:
+    def forward(
+        ctx: Any, given: Tensor, dims: tuple[int, ...], count: int, eps: float, mean: bool, site: Site
+    ) -> Tensor:
+        x = _wide(given)
         if mean:
             x = x - site.complete(x.sum(dims, keepdim=True), "forward", "sum", 0) / count
         square = site.complete((x * x).sum(dims, keepdim=True), "forward", "sum", int(mean)) / count
         scale = torch.rsqrt(square + eps)
-        out = x * scale
+        out = (x * scale).to(given.dtype)
         ctx.save_for_backward(out, scale)
         ctx.dims, ctx.count, ctx.mean, ctx.site = dims, count, mean, site
         return out
@@ -97,12 +106,13 @@ class _Standardise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         out, scale = ctx.saved_tensors
+        dtype, out, grad = out.dtype, _wide(out), _wide(grad)
         inner = (grad * out).sum(ctx.dims, keepdim=True)
         found = grad - out * (ctx.site.complete(inner, "backward", "sum", 0) / ctx.count)
         if ctx.mean:
             total = ctx.site.complete(grad.sum(ctx.dims, keepdim=True), "backward", "sum", 1)
             found = found - total / ctx.count
-        return found * scale, None, None, None, None, None
+        return (found * scale).to(dtype), None, None, None, None, None
 
 
 def _normed(site: Site, mean: bool) -> Local:

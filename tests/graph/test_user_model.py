@@ -153,8 +153,24 @@ def test_only_dropout_tells_training_from_evaluation() -> None:
             y = super().forward(x)
             return y if self.training else y.tanh()
 
+    class Rewired(Net):
+        def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+            y = super().forward(x)
+            a, b = y.relu(), y.tanh()
+            return a - b if self.training else b - a
+
+    class Scaled(Net):
+        def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+            return super().forward(x) * torch.tensor([1.0 if self.training else 2.0])
+
     batch = {"x": X, "label": LABEL}
-    for cls, wanted in ((Dropping, ""), (Normed, "norm/batch_norm"), (Branching, "cross_entropy_loss")):
+    for cls, wanted in (
+        (Dropping, ""),
+        (Normed, "norm/batch_norm"),
+        (Branching, "cross_entropy_loss"),
+        (Rewired, "sub"),
+        (Scaled, "mul.2"),
+    ):
         feed = Feed.of(cls(), batch, by_name)
         both = [graph_of(cls(), feed, like(feed.named(batch)), 6, loss=by_name, train=train) for train in (True, False)]
         assert other_in_eval(*both) == wanted

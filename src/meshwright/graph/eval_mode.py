@@ -15,17 +15,29 @@ _RATE = 4
 
 
 def other_in_eval(train: Graph, evaluated: Graph) -> str:
-    """The first op in which the two differ, by the name that it has in either; empty if in none."""
+    """The first op in which the two differ, by the name that it has in either; empty if in none.
+
+    Ops are compared with what they read: the same op of another value, or of another constant, is another op.
+    """
     for a, b in zip_longest(_ops(train), _ops(evaluated)):
         if a is None or b is None or a[1:] != b[1:]:
             return str((a or b or ("",))[0])
     return ""
 
 
-def _ops(graph: Graph) -> Iterator[tuple[str, str, str, tuple[Arg, ...], tuple[tuple[str, Arg], ...]]]:
+def _ops(graph: Graph) -> Iterator[tuple[object, ...]]:
+    """(name, what must be equal …) of each op that counts; last the loss."""
+    number: dict[str, object] = {name: value.tobytes() for name, value in graph.values.items()}
+    count = 0
     for op in graph.ops:
-        if op.kind not in _IGNORED:
-            yield op.name, op.module, op.call, *_without_rate(op)
+        if op.kind in _IGNORED:
+            number[op.outputs[0]] = number.get(op.inputs[0], op.inputs[0])
+            continue
+        reads = tuple(number.get(name, name) for name in op.inputs)
+        yield op.name, op.module, op.call, *_without_rate(op), reads
+        for name in op.outputs:
+            number[name] = count = count + 1
+    yield graph.loss, number.get(graph.loss, graph.loss)
 
 
 def _without_rate(op: Op) -> tuple[tuple[Arg, ...], tuple[tuple[str, Arg], ...]]:

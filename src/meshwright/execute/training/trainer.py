@@ -89,6 +89,7 @@ class Trainer:
 
         Where the loss is no number nothing is updated, and every rank looks for what made it so.
         """
+        self.runtime.clock.taken()  # what an evaluation or a checkpoint took is no part of a step
         began = time.perf_counter()
         result = self.runtime.train_step(batch, self.clip)
         if not result.finite:

@@ -44,11 +44,11 @@ def as_rank(setup: Setup, samples: Samples, one: OneProcess | None, run: Run, ti
     try:
         result = _steps(setup, samples, one, run, rank, world)
     except (MeshwrightError, KeyboardInterrupt, SystemExit):
+        signal.signal(signal.SIGTERM, before)
         raise
     except BaseException as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the last words are said first
-        at = run.done[-1].step + 1 if run.done else 1
-        _end(rank, error, at, run)
+        _end(rank, error, run)
     signal.signal(signal.SIGTERM, before)
     if joined:
         dist.destroy_process_group()
@@ -59,12 +59,11 @@ def _steps(setup: Setup, samples: Samples, one: OneProcess | None, run: Run, ran
     if rank == 0:
         run.tidy()
     trainer = Trainer(setup, rank, Groups())  # its groups are made by all together: what follows finds a tidy folder
-    at = 0
     if run.resume is not None:
-        at = trainer.resume(run.resume).step
+        run.begun = trainer.resume(run.resume).step
         if one is not None:
             one.resume(run.resume)
-    for k in range(at, at + run.steps):
+    for k in range(run.begun, run.begun + run.steps):
         batch = samples.batch(k)
         shared: list[Any] = [None] * world
         dist.all_gather_object(shared, trainer.step(batch))
@@ -108,13 +107,13 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
     raise _Stopped
 
 
-def _end(rank: int, error: BaseException, at: int, run: Run) -> NoReturn:
+def _end(rank: int, error: BaseException, run: Run) -> NoReturn:
     """Rank 0 says what to do; a rank that failed by itself says how."""
     lost = isinstance(error, _Stopped | ConnectionError | dist.DistError) or "gloo" in str(error)
     if not lost:
-        text = f"rank {rank} failed at step {at}: {type(error).__name__}: {error}"
+        text = f"rank {rank} failed at step {run.at}: {type(error).__name__}: {error}"
         raise ExecutionError(text + run.go_on()) from error
     if rank != 0:
         time.sleep(PATIENCE)
         raise SystemExit(1) from error
-    raise ExecutionError(f"another rank ended at step {at}, so this one was stopped" + run.go_on()) from error
+    raise ExecutionError(f"another rank ended at step {run.at}, so this one was stopped" + run.go_on()) from error

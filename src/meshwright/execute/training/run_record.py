@@ -44,9 +44,16 @@ class Run:
     resume: Path | None
     dtype: str
     on_step: Callable[[StepReport], None]
+    begun: int = 0
+    """Steps that the checkpoint to go on from had taken."""
     done: list[StepReport] = field(default_factory=list)
     saves: list[Path] = field(default_factory=list)
     """Checkpoints that were begun, in order."""
+
+    @property
+    def at(self) -> int:
+        """The step that is being taken, from 1."""
+        return self.begun + len(self.done) + 1
 
     def tidy(self) -> None:
         """What an interrupted run left in the folder is ended. One process does it, before the ranks begin to save."""

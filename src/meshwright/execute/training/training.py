@@ -117,7 +117,6 @@ def prepare(
 def _as_parent(setup: Setup, samples: Samples, one: OneProcess | None, run: Run, timeout: float) -> RunResult:
     """Starts the ranks here and tells them each step."""
     ranks = len(ranks_of(setup.program))
-    at = 0
     run.tidy()
     with Pool(ranks, backend="auto", timeout=timeout) as pool:
 
@@ -127,18 +126,17 @@ def _as_parent(setup: Setup, samples: Samples, one: OneProcess | None, run: Run,
         try:
             all_ranks("start", setup)
             if run.resume is not None:
-                at = int(all_ranks("resume", str(run.resume))[0])
+                run.begun = int(all_ranks("resume", str(run.resume))[0])
                 if one is not None:
                     one.resume(run.resume)
-            for k in range(at, at + run.steps):
+            for k in range(run.begun, run.begun + run.steps):
                 batch = samples.batch(k)
                 stepped = all_ranks("step", batch)
-                at = k + 1
-                run.on_step(run.report(at, stepped, one.step(batch) if one is not None else None))
-                target = run.save_at(at)
+                run.on_step(run.report(k + 1, stepped, one.step(batch) if one is not None else None))
+                target = run.save_at(k + 1)
                 if target is not None:
                     all_ranks("save", str(target))
             spent = all_ranks("finish")
         except Died as error:
-            raise ExecutionError(error.sentence(f"at step {at + 1}") + run.go_on(), hint=error.hint) from error
+            raise ExecutionError(error.sentence(f"at step {run.at}") + run.go_on(), hint=error.hint) from error
     return run.result(ranks, spent)

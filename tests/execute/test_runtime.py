@@ -129,3 +129,26 @@ def test_sums_begin_while_the_backward_runs(pools: Pools) -> None:
             last = buckets[-count:]  # of the last micro-batch
             assert sum(start < backward[-1] for start in last) >= count - 2
             assert sum(end > last[0] for end in backward) > len(backward) / len(model.batch) / 4
+
+
+class Shifted(nn.Module):
+    """A sum of a parameter and an activation of one shape: torch hands both the same gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.shift = nn.Linear(4, 4), nn.Parameter(torch.zeros(1, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.inner(x).tanh().sin() + self.shift).square().mean()
+
+
+def test_a_gradient_that_is_sent_is_not_accumulated_into(pools: Pools) -> None:
+    """Both stages on one rank: what the second sends is read after its next micro-batch."""
+    g = torch.Generator().manual_seed(0)
+    batch = [{"x": torch.randn(1, 4, generator=g)} for _ in range(3)]
+    with torch.device("meta"):
+        module, inputs = Shifted(), {"x": torch.zeros(1, 4)}
+    model = model_of(module, inputs, batch, Shifted())
+    plan = plan_of(model.graph, Layout(chunks=2, schedule="bfs"), 3)
+    assert plan.stages[1].ops[0] == "add"
+    assert model.check(plan, pools(1)).problems == ()

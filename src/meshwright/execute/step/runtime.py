@@ -295,7 +295,7 @@ class Runtime:
                     if t.grad:
                         grad = flight.grads.pop(GRAD + t.value, None)
                         grad = self._transfers.empty(t).zero_() if grad is None else grad
-                        self._transfers.send(t, k, "backward", grad)
+                        self._transfers.send(t, k, "backward", local.sums.lent(grad))
             if part != "input":
                 local.sums.end()
 

@@ -34,7 +34,7 @@ class _Filling:
     """
 
     def __init__(self, bucket: Bucket, graph: Graph, view: MeshView, device: torch.device, taken: set[int]) -> None:
-        """`taken`: addresses of memory that some bucket of the stage holds."""
+        """`taken`: addresses of memory that some bucket of the stage holds, or that is lent."""
         self.bucket, self._device, self._taken = bucket, device, taken
         self._every = legs(bucket.every, bucket, graph, view)
         self._sums = legs(bucket.sums, bucket, graph, view)
@@ -136,6 +136,13 @@ class Sums:
 
         self.tied = sorted(name for f in self._fillings if f.bucket.tied for name in f.bucket.names)
         """Weights whose gradients are summed over stages before `gradients`."""
+
+    def lent(self, x: Tensor) -> Tensor:
+        """`x` for somebody who reads it later: no gradient is accumulated in its memory. A sum hands one gradient to all."""
+        if x.untyped_storage().data_ptr() in self._taken:
+            x = x.clone()
+        self._taken.add(x.untyped_storage().data_ptr())
+        return x
 
     def begin_step(self) -> None:
         self._taken.clear()

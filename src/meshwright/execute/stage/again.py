@@ -9,6 +9,7 @@ backward   the rerun list once, then tokens and handles are exchanged for what i
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -27,14 +28,23 @@ class _Token:
 
 
 @dataclass(frozen=True, slots=True)
-class _Handle:
+class Handle:
+    """A saved tensor that is made again before it is read: a view of the storage of `value`."""
+
     value: str
     size: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int
 
+    @staticmethod
+    def of(value: str, x: Tensor) -> Handle:
+        return Handle(value, tuple(x.shape), x.stride(), int(x.storage_offset()))
 
-_Saved: TypeAlias = "Tensor | _Token | _Handle"
+    def view(self, values: Mapping[str, Tensor]) -> Tensor:
+        return values[self.value].as_strided(self.size, self.stride, self.offset)
+
+
+_Saved: TypeAlias = "Tensor | _Token | Handle"
 
 
 class Again:
@@ -86,11 +96,11 @@ class Again:
         if found is None or found[0]() is None:  # another storage at the place of one that was freed
             return x
         self._handles.add(found[1])
-        return _Handle(found[1], tuple(x.shape), x.stride(), int(x.storage_offset()))
+        return Handle.of(found[1], x)
 
     def _unpack(self, saved: _Saved) -> Tensor:
-        if isinstance(saved, _Handle):
-            return self.values[saved.value].as_strided(saved.size, saved.stride, saved.offset)
+        if isinstance(saved, Handle):
+            return saved.view(self.values)
         if isinstance(saved, _Token):
             if saved not in self._saved:
                 raise ExecutionError("an op that runs again saves less than it saved before: the program is damaged")

@@ -30,41 +30,10 @@ from ..ops.calls import Place, calls_of
 from ..ops.site import Local
 from ..ranks.collectives import apply
 from ..ranks.mesh_groups import MeshView
+from .again import Handle
+from .entry import Entered, Entry
 from .flight import Finished, Flight, Part, add_gradient, completed, hand_over
 from .islands import flows_of
-
-
-class _Entry(torch.autograd.Function):
-    """Where gradients of operands come out of an op's own small graph, without the graph holding the operands."""
-
-    @staticmethod
-    def forward(ctx: Any, token: Tensor, *operands: Tensor) -> tuple[Tensor, ...]:
-        return tuple(x.detach() for x in operands)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
-        return (None,) * (len(grads) + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Handle:
-    """A saved tensor that is made again before it is read: a view of the storage of `value`."""
-
-    value: str
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Operand:
-    edge: GradientEdge
-    shape: torch.Size
-    dtype: torch.dtype
-    device: torch.device
-
-    def zeros(self) -> Tensor:
-        return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +41,7 @@ class _Taped:
     """The autograd graph of one op: where gradients of its results enter and gradients of its operands leave."""
 
     results: list[GradientEdge | None]
-    operands: dict[int, _Operand]
+    operands: dict[int, Entered]
 
 
 @dataclass(slots=True)
@@ -220,19 +189,13 @@ class OpTape:
                 return call(operands, flight.moment)
         remade = frozenset() if instr.on in code.taped_later else code.remade
         with torch.enable_grad(), _saving(operands, instr.inputs, remade, flight):
-            entered = _Entry.apply(self._token, *(operands[k] for k in floats))  # type: ignore[no-untyped-call]
+            entered = Entry.apply(self._token, *(operands[k] for k in floats))  # type: ignore[no-untyped-call]
             for k, x in zip(floats, entered, strict=True):
                 operands[k] = x
             results = call(operands, flight.moment)
         edges = [get_gradient_edge(r) if r.requires_grad else None for r in results]
         if any(edges):
-            flight.tape.ops[instr.on] = _Taped(
-                edges,
-                {
-                    k: _Operand(get_gradient_edge(x), x.shape, x.dtype, x.device)
-                    for k, x in zip(floats, entered, strict=True)
-                },
-            )
+            flight.tape.ops[instr.on] = _Taped(edges, {k: Entered.of(x) for k, x in zip(floats, entered, strict=True)})
         return [r.detach() for r in results]
 
     # --------------------------------------------------------------- backward
@@ -339,16 +302,13 @@ def _saving(operands: Sequence[Tensor], names: Sequence[str], remade: frozenset[
     if not again:
         return nullcontext()
 
-    def pack(x: Tensor) -> Tensor | _Handle:
+    def pack(x: Tensor) -> Tensor | Handle:
         name = again.get(x.untyped_storage().data_ptr())
         if name is None or x.numel() == 0:
             return x
-        return _Handle(name, tuple(x.shape), x.stride(), int(x.storage_offset()))
+        return Handle.of(name, x)
 
-    def unpack(saved: Tensor | _Handle) -> Tensor:
-        if isinstance(saved, _Handle):
-            again: Tensor = flight.tape.again[saved.value]
-            return again.as_strided(saved.size, saved.stride, saved.offset)
-        return saved
+    def unpack(saved: Tensor | Handle) -> Tensor:
+        return saved.view(flight.tape.again) if isinstance(saved, Handle) else saved
 
     return saved_tensors_hooks(pack, unpack)

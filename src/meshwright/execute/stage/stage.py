@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from ..ranks.collectives import apply
 from ..ranks.mesh_groups import MeshView
 from ..step.buckets import CAPACITY
 from .again import Again
+from .entry import Entered, Entry
 from .flight import Finished, Flight, Part, add_gradient, completed, hand_over
 from .gathers import Gathered, Gathering
 from .islands import Builder, Island, flows_of
@@ -37,35 +38,12 @@ from .moves import LOCAL, Move, moves_of
 Unit: TypeAlias = "Island | Move"
 
 
-class _Entry(torch.autograd.Function):
-    """Where the gradients of a segment come out, without its graph holding the values that entered."""
-
-    @staticmethod
-    def forward(ctx: Any, token: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-        return tuple(x.detach() for x in values)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
-        return (None,) * (len(grads) + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Entered:
-    name: str
-    edge: GradientEdge
-    shape: torch.Size
-    dtype: torch.dtype
-    device: torch.device
-
-    def zeros(self) -> Tensor:
-        return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
-
-
 @dataclass(slots=True)
 class _Taped:
     """The autograd graph of one segment of one micro-batch."""
 
-    entered: list[_Entered] = field(default_factory=list)
+    entered: list[tuple[str, Entered]] = field(default_factory=list)
+    """Under the name that its gradient has."""
     loose: list[GradientEdge] = field(default_factory=list)
     """Of moves whose gradient the program carries although nothing needs it."""
     exits: dict[str, GradientEdge] = field(default_factory=dict)
@@ -297,9 +275,9 @@ class StageRunner:
         if not names:
             return {}
         with torch.enable_grad():
-            entered = _Entry.apply(self._token, *entering)  # type: ignore[no-untyped-call]
+            entered = Entry.apply(self._token, *entering)  # type: ignore[no-untyped-call]
         for name, x in zip(names, entered, strict=True):
-            taped.entered.append(_Entered(name, get_gradient_edge(x), x.shape, x.dtype, x.device))
+            taped.entered.append((name, Entered.of(x)))
         return dict(zip(names, entered, strict=True))
 
     def _gather(
@@ -332,7 +310,7 @@ class StageRunner:
         x = self._value(move.source, values, flight)
         with torch.set_grad_enabled(grad):
             if grad and not x.requires_grad:
-                (x,) = _Entry.apply(self._token, x)  # type: ignore[no-untyped-call]
+                (x,) = Entry.apply(self._token, x)  # type: ignore[no-untyped-call]
                 taped.loose.append(get_gradient_edge(x))
             values[move.target] = move.run(x, self.view, taped.done) if grad else move.forward(x, self.view)
 
@@ -370,12 +348,12 @@ class StageRunner:
             raise ExecutionError(f'no gradient arrived for segment "{code.segment.name}" of stage {self.code.stage}')
         grads = torch.autograd.grad(
             [taped.exits[n] for n in arrived],
-            [*(e.edge for e in taped.entered), *taped.loose],
+            [*(e.edge for _, e in taped.entered), *taped.loose],
             list(arrived.values()),
             allow_unused=True,
         )
-        for entered, grad in zip(taped.entered, grads, strict=False):
-            add_gradient(flight, GRAD + entered.name, entered.zeros() if grad is None else grad)
+        for (name, entered), grad in zip(taped.entered, grads, strict=False):
+            add_gradient(flight, GRAD + name, entered.zeros() if grad is None else grad)
         for unit in code.units:
             if isinstance(unit, Move) and unit.duals and unit.target not in taped.done:
                 raise ExecutionError(

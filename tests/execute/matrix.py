@@ -127,7 +127,8 @@ def problems(cell: Cell, pools: Pools) -> list[str]:
     """Whatever is not as on one process; empty if the cell runs right."""
     key, plan = key_of(cell), plan_of_cell(cell)
     pool = pools(cell.ranks)
-    found = list(small(*key).model.check(plan, pool).problems)
+    result = small(*key).model.check(plan, pool)
+    found = [*result.problems, *result.not_verified]
     return found or differences(key, cell.optimizer, plan, pools)
 
 

@@ -76,6 +76,17 @@ def test_a_wrong_gradient_on_one_rank_alone_is_found(pools: Pools) -> None:
         result.check()
 
 
+def test_a_gradient_of_which_rounding_leaves_nothing_is_said_to_be_unproved(pools: Pools) -> None:
+    model = zoo_model("gpt2")
+    task = model.task(plan_of(model.graph, Layout(dp=2), len(model.batch)))
+    answers = pools(2).run("meshwright.execute.proof.verification:answer", task)
+    name = "transformer.h.0.mlp.c_fc.weight"
+    size = float(model.truth.gradients[name].abs().max())
+    assert compare(task, model.truth, answers).not_verified == ()
+    rough = replace(model.truth, rounding={**model.truth.rounding, name: size / 100})
+    assert compare(task, rough, answers).not_verified == (f"the gradient of {name}: float32 keeps no digit of it",)
+
+
 def test_a_loss_that_is_no_number_is_found(pools: Pools) -> None:
     model = zoo_model("gpt2")
     task = model.task(plan_of(model.graph, Layout(), 2))

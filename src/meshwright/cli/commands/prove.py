@@ -67,7 +67,7 @@ def verify_lines(result: VerifyResult) -> list[Line]:
     predicted = sum(p for p, _ in result.collectives.values())
     ran = sum(r for _, r in result.collectives.values())
     kinds = " · ".join(f"{_plain(k)} {r}" for k, (_, r) in result.collectives.items())
-    sign = "=" if abs(one - plan) <= 1e-5 * max(1.0, abs(one)) else "≠"
+    sign = "=" if result.equal or abs(one - plan) <= 1e-5 * max(1.0, abs(one)) else "≠"
     lines = [
         Line(f"Scaled down: {result.scaled}" if result.scaled else "Full size: nothing was scaled down"),
         Line(f"  loss         {one:.7f} {sign} {plan:.7f}    difference {abs(one - plan):.1e}"),

@@ -306,7 +306,8 @@ def launch(plan: str | Path, arguments: Sequence[str] = ()) -> Launch:
     cluster = resolve(opened.request.cluster)
     devices = len({d for s in opened.plan.stages for d in s.mesh.devices})
     command = ("-m", "meshwright", "run", str(plan), *arguments)
-    return Launch(shape_of(cluster, devices), command, Path(plan).stem, cluster.types[0].kind == "gpu")
+    name = Path(plan).name.removesuffix(".json")  # versions in names have dots
+    return Launch(shape_of(cluster, devices), command, name, cluster.types[0].kind == "gpu")
 
 
 CHECKPOINT_EVERY = 10

@@ -89,19 +89,23 @@ def test_a_plan_for_more_devices_than_a_machine_starts_is_refused(meshwright: Co
 
 
 def test_run_writes_a_slurm_script_for_the_machines_of_the_plan(meshwright: Command, tmp_path: Path) -> None:
-    assert meshwright("plan", "gpt2", "-c", "h100x16", "--batch", "32", "--seq", "64", "-q").code == 0
-    done = meshwright("run", "gpt2-h100x16", "--steps", "7", "--slurm", "job.sh", "-q")
+    assert (
+        meshwright("plan", "gpt2", "-c", "h100x16", "--batch", "32", "--seq", "64", "-q", "-o", "my-1.5-model").code
+        == 0
+    )
+    done = meshwright("run", "my-1.5-model", "--steps", "7", "--slurm", "job.sh", "-q")
     assert done.code == 0, done.err
     line = (
         "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint {}:29400 --rdzv-id meshwright "
-        "-m meshwright run gpt2-h100x16 --steps 7 --out run"
+        "-m meshwright run my-1.5-model --steps 7 --out run"
     )
     assert done.out == (
         f"Wrote job.sh   sbatch job.sh\nOn each of 2 machines: {line.format('HOST')}   HOST = any one of them\n"
     )
     script = (tmp_path / "job.sh").read_text()
     assert script.splitlines()[-1] == f"srun --kill-on-bad-exit=1 {line.format('$head')}"
-    assert {"#SBATCH --nodes=2", "#SBATCH --gpus-per-node=8", "#SBATCH --ntasks-per-node=1"} <= set(script.splitlines())
+    options = {"--nodes=2", "--gpus-per-node=8", "--ntasks-per-node=1", "--job-name=my-1.5-model"}
+    assert {f"#SBATCH {option}" for option in options} <= set(script.splitlines())
     assert subprocess.run(["bash", "-n", "job.sh"], cwd=tmp_path).returncode == 0
 
 

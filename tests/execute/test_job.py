@@ -376,6 +376,15 @@ def test_a_batch_that_does_not_fit_is_refused(sizes: dict[str, int], sentence: s
     assert told.value.message == sentence
 
 
+def test_numbers_are_cast_but_never_to_integers() -> None:
+    job = mw.parallelize(loops.scorer(), SCORER.plan(Layout()), optimizer=loops.momentum, loss=loops.score)
+    whole = loops.scores(0)
+    wide = job.eval_step({**whole, "weight": whole["weight"].double()})
+    assert wide == job.eval_step(whole)
+    with pytest.raises(InputError, match=r'"tokens" of shape .* and dtype float32, this rank takes .* of int64'):
+        job.eval_step({**whole, "tokens": whole["tokens"].float()})
+
+
 def test_schedulers_of_torch_work_on_the_jobs_optimizer() -> None:
     plan = SCORER.plan(Layout())
     job = mw.parallelize(loops.scorer(), plan, optimizer=loops.momentum, loss=loops.score)

@@ -74,13 +74,14 @@ class Share:
             x = named[name]
             per_sample = -like[0] if like and like[0] < 0 else 0
             want = tuple(-n * self.count * micro_batches if n < 0 else n for n in like)
-            if tuple(x.shape) != want or (str(x.dtype) != f"torch.{dtype}" and not x.is_floating_point()):
+            wanted = getattr(torch, dtype)
+            numbers = x.is_floating_point() and wanted.is_floating_point  # of any width: those are cast
+            if tuple(x.shape) != want or not (numbers or x.dtype == wanted):
                 raise InputError(
                     f'the batch has "{name}" of shape {tuple(x.shape)} and dtype {str(x.dtype).removeprefix("torch.")}, this '
                     f"rank takes {want} of {dtype}: {self.count * micro_batches} samples a step"
                 )
-            if x.is_floating_point():
-                x = x.to(getattr(torch, dtype))
+            x = x.to(wanted)
             whole = graph.tensor[name].shape
             for k, batch in enumerate(found):
                 rows = self.count * per_sample

@@ -66,6 +66,7 @@ def main() -> None:
             print(f"step {metrics.step:4}  loss {metrics.loss:.6f}  norm {metrics.grad_norm:.4f}", flush=True)
     if asked.checkpoint:
         job.save(asked.checkpoint)
+        job.wait()
     report = job.report() if asked.steps > 1 else None
     if job.rank == 0 and report is not None:
         print("\n".join(report.lines()))

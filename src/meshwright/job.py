@@ -6,8 +6,8 @@ batch (this rank's samples)     ─ train_step ─▶ Metrics, equal on every ra
 
 from __future__ import annotations
 
-import atexit
 import time
+import weakref
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ class Job:
         self.rank, self.world = rank, world
         self.data_rank, self.data_world = share.rank, share.world
         self.local_batch = share.count * self._micro_batches
-        atexit.register(self.wait)
+        weakref.finalize(self, self._trainer.checkpoints.wait)  # when the job is gone or the process ends
 
     # -------------------------------------------------------------- the loop
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -374,6 +376,18 @@ def test_a_batch_that_does_not_fit_is_refused(sizes: dict[str, int], sentence: s
     with pytest.raises(InputError) as told:
         job.train_step({n: whole[n][:size] for n, size in sizes.items()})
     assert told.value.message == sentence
+
+
+def test_a_job_that_is_gone_has_written_its_checkpoint_and_holds_no_weights(tmp_path: Path) -> None:
+    job = mw.parallelize(loops.scorer(), SCORER.plan(Layout()), optimizer=loops.momentum, loss=loops.score)
+    job.train_step(loops.scores(0))
+    job.save(tmp_path / "ckpt")
+    held = [weakref.ref(x) for group in job.optimizer.param_groups for x in group["params"]]
+    assert len(held) == 21
+    del job
+    gc.collect()
+    assert (tmp_path / "ckpt" / "meshwright.json").is_file()
+    assert not any(x() is not None for x in held)
 
 
 def test_numbers_are_cast_but_never_to_integers() -> None:

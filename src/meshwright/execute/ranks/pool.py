@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection, Listener, wait
 from pathlib import Path
 from types import TracebackType
@@ -95,8 +95,8 @@ class Pool:
             except TimeoutError:
                 self._check_alive("while starting")
                 if time.monotonic() > deadline:
-                    late = ", ".join(str(r) for r in range(self.ranks) if r not in found)
-                    raise ExecutionError(f"ranks {late} did not start within {START_SECONDS:.0f} s") from None
+                    late = _named(r for r in range(self.ranks) if r not in found)
+                    raise ExecutionError(f"{late} did not start within {START_SECONDS:.0f} s") from None
                 continue
             found[link.recv()] = link
         return [found[r] for r in range(self.ranks)]
@@ -136,8 +136,8 @@ class Pool:
         if failures:
             raise _worst(failures)
         if len(results) < self.ranks:
-            late = [r for r in range(self.ranks) if r not in results]
-            raise ExecutionError(f"ranks {', '.join(map(str, late))} did not answer within {timeout:.0f} s")
+            late = _named(r for r in range(self.ranks) if r not in results)
+            raise ExecutionError(f"{late} did not answer within {timeout:.0f} s")
         return [results[r] for r in range(self.ranks)]
 
     def _receive(
@@ -225,6 +225,12 @@ class Died(ExecutionError):
         if self.others == 1:
             return f"{text}; the other was stopped"
         return f"{text}; the other {self.others} were stopped" if self.others else text
+
+
+def _named(ranks: Iterable[int]) -> str:
+    """ "rank 3", "ranks 3, 5"."""
+    found = [str(r) for r in ranks]
+    return f"{'rank' if len(found) == 1 else 'ranks'} {', '.join(found)}"
 
 
 def _worst(failures: dict[int, MeshwrightError]) -> MeshwrightError:

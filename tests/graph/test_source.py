@@ -284,14 +284,53 @@ def test_forward_may_import_what_lies_beside_the_file(tmp_path: Path) -> None:
     assert [op.kind for op in graph.ops].count("mul") == 1
 
 
+THIRD = """
+import torch
+from torch import nn
+
+
+class Third(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.side, self.head = nn.Embedding(20, 8), nn.Linear(5, 8), nn.Linear(8, 20)
+
+    def forward(self, tokens, feats, labels):
+        x = self.head(self.embed(tokens) + self.side(feats).unsqueeze(1))
+        return nn.functional.cross_entropy(x.flatten(0, 1), labels.flatten())
+
+
+def build(batch=4, seq=6):
+    tokens = torch.arange(batch * seq).reshape(batch, seq) % 20
+    return Third(), (tokens, torch.zeros(batch, 5), tokens)
+"""
+
+
 def test_text_becomes_inputs_of_every_text_model(tmp_path: Path) -> None:
     import torch
 
     tokens = torch.arange(14).reshape(2, 7)
     for spec, shifted in (("gpt2", 0), ("user-net", 1), (code(tmp_path, NET + BUILD), 1)):
-        first, labels = resolve(spec).text_inputs(tokens).values()
+        first, labels = resolve(spec).text_inputs(tokens, torch.Generator()).values()
         assert first.tolist() == tokens[:, :-1].tolist()
         assert labels.tolist() == tokens[:, shifted : 6 + shifted].tolist()
+
+
+def test_a_text_model_may_read_more_than_text_the_same_in_every_process_and_cut(tmp_path: Path) -> None:
+    import torch
+
+    from meshwright.execute.training.samples import Samples
+
+    file = tmp_path / "third.py"
+    file.write_text(THIRD)
+    source = resolve(f"{file}:build")
+    whole, again = (Samples(source, 4, 1, 6, 3).batch(2)[0] for _ in range(2))
+    halves, later = Samples(source, 2, 2, 6, 3).batch(2), Samples(source, 4, 1, 6, 3).batch(3)[0]
+    assert {name: tuple(x.shape) for name, x in whole.items()} == {"tokens": (4, 6), "feats": (4, 5), "labels": (4, 6)}
+    assert torch.equal(whole["tokens"][:, 1:], whole["labels"][:, :-1])
+    for name, x in whole.items():
+        assert torch.equal(x, again[name])
+        assert torch.equal(x, torch.cat([half[name] for half in halves]))
+    assert not torch.equal(whole["feats"], later["feats"])
 
 
 def test_random_inputs_are_legal_and_follow_the_seed(tmp_path: Path) -> None:

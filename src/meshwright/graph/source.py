@@ -80,8 +80,11 @@ class ModelSource(abc.ABC):
         """Legal inputs of `batch` samples on the CPU, drawn from `generator`."""
 
     @abc.abstractmethod
-    def text_inputs(self, tokens: Tensor) -> Inputs:
-        """Inputs that train the model on `tokens`, [samples, seq + 1] consecutive tokens of a text."""
+    def text_inputs(self, tokens: Tensor, generator: Generator) -> Inputs:
+        """Inputs that train the model on `tokens`, [samples, seq + 1] consecutive tokens of a text.
+
+        What is neither tokens nor labels is drawn from `generator`, as `random_inputs` does.
+        """
 
     def graph(
         self,
@@ -193,7 +196,7 @@ class ConfigSource(ModelSource):
             return int(settings.num_labels)
         return int(settings.get_text_config().vocab_size)
 
-    def text_inputs(self, tokens: Tensor) -> Inputs:
+    def text_inputs(self, tokens: Tensor, generator: Generator) -> Inputs:
         if self._own and self._own.text:
             return self._own.text(tokens)
         from .zoo._transformers import configure, targets

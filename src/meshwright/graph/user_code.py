@@ -138,14 +138,17 @@ class CodeSource(ModelSource):
             found[name] = drawn.to(x.dtype)
         return found
 
-    def text_inputs(self, tokens: Tensor) -> Inputs:
+    def text_inputs(self, tokens: Tensor, generator: Generator) -> Inputs:
         _, inputs = self.build()
         names = token_names(inputs)
         if not names:
             raise InputError(
                 f"{self.spec}: no text model: it needs two integer inputs of one shape, one of them labels"
             )
-        return {names[0]: tokens[:, :-1], names[1]: tokens[:, 1:]}
+        text = {names[0]: tokens[:, :-1], names[1]: tokens[:, 1:]}
+        if len(inputs) == len(text):
+            return text
+        return self.random_inputs(tokens.shape[0], tokens.shape[1] - 1, generator) | text
 
     def _capture(self, batch: int, seq: int, dtype: str, shrink: Shrink | None) -> Graph:
         with _folder_on_path(self.path):  # forward may import what lies beside the file

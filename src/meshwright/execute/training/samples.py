@@ -35,14 +35,19 @@ class Samples:
     def batch(self, step: int) -> list[MicroBatch]:
         """The micro-batches of step 0, 1, …, whole."""
         total = self.micro_batch * self.count
-        if self.text is not None:
-            tokens = self.text.windows(total, self.seq, step, self.seed)
-            return [self.source.text_inputs(t) for t in tokens.split(self.micro_batch)]  # type: ignore[no-untyped-call]
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        whole: dict[str, Tensor] = dict(self.source.random_inputs(total, self.seq, generator))
+        tokens = self.text.windows(total, self.seq, step, self.seed) if self.text is not None else None
+        generator = torch.Generator()
+
+        def drawn(begin: int, end: int) -> dict[str, Tensor]:
+            if tokens is not None:
+                return dict(self.source.text_inputs(tokens[begin:end], generator))
+            return dict(self.source.random_inputs(end - begin, self.seq, generator))
+
+        generator.manual_seed(self.seed * 1_000_003 + step)
+        whole = drawn(0, total)
         if any(x.dim() == 0 or x.shape[0] != total for x in whole.values()):  # samples that are no rows
             generator.manual_seed(self.seed * 1_000_003 + step)
-            return [self.source.random_inputs(self.micro_batch, self.seq, generator) for _ in range(self.count)]
+            return [drawn(k * self.micro_batch, (k + 1) * self.micro_batch) for k in range(self.count)]
         return [
             {name: x[k * self.micro_batch : (k + 1) * self.micro_batch] for name, x in whole.items()}
             for k in range(self.count)

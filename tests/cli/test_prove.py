@@ -75,6 +75,16 @@ def test_run_sets_the_measured_step_beside_the_predicted_one_and_exports_the_wei
     assert {"model.embed_tokens.weight", "lm_head.weight"} <= names
 
 
+def test_an_export_that_cannot_be_written_is_said_before_a_process_starts(
+    meshwright: Command, planned: str, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    for path, why in (("folder", "Is a directory"), ("config.json/w.safetensors", "File exists")):
+        done = meshwright("run", planned, "--steps", "1", "-q", "--export", path)
+        assert (done.code, done.err) == (2, f"meshwright: {path}: {why}\n")
+    assert not (tmp_path / "run").exists() and not list(tmp_path.rglob("*.part"))
+
+
 def test_a_plan_for_more_devices_than_a_machine_starts_is_refused(meshwright: Command, tmp_path: Path) -> None:
     assert meshwright("plan", "gpt2", "-c", "h100x128", "--batch", "128", "--seq", "64", "-q").code == 0
     done = meshwright("run", "gpt2-h100x128", "-q")

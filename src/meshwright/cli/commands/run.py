@@ -66,6 +66,11 @@ def run(
         )
         return 0
 
+    if export is not None:
+        from ...execute.saved.export import export_safetensors, must_be_writable
+
+        must_be_writable(export)
+
     def told(report: StepReport) -> None:
         screen.lines([Line(step_line(report, time.monotonic() - began))])
 
@@ -80,8 +85,6 @@ def run(
     if against is not None:
         screen.text(*against.lines())
     if export is not None and result.checkpoint:
-        from ...execute.saved.export import export_safetensors
-
         screen.text(f"Wrote {export_safetensors(result.checkpoint, export)}   weights under the names of the model")
     if result.steps and result.checkpoint:
         screen.lines(

@@ -6,6 +6,8 @@ Optimizer state stays in checkpoints.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,7 +43,7 @@ def export_safetensors(source: Runtime | str | Path, path: str | Path, dtype: to
     if isinstance(source, Runtime):
         _from_runtime(source, draft, dtype)
         if source.rank == 0:
-            os.replace(draft, target)
+            _published(draft, target)
         _meet()
         return target
     folder = folders.whole(Path(source))
@@ -50,9 +52,30 @@ def export_safetensors(source: Runtime | str | Path, path: str | Path, dtype: to
         raise InputError(f"{source}: no whole checkpoint")
     shapes = {n: d for n, d in described(folder).items() if not n.startswith((OPTIMIZER, GENERATOR))}
     files = _made(draft, {n: (shape, _as(of, dtype)) for n, (shape, of) in shapes.items()})
-    read({name: [Part.whole(x)] for name, x in files.items()}, folder, None)
-    os.replace(draft, target)
+    try:
+        read({name: [Part.whole(x)] for name, x in files.items()}, folder, None)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    _published(draft, target)
     return target
+
+
+def must_be_writable(path: str | Path) -> None:
+    """Makes the folder of `path`; for a caller that has long work to do before it exports.
+
+    Raises:
+        InputError: no file can be written there.
+    """
+    target = Path(path)
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(target.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise InputError(f"{target}: {error.strerror or error}", where=str(target)) from error
 
 
 def _from_runtime(runtime: Runtime, draft: Path, dtype: torch.dtype | None) -> None:
@@ -68,11 +91,21 @@ def _from_runtime(runtime: Runtime, draft: Path, dtype: torch.dtype | None) -> N
     _meet()
 
 
+def _published(draft: Path, target: Path) -> None:
+    try:
+        os.replace(draft, target)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise ExecutionError(f"{target}: could not be written: {error.strerror or error}") from error
+
+
 def _made(draft: Path, shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> dict[str, Tensor]:
     try:
         draft.parent.mkdir(parents=True, exist_ok=True)
         return created(draft, shapes)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise ExecutionError(f"{draft}: could not be written: {error.strerror or error}") from error
 
 

@@ -17,7 +17,7 @@ from . import output_folder as folders
 from .errors import InputError
 from .execute.proof.refusal import must_run
 from .execute.proof.scale import fitted
-from .execute.saved.pretrained import first_values
+from .execute.saved.pretrained import first_values, from_rank_0
 from .execute.saved.weights import Weights
 from .execute.training.one_rank import join
 from .execute.training.trainer import MakeScheduler, Setup
@@ -72,7 +72,8 @@ def parallelize(
     """A `Job` that trains `model` under `plan`: this process is one rank of it, started by torchrun, or the only one.
 
     Args:
-        model: any module, on the meta device or real; it is read, never changed. Real values are where training starts.
+        model: any module, on the meta device or real; it is read, never changed. Rank 0's real values are where training
+            starts.
         plan: of `mw.load` or `mw.plan`, or the folder of one.
         optimizer: makes an optimizer of torch.optim from a list of parameters: this rank's float32 parts.
         loss: loss(output, batch), one number, the mean over the batch; None: the model returns its loss.
@@ -106,6 +107,8 @@ def parallelize(
     values, constants = first_values(graph, model, files, seed)
     if world > 1 and not dist.is_initialized():
         join(TIMEOUT_SECONDS)
+    if world > 1:
+        values.given, constants = from_rank_0(values.given), from_rank_0(constants)
     setup = Setup(program, graph, own, values, constants, optimizer, seed, scheduler, clip, compile)
     return Job(setup, feed, rank, world, known.priced, partial(capture, train=False))
 

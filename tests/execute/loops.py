@@ -286,3 +286,13 @@ def reported(context: Context, task: Task) -> list[str]:
     for k in range(task.steps):
         job.train_step(rows(task.loop.batch(k), job))
     return job.report().lines()
+
+
+def unseeded(context: Context, task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor], bool]:
+    """(values of this rank's module, whole values that the job trains, whether the module is as it was)."""
+    torch.manual_seed(context.rank)
+    model = Scorer()
+    before = {n: x.clone() for n, x in model.state_dict().items()}
+    job = mw.parallelize(model, task.plan, optimizer=momentum, loss=score)
+    untouched = all(torch.equal(x, before[n]) for n, x in model.state_dict().items())
+    return before, {n: x.full_tensor() for n, x in job.state_dict().items()}, untouched

@@ -183,6 +183,16 @@ def test_a_model_on_meta_is_filled_from_safetensors(pools: Pools, tmp_path: Path
     check_same(on_ranks(pools, layout, task), by_hand(GPT2))
 
 
+@pytest.mark.parametrize("layout", [Layout(dp=2), Layout(tp=2)], ids=str)
+def test_a_real_model_starts_from_the_values_of_rank_0(pools: Pools, layout: Layout) -> None:
+    ran = pools(2).run("execute.loops:unseeded", Task(SCORER, SCORER.plan(layout)))
+    truth = ran[0][0]
+    assert not torch.equal(ran[1][0]["head.weight"], truth["head.weight"])
+    for _, started, untouched in ran:
+        assert untouched
+        assert all(torch.equal(x, truth[n]) for n, x in started.items())
+
+
 def test_a_plain_process_has_plain_tensors_that_torch_saves_and_loads(tmp_path: Path) -> None:
     import torch.distributed.checkpoint as dcp
 

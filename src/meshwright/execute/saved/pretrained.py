@@ -1,6 +1,6 @@
 """First values for a user's module: those it holds, those of safetensors files, or seeded ones; each rank its own parts.
 
-parameter of the module is real          its values
+parameter of the module is real          its values on rank 0
 on meta, weights given                   the own slices of the files
 on meta                                  seeded (`params.seeded_part`)
 buffer on meta                           the files; else made again by the module that holds it
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...errors import InputError
@@ -21,6 +22,7 @@ from ...graph.ir import Tensor as Described
 from ...graph.user_model import is_transformers
 from ...plan.model import Layout
 from ..ops.params import Values, dtype_of
+from ..ranks.device import hardware
 from ..ranks.mesh_groups import MeshView
 from .weights import Weights
 
@@ -79,6 +81,34 @@ def first_values(
         else:
             constants[t.name] = made_again(module, t.name).to(dtype_of(t))
     return Given(seed, given, weights, stored), constants
+
+
+def from_rank_0(held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that rank 0 holds, under its names. Collective; nothing is written to.
+
+    One tensor is under way at a time, and a rank whose own is the same bits keeps that one: it holds no copy.
+    """
+    told: list[Any] = [[(name, tuple(x.shape), x.dtype) for name, x in held.items()]]
+    dist.broadcast_object_list(told, src=0, device=hardware().device)
+    found = {}
+    for name, shape, dtype in told[0]:
+        own = held.get(name)
+        alike = own is not None and own.shape == shape and own.dtype == dtype
+        sent = own.reshape(-1) if own is not None and alike else torch.zeros(shape, dtype=dtype).reshape(-1)
+        raw = sent.to(hardware().device).contiguous().view(torch.uint8)  # of any type: not every backend knows bfloat16
+        if dist.get_rank():
+            raw = raw.clone()
+        dist.broadcast(raw, src=0)
+        theirs = raw.view(dtype).reshape(shape)
+        if own is not None and alike and (not dist.get_rank() or _same_bits(own, raw)):
+            found[name] = own
+        else:
+            found[name] = theirs.to(own.device if own is not None else "cpu")
+    return found
+
+
+def _same_bits(own: Tensor, raw: Tensor) -> bool:
+    return torch.equal(own.reshape(-1).contiguous().view(torch.uint8), raw.to(own.device))
 
 
 def _prefixes(module: nn.Module) -> tuple[str, ...]:

@@ -14,8 +14,36 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
+from ...errors import InputError
+
 MakeOptimizer: TypeAlias = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 """Makes the optimizer of one rank's parts; picklable where ranks are started for the caller."""
+
+
+def made(make: MakeOptimizer, params: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer of exactly these parameters.
+
+    Raises:
+        InputError: `make` gives something else, or an optimizer of other parameters, which would train none of these.
+    """
+    right = "give a function of the parameters, such as lambda p: torch.optim.AdamW(p, 3e-4)"
+    if not callable(make):
+        raise InputError(f"optimizer= is {_called(make)}, not a function: {right}")
+    optimizer = make(params)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError(f"optimizer= made {_called(optimizer)}, not an optimizer of torch.optim: {right}")
+    given, held = {id(p) for p in params}, [id(p) for group in optimizer.param_groups for p in group["params"]]
+    missing, odd = len(given - set(held)), len(set(held) - given)
+    if missing or odd:
+        raise InputError(
+            f"optimizer= left out {missing} of the {len(given)} parameters that it was given and took {odd} others, which a job "
+            f"does not train: {right}"
+        )
+    return optimizer
+
+
+def _called(value: object) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"
 
 
 @dataclass(frozen=True, slots=True)

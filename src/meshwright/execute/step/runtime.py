@@ -31,7 +31,7 @@ from ..stage.op_tape import OpTape
 from ..stage.stage import StageRunner
 from .buckets import CAPACITY, buckets_of, joint_axes
 from .masters import Masters
-from .optimizer import MakeOptimizer
+from .optimizer import MakeOptimizer, made
 from .shares import Rows, own_input
 from .sums import Sums
 from .totals import StepResult, Totals, clipped
@@ -137,7 +137,7 @@ class Runtime:
             if rank in {self.ranks[d] for d in code.mesh.devices}:
                 local = self.locals[code.stage] = self._local(code, values)
                 self.masters |= {(code.stage, name): p for name, p in local.weights.masters.items()}
-        self.optimizer = optimizer(list(self.masters.values()) or [nn.Parameter(torch.empty(0))])
+        self.optimizer = made(optimizer, list(self.masters.values()) or [nn.Parameter(torch.empty(0))])
         views = {stage: local.view for stage, local in self.locals.items()}
         self._transfers = Transfers(program, graph, views, self.micro_batches, hardware.device)
         self._totals = Totals(program, graph, views, hardware.device)

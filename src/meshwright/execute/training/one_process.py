@@ -13,7 +13,7 @@ from ...graph.ir import Graph
 from ..ops.params import Values
 from ..proof.verification import load_values, loss_of
 from ..saved import checkpoint
-from ..step.optimizer import MakeOptimizer
+from ..step.optimizer import MakeOptimizer, made
 from ..step.runtime import MicroBatch
 from .trainer import MakeScheduler
 
@@ -33,7 +33,7 @@ class OneProcess:
         self.module, self.clip = module, clip
         load_values(graph, module, values)
         self._names = {t.name for t in graph.params()}
-        self._optimizer = optimizer(list(module.parameters()))
+        self._optimizer = made(optimizer, list(module.parameters()))
         self._scheduler: Any = scheduler(self._optimizer) if scheduler is not None else None
 
     def resume(self, folder: str | Path) -> checkpoint.Saved:

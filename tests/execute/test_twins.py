@@ -9,9 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from execute.conftest import Model, Pools, model_of
+from execute.conftest import Model, Pools, model_of, zoo_model
+from execute.layouts import Layout, plan_of
 from execute.random_plans import random_plan
-from meshwright.execute.ops.twins import TWINS
+from meshwright.execute.ops.calls import Place, sites_of
+from meshwright.execute.ops.site import Moment, Site
+from meshwright.execute.ops.twins import TWINS, localise
+from meshwright.execute.ranks.mesh_groups import Groups, MeshView, ranks_of
+from meshwright.execute.torch_compat import traced
 from meshwright.graph.kinds import KINDS
 
 
@@ -92,3 +97,43 @@ def test_awkward_kinds_cut_at_random_give_the_gradients_of_one_process(
         plan = random_plan(model.graph, (2, 2), ("x", "y"), 2, seed)
         result = model.check(plan, pools(4))
         assert result.equal, (seed, result.problems[:5])
+
+
+def _cut_site(kind: str, rank: int, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """An op of a cut vocabulary or of cut classes on one of two ranks; what others would add is left out."""
+    model = zoo_model("gpt2")
+    program = model.program(plan_of(model.graph, Layout(tp=2), len(model.batch)))
+    (code,) = program.stages
+    view = MeshView(code.mesh, rank, ranks_of(program), Groups())
+    sites = [s for segment in code.segments for s in sites_of(segment, Place(model.graph, view, torch.device("cpu")))]
+    monkeypatch.setattr(Site, "complete", lambda self, x, *given: x)
+    return next(s for s in sites if s.op.kind == kind and s.operand_cut(0, 1 if kind != "embedding" else 0))
+
+
+@pytest.mark.parametrize("rank", (0, 1))
+@pytest.mark.parametrize("kind", ("embedding", "cross_entropy_loss"))
+def test_numbers_out_of_range_are_an_error_on_every_rank_of_a_cut_vocabulary(
+    kind: str, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = _cut_site(kind, rank, monkeypatch)
+    whole = site.shape(0)[0 if kind == "embedding" else 1]
+    first = torch.randn(site.local_operand(0))
+    legal = torch.arange(site.shape(1)[0] if len(site.shape(1)) == 1 else 6) % whole
+    first = first if kind == "embedding" else first[: len(legal)]
+    call = localise(site)
+
+    def flat(*operands: Tensor) -> tuple[Tensor, ...]:
+        return tuple(call(list(operands), Moment(0, 0)))
+
+    graph = traced(flat, [(tuple(x.shape), x.dtype, x.device) for x in (first, legal)])
+    for run in (flat, graph):
+        run(first, legal)
+        for wrong in (whole, -1):
+            with pytest.raises(RuntimeError, match=f"{site.op.name}: (ids|labels) out of range: .* 0 to {whole - 1}"):
+                run(first, legal.clone().index_fill(0, torch.tensor(2), wrong))
+    ignored = legal.clone().index_fill(0, torch.tensor(2), -100)
+    if kind == "embedding":
+        with pytest.raises(RuntimeError, match="ids out of range"):
+            flat(first, ignored)
+    else:
+        assert flat(first, ignored)[0].isfinite()

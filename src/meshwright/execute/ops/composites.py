@@ -16,6 +16,7 @@ from torch import Tensor
 from ...errors import Unsupported
 from ...graph.ir import Slot
 from ...plan.layout import interval
+from .ranges import must_be_below
 from .site import Local, Moment, Site
 
 IGNORED = -100
@@ -271,6 +272,7 @@ def cross_entropy(site: Site) -> Local:
             kept = labels != ignored
             total = kept.sum() if weights is None else (weights[labels.clamp_min(0)] * kept).sum(dtype=torch.float64)
         if classes:
+            must_be_below(site.shape(0)[place], labels, f"{site.op.name}: labels", ignored)
             losses = _TokenLosses.apply(logits, labels, start, site) * kept  # type: ignore[no-untyped-call]
             out = losses if reduction == NONE else losses.sum()
         else:

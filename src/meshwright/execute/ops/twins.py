@@ -19,6 +19,7 @@ from ...graph.ir import Slot
 from .attention import attention
 from .composites import batch_norm, cross_entropy, group_norm, instance_norm, layer_norm, log_softmax, rms_norm, softmax
 from .randomness import global_index, keep_mask, later_key, normal, uniform
+from .ranges import must_be_below
 from .site import Local, Moment, Site
 from .windows import convolution, pool
 
@@ -151,6 +152,7 @@ def _embedding(site: Site) -> Local:
         rows = weight.shape[0]
         if not cut:
             return (torch.embedding(weight, ids, padding),)
+        must_be_below(site.shape(0)[0], ids, f"{site.op.name}: ids")
         own = ids - start
         other = (own < 0) | (own >= rows)
         if rows == 0:

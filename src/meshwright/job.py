@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -21,7 +22,7 @@ from torch import Tensor
 from .errors import ExecutionError, InputError, Unsupported
 from .execute.ranks.mesh_groups import Groups
 from .execute.step.shares import Share, shares
-from .execute.training.run_record import no_number
+from .execute.training.run_record import another_ended, lost, newest, no_number
 from .execute.training.trainer import Setup, Trainer
 from .graph.eval_mode import other_in_eval
 from .graph.ir import Graph
@@ -83,6 +84,7 @@ class Job:
         self._trainer = Trainer(setup, rank, Groups())
         self._state: StateDict | None = None
         self._checked = False
+        self._saves: list[Path] = []
         self._priced = priced
         self.rank, self.world = rank, world
         self.data_rank, self.data_world = share.rank, share.world
@@ -126,13 +128,15 @@ class Job:
 
         Raises:
             InputError: other entries, shapes or types than the plan's, or ranks of one share that were given different samples.
-            ExecutionError: the loss or a gradient is no number; the update was left out, the weights are as before.
+            ExecutionError: the loss or a gradient is no number; the update was left out, the weights are as before. Or another
+                rank ended.
         """
         began = time.perf_counter()
-        given, mark = self._given(batch)
         number = self.step + 1
-        stepped = self._trainer.step(given)
-        rows = self._gather([time.perf_counter() - began, mark])
+        with self._together(number):
+            given, mark = self._given(batch)
+            stepped = self._trainer.step(given)
+            rows = self._gather([time.perf_counter() - began, mark])
         self._same([r[1] for r in rows])
         if not stepped.finite:
             raise ExecutionError(
@@ -144,7 +148,7 @@ class Job:
         """The mean loss of a batch of the same size, without dropout, gradients and update; equal on every rank. Collective.
 
         Raises:
-            Unsupported: a model that computes something else in eval mode, besides dropout.
+            Unsupported: a model that computes something else in eval mode, besides dropout. ExecutionError: another rank ended.
         """
         if self._evaluated is not None:
             self._other_in_eval, self._evaluated = other_in_eval(self._setup.graph, self._evaluated()), None
@@ -153,10 +157,23 @@ class Job:
                 f"in evaluation mode the model computes something else, first in {self._other_in_eval}: a plan runs the training "
                 "mode, without dropout, and keeps no running statistics; evaluate in one process with the weights of a checkpoint"
             )
-        given, mark = self._given(batch)
-        losses = self._trainer.runtime.evaluate(given)
-        self._same([r[0] for r in self._gather([mark])])
+        with self._together(self.step):
+            given, mark = self._given(batch)
+            losses = self._trainer.runtime.evaluate(given)
+            marks = [r[0] for r in self._gather([mark])]
+        self._same(marks)
         return sum(losses) / len(losses)
+
+    @contextmanager
+    def _together(self, number: int) -> Iterator[None]:
+        """What all ranks do at once in step `number`."""
+        try:
+            yield
+        except (RuntimeError, OSError) as error:
+            if not lost(error):
+                raise
+            last = newest(self._saves)
+            raise another_ended(number, f'job.load("{last}")' if last is not None else "") from error
 
     def _given(self, batch: Batch) -> tuple[list[Any], float]:
         named = self._feed.named(batch)
@@ -203,6 +220,7 @@ class Job:
             ExecutionError: the one before could not be written.
         """
         self._trainer.checkpoints.save(path, data)
+        self._saves = [*(s for s in self._saves if s != Path(path)), Path(path)]
 
     def wait(self) -> Path | None:
         """Until what was saved last is complete; its folder. Called when the process ends, too."""
@@ -218,7 +236,9 @@ class Job:
             InputError: no complete checkpoint, or one of another model.
         """
         self.wait()
-        return self._trainer.resume(path)
+        saved = self._trainer.resume(path)
+        self._saves = [Path(path)]
+        return saved
 
     def state_dict(self) -> dict[str, Any]:
         """Name in the user's module -> DTensor of the float32 weight, for the parameters of this rank's stages. Collective.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
@@ -11,11 +14,11 @@ import torch
 from torch import nn
 
 import meshwright as mw
-from execute import loops
+from execute import dying_loop, loops
 from execute.conftest import Pools
 from execute.layouts import Layout
 from execute.loops import DROPPING, FROZEN, GPT2, PAIRS, SCORER, Ran, Saving, Task, by_hand, trained
-from meshwright.errors import InputError, Unsupported
+from meshwright.errors import ExecutionError, InputError, Unsupported
 
 LAYOUTS = [Layout(dp=2), Layout(tp=2), Layout(dp=2, zero=3), Layout(pp=2)]
 
@@ -398,6 +401,55 @@ def test_a_job_that_is_gone_has_written_its_checkpoint_and_holds_no_weights(tmp_
     gc.collect()
     assert (tmp_path / "ckpt" / "meshwright.json").is_file()
     assert not any(x() is not None for x in held)
+
+
+def test_a_step_in_which_another_rank_ends_says_how_to_go_on(tmp_path: Path) -> None:
+    job = mw.parallelize(loops.scorer(), SCORER.plan(Layout()), optimizer=loops.momentum, loss=loops.score)
+
+    def closed(*_: object) -> None:
+        raise RuntimeError(
+            "[/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:18304"
+        )
+
+    job.train_step(loops.scores(0))
+    job._trainer.step = closed  # type: ignore[method-assign,assignment]
+    with pytest.raises(ExecutionError) as told:
+        job.train_step(loops.scores(1))
+    assert told.value.message == "another rank ended at step 2, so this one was stopped"
+    job.save(tmp_path / "a")
+    job.wait()
+    job._saves.append(tmp_path / "b")  # begun, never complete
+    with pytest.raises(ExecutionError) as told:
+        job.train_step(loops.scores(1))
+    assert told.value.message == (
+        f'another rank ended at step 2, so this one was stopped; go on with job.load("{tmp_path / "a"}") (loads under any plan)'
+    )
+
+
+@pytest.mark.slow
+def test_a_users_script_whose_other_rank_is_killed_ends_in_one_sentence(tmp_path: Path) -> None:
+    environment = {
+        **os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1",
+        "MESHWRIGHT_DEVICE": "cpu",
+    }  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        dying_loop.__file__,
+    ]
+    ran = subprocess.run(
+        [*command, str(tmp_path / "ckpt")], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 1
+    text = (
+        "meshwright.errors.ExecutionError: another rank ended at step 4, so this one was stopped; go on with "
+        f'job.load("{tmp_path / "ckpt"}") (loads under any plan)'
+    )
+    assert text in ran.stderr, ran.stderr[-3000:]
 
 
 def test_numbers_are_cast_but_never_to_integers() -> None:

@@ -15,7 +15,7 @@ from ...errors import ExecutionError, InputError, MeshwrightError
 from ..ranks.device import hardware
 from ..ranks.mesh_groups import Groups, ranks_of
 from .one_process import OneProcess
-from .run_record import Run, RunResult
+from .run_record import Run, RunResult, another_ended, lost
 from .samples import Samples
 from .trainer import Setup, Trainer
 
@@ -109,11 +109,10 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 
 def _end(rank: int, error: BaseException, run: Run) -> NoReturn:
     """Rank 0 says what to do; a rank that failed by itself says how."""
-    lost = isinstance(error, _Stopped | ConnectionError | dist.DistError) or "gloo" in str(error)
-    if not lost:
+    if not (isinstance(error, _Stopped) or lost(error)):
         text = f"rank {rank} failed at step {run.at}: {type(error).__name__}: {error}"
         raise ExecutionError(text + run.go_on()) from error
     if rank != 0:
         time.sleep(PATIENCE)
         raise SystemExit(1) from error
-    raise ExecutionError(f"another rank ended at step {run.at}, so this one was stopped" + run.go_on()) from error
+    raise another_ended(run.at, run.how) from error

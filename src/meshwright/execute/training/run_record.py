@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch.distributed as dist
 
 from ...errors import ExecutionError
 from ..saved import folders
@@ -83,17 +85,42 @@ class Run:
 
     def last(self) -> Path | None:
         """The newest checkpoint that is complete: of this run, or the one that it went on from."""
-        begun = next((s for s in reversed(self.saves) if folders.whole(s) is not None), None)
-        return begun or self.resume
+        return newest(self.saves) or self.resume
+
+    @property
+    def how(self) -> str:
+        last = self.last()
+        return f"--resume {last}" if last is not None else ""
 
     def go_on(self) -> str:
         """UX: "; go on with --resume run/step-10 (loads under any plan)"."""
-        last = self.last()
-        return f"; go on with --resume {last} (loads under any plan)" if last is not None else ""
+        return go_on(self.how)
 
     def result(self, ranks: int, spent: Sequence[Mapping[str, float]]) -> RunResult:
         measured = tuple(spent) if len(self.done) > 1 else ()
         return RunResult(tuple(self.done), ranks, self.saves[-1] if self.saves else None, self.dtype, measured)
+
+
+def newest(saves: Iterable[Path]) -> Path | None:
+    """The last of these checkpoints, in the order in which they were begun, that is complete."""
+    return next((s for s in reversed(list(saves)) if folders.whole(s) is not None), None)
+
+
+def go_on(how: str) -> str:
+    """UX: "; go on with --resume run/step-10 (loads under any plan)"; nothing where there is no checkpoint."""
+    return f"; go on with {how} (loads under any plan)" if how else ""
+
+
+def lost(error: BaseException) -> bool:
+    """Whether it says that another rank is gone: it failed or was killed, and says itself why."""
+    return isinstance(error, ConnectionError | dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )
+
+
+def another_ended(number: int, how: str) -> ExecutionError:
+    """Of a rank that `lost` another one in step `number`. `how`: see `go_on`."""
+    return ExecutionError(f"another rank ended at step {number}, so this one was stopped{go_on(how)}")
 
 
 def no_number(number: int, stepped: Sequence[Stepped]) -> str:

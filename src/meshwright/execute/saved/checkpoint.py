@@ -87,6 +87,7 @@ class Checkpoints:
         training = _packed({
             "groups": _hyperparameters(runtime.optimizer),
             "scheduler": self._scheduler.state_dict() if self._scheduler is not None else None,
+            "scheduler_class": _class(self._scheduler),
             "data": dict(data or {}),
         })  # fmt: skip
         about = {
@@ -147,7 +148,7 @@ def load(runtime: Runtime, folder: str | Path, scheduler: Any = None) -> Saved:
     """Fills this rank's parts from a checkpoint written under any plan. Collective.
 
     Raises:
-        InputError: no complete checkpoint, one of another model or of another optimizer.
+        InputError: no complete checkpoint, one of another model, of another optimizer or of another scheduler.
     """
     own = dict(_generators(runtime.rank))
     saved = _load(list(_holdings(runtime)), runtime.optimizer, Path(folder), scheduler, own, _everyone())
@@ -224,7 +225,22 @@ def _checked(saved: Saved, training: Any, optimizer: torch.optim.Optimizer, sche
         raise InputError(f"{saved.folder}: its optimizer had {before} groups of parameters, this one has {now}")
     if scheduler is not None and training["scheduler"] is None:
         raise InputError(f"{saved.folder}: written without a learning-rate scheduler")
+    if training["scheduler"] is not None:
+        wrote, goes_on = training.get("scheduler_class"), _class(scheduler)  # older checkpoints name no class
+        if goes_on is None:
+            raise InputError(
+                f"{saved.folder}: written with the learning-rate scheduler {wrote or '(of a class it does not name)'}: "
+                "give the same one to go on"
+            )
+        if wrote not in (None, goes_on):
+            raise InputError(
+                f"{saved.folder}: written with the learning-rate scheduler {wrote}, whose state {goes_on} cannot go on from"
+            )
     return training
+
+
+def _class(scheduler: Any) -> str | None:
+    return type(scheduler).__name__ if scheduler is not None else None
 
 
 # ------------------------------------------------------------- what is saved

@@ -302,21 +302,36 @@ def test_what_cannot_go_on_is_refused_in_one_sentence(saved: Saved, pools: Pools
     folder, _, _ = saved(Layout(dp=2))
     graph, real, _ = _model(0.1, "float32")
 
-    def resume(place: Path, optimizer: MakeOptimizer = ADAMW, scheduler: MakeScheduler | None = None) -> None:
+    def resume(place: Path, optimizer: MakeOptimizer = ADAMW, scheduler: MakeScheduler | None = COSINE) -> None:
         OneProcess(graph, real, Values(0), optimizer, scheduler).resume(place)
 
     with pytest.raises(InputError, match=r"written by AdamW, whose state SGD cannot go on from$"):
         resume(folder, SGD())
     with pytest.raises(InputError, match=r"its optimizer had 1 groups of parameters, this one has 2$"):
         resume(folder, lambda ps: torch.optim.AdamW([{"params": ps[:1]}, {"params": ps[1:]}]))
+    with pytest.raises(InputError, match=r"scheduler CosineAnnealingLR: give the same one to go on$"):
+        resume(folder, scheduler=None)
+    with pytest.raises(InputError, match=r"CosineAnnealingLR, whose state ExponentialLR cannot go on from$"):
+        resume(folder, scheduler=partial(ExponentialLR, gamma=0.5))
     shutil.copytree(folder, tmp_path / "cut")
     file = next((tmp_path / "cut").glob("*.distcp"))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(InputError, match=r"cut: damaged: "):
         resume(tmp_path / "cut")
+    file.write_bytes(b"")
+    with pytest.raises(InputError, match=r"cut: damaged: \w+"):
+        resume(tmp_path / "cut")
     (tmp_path / "cut" / "training.pt").write_bytes(b"no")
     with pytest.raises(InputError, match=r"training\.pt: damaged: "):
         resume(tmp_path / "cut")
+    seal = tmp_path / "cut" / "meshwright.json"
+    seal.write_text(seal.read_text()[:40])
+    with pytest.raises(InputError, match=r"cut/meshwright\.json: damaged: not the facts"):
+        resume(tmp_path / "cut")
+    more = nn.ModuleDict({"more": nn.Linear(2, 2)})
+    rule = torch.optim.AdamW(more.parameters())
+    with pytest.raises(InputError, match=r"written for another model: it holds no more\.weight$"):
+        checkpoint.load_module(more, rule, folder, ["more.weight"], COSINE(rule))
     plain, _, _ = saved(Layout(), optimizer=MOMENTUM, scheduler=None)
     with pytest.raises(InputError, match=r"written without a learning-rate scheduler$"):
         resume(plain, MOMENTUM, partial(LambdaLR, lr_lambda=lambda step: 1.0))

@@ -69,7 +69,7 @@ def read(parts: Parts, folder: Path, group: dist.ProcessGroup | None) -> None:
         for failure in error.failures.values():
             if isinstance(failure[0], MeshwrightError):
                 raise failure[0] from None
-        raise InputError(f"{folder}: damaged: {_first(error)}") from error
+        raise InputError(f"{folder}: damaged: {_why(_first(error))}") from error
 
 
 def described(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -81,12 +81,17 @@ def described(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     try:
         held = FileSystemReader(str(folder)).read_metadata().state_dict_metadata
     except Exception as error:  # whatever unpickling a damaged file raises
-        raise InputError(f"{folder}: damaged: {error}") from error
+        raise InputError(f"{folder}: damaged: {_why(error)}") from error
     return {
         name: (tuple(entry.size), entry.properties.dtype)
         for name, entry in held.items()
         if isinstance(entry, TensorStorageMetadata)
     }
+
+
+def _why(error: BaseException) -> str:
+    """An empty file makes an EOFError that says nothing."""
+    return str(error).strip() or ("a file ends too early" if isinstance(error, EOFError) else type(error).__name__)
 
 
 def _first(error: CheckpointException) -> BaseException:
@@ -141,8 +146,9 @@ class _Loader(DefaultLoadPlanner):
         for name, ps in self._parts.items():
             saved = self.metadata.state_dict_metadata.get(name)
             if not isinstance(saved, TensorStorageMetadata) or tuple(saved.size) != ps[0].shape:
-                held = "is not in it" if saved is None else f"has shape {tuple(getattr(saved, 'size', ()))} there"
-                raise InputError(f"{self._folder}: written for another model: {name} {held}, not {ps[0].shape}")
+                there = tuple(getattr(saved, "size", ()))
+                how = f"it holds no {name}" if saved is None else f"{name} has shape {there} there, not {ps[0].shape}"
+                raise InputError(f"{self._folder}: written for another model: {how}")
             own = [box for part in ps for box in part.boxes]
             self._views |= {(name, k): box.view for k, box in enumerate(own)}
             items += create_read_items_for_chunk_list(name, saved, [_chunk(box) for box in own])

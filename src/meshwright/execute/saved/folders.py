@@ -98,19 +98,21 @@ def facts(folder: Path) -> Mapping[str, Any]:
     """What `publish` was told.
 
     Raises:
-        InputError: no complete checkpoint.
+        InputError: no complete checkpoint, or its facts are damaged.
     """
     found = whole(folder)
+    if found is None:
+        raise InputError(f"{folder}: no whole checkpoint: a folder that a run wrote holds {SEAL}")
     try:
-        if found is None:
-            raise OSError
         about = json.loads((found / SEAL).read_text())
         if about["schema"] != SCHEMA:
             raise InputError(f'{folder}: schema "{about["schema"]}" is not known: this version reads {SCHEMA}')
         int(about["step"])
         return about  # type: ignore[no-any-return]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: no whole checkpoint: a folder that a run wrote holds {SEAL}") from error
+    except OSError as error:
+        raise InputError(f"{found / SEAL}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{found / SEAL}: damaged: not the facts that a run writes last, as JSON") from error
 
 
 def _empty(folder: Path) -> bool:

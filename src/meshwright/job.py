@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -76,6 +77,7 @@ class Job:
         evaluated: Callable[[], Graph] | None = None,
     ) -> None:
         """`evaluated`: captures the model in evaluation mode, to see whether it computes the same there."""
+        positive(setup.clip)
         self._setup, self._feed, self._evaluated = setup, feed, evaluated
         self._other_in_eval = ""
         self._shares = shares(setup.program, setup.graph)
@@ -117,7 +119,7 @@ class Job:
 
     @clip.setter
     def clip(self, value: float | None) -> None:
-        self._trainer.clip = value
+        self._trainer.clip = positive(value)
 
     def train_step(self, batch: Batch) -> Metrics:
         """Forward and backward of all micro-batches, and one update. Collective.
@@ -290,6 +292,17 @@ class Job:
         if self.world > 1:
             dist.all_gather_object(everyone, own)
         return everyone
+
+
+def positive(clip: float | None) -> float | None:
+    """The largest norm, if there is one.
+
+    Raises:
+        InputError: no positive number.
+    """
+    if clip is None or (isinstance(clip, Real) and not isinstance(clip, bool) and clip > 0):
+        return clip
+    raise InputError(f"clip is {clip!r}: give the largest norm of the gradients, a number above 0, or None")
 
 
 def checksum(named: Mapping[str, Tensor]) -> float:

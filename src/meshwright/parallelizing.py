@@ -89,6 +89,10 @@ def parallelize(
         InputError: another number of ranks than devices; a plan of another model; weights or buffers that are missing.
         CaptureError: the model or the loss cannot be captured. Unsupported: the plan can be priced, not run.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"the model is of type {type(model).__name__}: give a torch.nn.Module, such as build() returns"
+        )
     known = _known(plan)
     rank, world = _place(known.plan)
     dtype = _dtype(precision, known.plan)

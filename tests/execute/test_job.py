@@ -8,6 +8,7 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -450,6 +451,26 @@ def test_a_users_script_whose_other_rank_is_killed_ends_in_one_sentence(tmp_path
         f'job.load("{tmp_path / "ckpt"}") (loads under any plan)'
     )
     assert text in ran.stderr, ran.stderr[-3000:]
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0, float("nan"), "1", True], ids=str)
+def test_a_clip_that_is_no_positive_number_is_refused(clip: Any) -> None:
+    plan = SCORER.plan(Layout())
+    job = mw.parallelize(loops.scorer(), plan, optimizer=loops.momentum, loss=loops.score, clip=2)
+    sentence = f"clip is {clip!r}: give the largest norm of the gradients, a number above 0, or None"
+    with pytest.raises(InputError) as told:
+        job.clip = clip
+    assert told.value.message == sentence and job.clip == 2
+    with pytest.raises(InputError) as told:
+        mw.parallelize(loops.scorer(), plan, optimizer=loops.momentum, loss=loops.score, clip=clip)
+    assert told.value.message == sentence
+
+
+def test_what_is_no_module_is_refused() -> None:
+    model: Any = "x"
+    with pytest.raises(InputError) as told:
+        mw.parallelize(model, SCORER.plan(Layout()), optimizer=loops.momentum, loss=loops.score)
+    assert told.value.message == "the model is of type str: give a torch.nn.Module, such as build() returns"
 
 
 def test_numbers_are_cast_but_never_to_integers() -> None:

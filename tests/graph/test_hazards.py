@@ -87,7 +87,7 @@ def test_custom_autograd_function_is_refused_and_the_patch_is_gone(tmp_path: Pat
     line = line_of(spec, "Twice.apply")
     assert refusal(spec) == (
         f"cannot capture layers.0 (moe.py:{line}): Twice is a custom autograd.Function, whose backward would be lost; "
-        "write it as torch.library.custom_op with register_autograd"
+        "write it as a custom_op of torch with register_autograd"
     )
     assert (torch.autograd.Function.__dict__["apply"], torch.Tensor.__bool__, torch.Tensor.item) == before
 

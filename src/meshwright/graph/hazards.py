@@ -147,7 +147,7 @@ def _watch_functions(seen: Seen, stack: contextlib.ExitStack) -> None:
         if not cls.__module__.startswith("torch.") and (place := seen.place()):
             seen.refuse(
                 f"cannot capture {place}: {cls.__name__} is a custom autograd.Function, whose backward would be lost; "
-                "write it as torch.library.custom_op with register_autograd"
+                "write it as a custom_op of torch with register_autograd"
             )
         return original(cls, *args, **kwargs)
 

@@ -117,7 +117,7 @@ def pipeline_times(
     Raises:
         Unsupported: the schedule is not gpipe, 1f1b, interleaved or bfs.
     """
-    from . import _kernels
+    from . import _pipeline_kernels
 
     p, v = forward.shape
     name = "1f1b" if schedule.name == "dataflow" and p * v == 1 else schedule.name
@@ -125,7 +125,7 @@ def pipeline_times(
         raise Unsupported(f'schedule "{schedule.name}" has no fast path: simulate its rows')
     chunks(schedule, p * v)
     m = schedule.micro_batches
-    last, end = _kernels.pipeline(
+    last, end = _pipeline_kernels.pipeline(
         forward, backward, lag_forward, lag_backward, warm_up(name, p, v, m), m, int(name in ("gpipe", "bfs"))
     )
     return last, end
@@ -143,12 +143,12 @@ def split_times(
     Raises:
         Unsupported: another schedule.
     """
-    from . import _kernels
+    from . import _pipeline_kernels
 
     if schedule.name not in SPLIT or schedule.rows:
         raise Unsupported(f'schedule "{schedule.name}" has no fast path: simulate its rows')
     chunks(schedule, len(forward))
-    found: Floats = _kernels.zero_bubble(
+    found: Floats = _pipeline_kernels.zero_bubble(
         forward, backward - weight, weight, lag_forward, lag_backward, schedule.micro_batches
     )
     return found

@@ -7,7 +7,7 @@ the graph of stages has no cycle. Method: "Efficient Algorithms for Device Place
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from math import inf
@@ -104,24 +104,21 @@ def path_lattice(order: Sequence[int]) -> Lattice:
 
 def last_in_first_out(n: int, edges: Sequence[tuple[int, int]]) -> list[int]:
     """A topological order that goes on from the item that became ready last, much as a depth-first walk does."""
-    after: list[list[int]] = [[] for _ in range(n)]
-    waits = [0] * n
-    for a, b in edges:
-        after[a].append(b)
-        waits[b] += 1
-    ready = [v for v in range(n) if not waits[v]]
-    order = []
-    while ready:
-        order.append(ready.pop())
-        for b in after[order[-1]]:
-            waits[b] -= 1
-            if not waits[b]:
-                ready.append(b)
-    return order
+    return _ordered(n, edges, list.pop, list.append)
 
 
 def earliest_first(n: int, edges: Sequence[tuple[int, int]]) -> list[int]:
     """A topological order that takes the item with the smallest number of those that are ready."""
+    return _ordered(n, edges, heappop, heappush)
+
+
+def _ordered(
+    n: int,
+    edges: Sequence[tuple[int, int]],
+    take: Callable[[list[int]], int],
+    put: Callable[[list[int], int], None],
+) -> list[int]:
+    """A topological order; `take` chooses among the items that are ready."""
     after: list[list[int]] = [[] for _ in range(n)]
     waits = [0] * n
     for a, b in edges:
@@ -130,11 +127,11 @@ def earliest_first(n: int, edges: Sequence[tuple[int, int]]) -> list[int]:
     ready = [v for v in range(n) if not waits[v]]
     order = []
     while ready:
-        order.append(heappop(ready))
+        order.append(take(ready))
         for b in after[order[-1]]:
             waits[b] -= 1
             if not waits[b]:
-                heappush(ready, b)
+                put(ready, b)
     return order
 
 

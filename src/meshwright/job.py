@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .errors import ExecutionError, InputError, Unsupported
 from .execute.ranks.mesh_groups import Groups
+from .execute.saved import checkpoint
 from .execute.step.shares import Share, shares
 from .execute.training.run_record import another_ended, lost, newest, no_number
 from .execute.training.trainer import Setup, Trainer
@@ -33,7 +34,6 @@ from .report.measured import Measured, measured
 from .simulate.result import Simulation
 
 if TYPE_CHECKING:
-    from .execute.saved.checkpoint import Saved
     from .execute.saved.dtensors import StateDict
 
 T = TypeVar("T")
@@ -139,7 +139,7 @@ class Job:
             given, mark = self._given(batch)
             stepped = self._trainer.step(given)
             rows = self._gather([time.perf_counter() - began, mark])
-        self._same([r[1] for r in rows])
+        self._same([r[1] for r in rows], number)
         if not stepped.finite:
             raise ExecutionError(
                 f"{no_number(number, self._told(stepped))}; the weights are those of step {number - 1}"
@@ -163,7 +163,7 @@ class Job:
             given, mark = self._given(batch)
             losses = self._trainer.runtime.evaluate(given)
             marks = [r[0] for r in self._gather([mark])]
-        self._same(marks)
+        self._same(marks, self.step)
         return sum(losses) / len(losses)
 
     @contextmanager
@@ -182,18 +182,18 @@ class Job:
         given = self._shares[self.rank].rows(named, self._setup.graph, self._micro_batches)
         mark = checksum(named)
         if not self._checked:  # later steps are checked when their metrics meet
-            self._same([r[0] for r in self._gather([mark])])
+            self._same([r[0] for r in self._gather([mark])], self.step + 1)
             self._checked = True
         return given, mark
 
-    def _same(self, marks: list[float]) -> None:
+    def _same(self, marks: list[float], step: int) -> None:
         first: dict[int, int] = {}
         for rank, mark in enumerate(marks):
             share = self._shares[rank].rank
             other = first.setdefault(share, rank)
             if marks[other] != mark:
                 raise InputError(
-                    f"ranks {other} and {rank} were given different samples in step {self.step}, but both have data_rank "
+                    f"ranks {other} and {rank} were given different samples in step {step}, but both have data_rank "
                     f"{share} of {self.data_world}: give every rank the samples of its job.data_rank"
                 )
 
@@ -228,16 +228,22 @@ class Job:
         """Until what was saved last is complete; its folder. Called when the process ends, too."""
         return self._trainer.checkpoints.wait()
 
-    def load(self, path: str | Path) -> Saved:
+    def load(self, path: str | Path) -> checkpoint.Saved:
         """Goes on from a checkpoint that was written under this plan or any other. Collective.
 
         Returns:
             what it says of itself: `.step`, `.data`.
 
         Raises:
-            InputError: no complete checkpoint, or one of another model.
+            InputError: no complete checkpoint, one of another model, or of another seed, under which dropout would go on
+                with other masks.
         """
         self.wait()
+        seed = checkpoint.info(path).seed
+        if seed != self._setup.seed:
+            raise InputError(
+                f"{path}: written with seed {seed}, the job has {self._setup.seed}: parallelize(…, seed={seed})"
+            )
         saved = self._trainer.resume(path)
         self._saves = [Path(path)]
         return saved

@@ -137,7 +137,7 @@ def test_ranks_of_one_share_that_are_given_different_samples_are_told(pools: Poo
     assert (
         said
         == [
-            "ranks 0 and 1 were given different samples in step 0, but both have data_rank 0 of 1: give every rank the samples "
+            "ranks 0 and 1 were given different samples in step 1, but both have data_rank 0 of 1: give every rank the samples "
             "of its job.data_rank"
         ]
         * 2
@@ -580,3 +580,14 @@ def test_a_loop_of_one_file(tmp_path: Path) -> None:
     truth = by_hand(SCORER, 2, micro_batches=micro_batches)
     assert [job.train_step(loops.scores(k)).loss for k in range(2)] == pytest.approx(truth.losses, rel=2e-6)
     assert job.report().priced_for == "local×1" or job.report().priced_for
+
+
+def test_a_checkpoint_of_another_seed_is_refused(tmp_path: Path) -> None:
+    """Its dropout would go on with other masks."""
+    plan = SCORER.plan(Layout())
+    job = mw.parallelize(loops.Scorer(), plan, optimizer=loops.momentum, loss=loops.score, seed=1)
+    job.save(tmp_path / "ck")
+    job.wait()
+    other = mw.parallelize(loops.Scorer(), plan, optimizer=loops.momentum, loss=loops.score)
+    with pytest.raises(InputError, match=r"ck: written with seed 1, the job has 0: parallelize\(…, seed=1\)"):
+        other.load(tmp_path / "ck")

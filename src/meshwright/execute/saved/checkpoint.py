@@ -31,6 +31,7 @@ from ...plan.serial import save as save_plan
 from ..step.runtime import Runtime
 from . import folders
 from .box_planners import described, read, write
+from .first import as_first
 from .parts import Part
 
 OPTIMIZER, GENERATOR = "optimizer.", "generator."
@@ -125,23 +126,10 @@ class Checkpoints:
                 save_plan(self._plan, part / PLAN)
             folders.publish(target, about)
 
-        self._as_first(lambda: folders.begin(target))
+        as_first(lambda: folders.begin(target), self._runtime.rank, self._group)
         write(staged, part, self._group)
-        self._as_first(finish)
+        as_first(finish, self._runtime.rank, self._group)
         self.last = target
-
-    def _as_first(self, action: Callable[[], object]) -> None:
-        """Rank 0 does it; all know how it went."""
-        outcome: list[Exception | None] = [None]
-        if self._runtime.rank == 0:
-            try:
-                action()
-            except Exception as error:
-                outcome = [error]
-        if self._group is not None:
-            dist.broadcast_object_list(outcome, 0, group=self._group)
-        if outcome[0] is not None:
-            raise outcome[0]
 
 
 def load(runtime: Runtime, folder: str | Path, scheduler: Any = None) -> Saved:

@@ -21,6 +21,7 @@ from ..step.runtime import Runtime
 from . import folders
 from .box_planners import described, read
 from .checkpoint import GENERATOR, OPTIMIZER
+from .first import as_first
 from .parts import Part
 from .weights import DTYPES, created, mapped
 
@@ -42,9 +43,7 @@ def export_safetensors(source: Runtime | str | Path, path: str | Path, dtype: to
     draft = target.with_name(target.name + ".part")
     if isinstance(source, Runtime):
         _from_runtime(source, draft, dtype)
-        if source.rank == 0:
-            _published(draft, target)
-        _meet()
+        as_first(lambda: _published(draft, target), source.rank)
         return target
     folder = folders.whole(Path(source))
     if folder is None:
@@ -80,9 +79,8 @@ def must_be_writable(path: str | Path) -> None:
 
 def _from_runtime(runtime: Runtime, draft: Path, dtype: torch.dtype | None) -> None:
     params = list(runtime.graph.params())
-    if runtime.rank == 0:
-        _made(draft, {p.name: (p.shape, _as(getattr(torch, p.dtype), dtype)) for p in params})
-    _meet()
+    shapes = {p.name: (p.shape, _as(getattr(torch, p.dtype), dtype)) for p in params}
+    as_first(lambda: _made(draft, shapes), runtime.rank)
     files = mapped(draft)
     for (stage, name), master in runtime.masters.items():
         param, view = runtime.param(stage, name), runtime.locals[stage].view

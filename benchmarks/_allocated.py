@@ -37,6 +37,7 @@ from meshwright.plan.model import Plan
 CATEGORIES = ("weights", "gradients", "optimizer", "activations", "workspace")
 MARK = "mark "
 LET_GO_SECONDS = 2e-3
+TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,19 @@ class Peak:
     @property
     def total(self) -> float:
         return sum(self.by.values())
+
+
+def measured(measure_once: Callable[[], list[Peak]]) -> list[Peak]:
+    """Of each rank. Now and then torch's profiler hands over a record without a single allocation: then once more.
+
+    Raises:
+        RuntimeError: no try gave a record of every rank.
+    """
+    for _ in range(TRIES):
+        found = measure_once()
+        if all(peak.total > 0 for peak in found):
+            return found
+    raise RuntimeError(f"torch's profiler recorded no allocation in {TRIES} runs")
 
 
 def measure(context: Context, trial: Trial) -> Peak:

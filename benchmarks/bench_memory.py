@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "execute")]  # the ranks look here, too
@@ -30,14 +30,10 @@ from meshwright.lower import lower, unrolled  # noqa: E402
 from meshwright.plan.problem import Problem, Recipe  # noqa: E402
 from meshwright.simulate import simulate  # noqa: E402
 
-if TYPE_CHECKING:
-    from _allocated import Trial
-
 GATE = 0.05
 CATEGORIES = ("weights", "gradients", "optimizer", "activations", "workspace")
 BUCKET_BYTES = 2**18
 RANKS = 2
-TRIES = 3
 SEQ, SAMPLES = 512, 2
 """Tokens a sample; samples of a micro-batch on each data-parallel rank."""
 TRIALS: Sequence[tuple[Layout, int, str]] = (
@@ -90,17 +86,8 @@ def compared(name: str, told: Mapping[str, float], found: Mapping[str, float]) -
     return kept
 
 
-def _measured(pool: Pool, trial: Trial) -> list[Any]:
-    """Of each rank. Now and then the profiler hands over an empty record: then once more."""
-    for _ in range(TRIES):
-        found = pool.run("_allocated:measure", trial, timeout=600)
-        if all(sum(peak.by.values()) > 0 for peak in found):
-            return found
-    raise SystemExit(f"the profiler recorded no allocation in {TRIES} runs")
-
-
 def main(arguments: Sequence[str]) -> int:
-    from _allocated import Trial
+    from _allocated import Trial, measured
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="")
@@ -124,7 +111,7 @@ def main(arguments: Sequence[str]) -> int:
             if layout.ranks not in pools:
                 pools[layout.ranks] = Pool(layout.ranks, timeout=300)
             trial = Trial(unrolled(lowered, graph), graph, plan, source, SEQ, dtype, AdamW(), BUCKET_BYTES)
-            found = _measured(pools[layout.ranks], trial)
+            found = measured(partial(pools[layout.ranks].run, "_allocated:measure", trial, timeout=600))
             for rank, peak in enumerate(found):
                 lane = next(k for k, x in enumerate(said.lanes) if x.first_device <= rank < x.first_device + x.devices)
                 told = simulated(said.peak_by[lane])

@@ -158,8 +158,9 @@ def test_a_rank_killed_at_a_random_moment_loses_only_the_steps_since_the_last_ch
     assert text.startswith(
         f"rank {victim} was killed by signal 9 at step {last + 1}; the other was stopped; go on with "
     )
-    begun = last - last % EVERY
-    assert _goes_on(run, text, truth, seed) in (begun, begun - EVERY)
+    newest = last - last % EVERY
+    surely_whole = newest - EVERY * (1 + (last == newest))  # a step is reported before its save begins
+    assert surely_whole <= _goes_on(run, text, truth, seed) <= newest
     _check_folders(run.folder)
 
 

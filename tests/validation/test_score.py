@@ -62,7 +62,7 @@ def test_parameters_reach_their_tables_and_come_back() -> None:
 
 
 def test_fits_stand_for_every_source_and_the_common_one_is_shipped(data_folder: Path) -> None:
-    rows, _ = read(data_folder)
+    rows = read(data_folder).rows
     assert set(fitted()) == {"all"} | {r.source for r in rows}
     assert shipped() == pytest.approx(fitted()["all"], rel=0.01)
 
@@ -84,7 +84,7 @@ def test_one_source_is_predicted_by_constants_of_the_others(data_folder: Path) -
 def test_a_fit_recovers_constants_that_made_the_times(data_folder: Path) -> None:
     """Times made by known constants: few rows move the fit most of the way from the guesses to them."""
     truth = {**guesses(), "a100.gemm_16": 0.60, "floor.eager": 1.4e-3}
-    chosen = [r for r in read(data_folder)[0] if r.source in ("megatron-sc21", "vtrain-multi")][::6]
+    chosen = [r for r in read(data_folder).rows if r.source in ("megatron-sc21", "vtrain-multi")][::6]
     cases = prepare(chosen)
     made = predict(cases, truth)
     cases = [replace(c, row=replace(c.row, seconds=float(s))) for c, s in zip(cases, made)]

@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
         )
         return 2
     try:
-        rows, _ = read(Path(arguments[0]))
+        rows = read(Path(arguments[0])).rows
         write(fit(prepare(rows)), Path(__file__).with_name("fitted.toml"))
     except MeshwrightError as error:
         print(f"meshwright: {error.message}", file=sys.stderr)

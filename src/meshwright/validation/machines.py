@@ -5,10 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 from ..cluster import Cluster, Preset, presets
 from ..cluster._build import NodeGroup, build
-from .rows import Row
+from .columns import Refused
+
+if TYPE_CHECKING:
+    from .rows import Row
+
+ACCELERATORS = (
+    ("V100-SXM3", "v100-dgx2"), ("V100-SXM2-16", "v100-p3"), ("V100", "v100"), ("A100-SXM-40", "a100-40"), ("A100", "a100"),
+    ("A800", "a800"), ("H100-96", "h100-500w"), ("H100", "h100"), ("H800", "h800"), ("H200", "h200"),
+    ("B200", "b200"), ("B300", "b300"), ("GB200", "gb200"), ("GB300", "gb300"), ("L4", "l4"),
+    ("MI300X", "mi300x"), ("MI325X", "mi325x"), ("MI355X", "mi355x"), ("TPU-v4", "tpu-v4"), ("TPU-v5p", "tpu-v5p"),
+)  # fmt: skip
+"""Beginning of the accelerator's name -> machine."""
+
+
+def machine_of(accelerator: str) -> str:
+    """Key of `machines()` for the name that a row gives.
+
+    Raises:
+        Refused: no such machine here, or several kinds of device in one run.
+    """
+    if "+" in accelerator or "node" in accelerator:
+        raise Refused("devices of several kinds in one run")
+    found = next((machine for start, machine in ACCELERATORS if accelerator.startswith(start)), "")
+    if not found:
+        raise Refused(f"device {accelerator or 'not stated'}")
+    return found
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from ..graph.ir import Graph, Op, Run, Tensor
 from ..graph.serial import digest_of
@@ -13,6 +14,28 @@ from ..graph.zoo import Config
 
 SAMPLES = 2
 """Captured batch: a dim of size 1 would have no factor."""
+
+
+class Shape(Protocol):
+    """What a measured model is, whatever its kind; hashable, equal where the models are."""
+
+    @property
+    def layers(self) -> int: ...
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def vocab(self) -> int: ...
+    @property
+    def flops(self) -> float:
+        """Useful FLOPs of one sample, forward and backward: products thrice, causal attention halved, no recompute."""
+
+    def shortened(self) -> Shape:
+        """The model with as few blocks as `stretched` needs: what is captured."""
+
+    def config(self, layers: int) -> Config:
+        """A configuration of the transformers library with `layers` blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +51,10 @@ class Dense:
     ffn: int
     vocab: int
     seq: int
+
+    def shortened(self) -> Dense:
+        """Three blocks: first, middle and last."""
+        return replace(self, layers=3)
 
     def config(self, layers: int) -> Config:
         """A configuration of the transformers library with `layers` blocks."""
@@ -62,17 +89,17 @@ class Graphs:
     """Graphs by shape; captures go through the cache on disk."""
 
     def __init__(self) -> None:
-        self._captured: dict[Dense, Graph] = {}
-        self._known: dict[Dense, Graph] = {}
+        self._captured: dict[Shape, Graph] = {}
+        self._known: dict[Shape, Graph] = {}
 
-    def of(self, model: Dense) -> Graph:
+    def of(self, model: Shape) -> Graph:
         if model not in self._known:
-            three = replace(model, layers=3)
-            if three not in self._captured:
-                config = three.config(3)
+            short = model.shortened()
+            if short not in self._captured:
+                config = short.config(short.layers)
                 source = ConfigSource("measured", "measured", "config", config, SAMPLES, model.seq)
-                self._captured[three] = source.graph(SAMPLES, model.seq, "bfloat16")
-            self._known[model] = stretched(self._captured[three], model.layers)
+                self._captured[short] = source.graph(SAMPLES, model.seq, "bfloat16")
+            self._known[model] = stretched(self._captured[short], model.layers)
         return self._known[model]
 
 

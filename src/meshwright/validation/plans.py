@@ -11,12 +11,12 @@ from ..cost.constants import Family, Software, generation
 from ..graph.ir import Graph
 from ..graph.kinds import kind_of
 from ..lower import Program, lower
-from ..plan.model import Plan
+from ..plan.model import OpSharding, Plan
 from ..plan.problem import Problem, Recipe
-from ..planners._expert_layout import Expert
+from ..planners._expert_layout import Expert, Style
 from ..planners._grid_space import Point, Space
 from .machines import cluster_of
-from .models import Dense, Graphs
+from .models import Graphs, Shape
 from .rows import Row
 
 
@@ -43,8 +43,9 @@ class Cases:
 
     def __init__(self) -> None:
         self._graphs = Graphs()
-        self._experts: dict[Dense, Expert] = {}
-        self._again: dict[tuple[Dense, str], frozenset[str]] = {}
+        self._experts: dict[Shape, Expert] = {}
+        self._again: dict[tuple[Shape, str], frozenset[str]] = {}
+        self._shardings: dict[tuple[Shape, Style, str], Mapping[str, OpSharding]] = {}
 
     def of(self, row: Row, cost: CostModel | None = None) -> Case:
         """The problem, plan and program of a row.
@@ -68,7 +69,8 @@ class Cases:
         how = row.recompute if row.recompute in ("none", "full") else "none"
         schedule = "interleaved" if row.chunks > 1 else "1f1b"
         point = Point(
-            row.dp, row.tp, row.pp, row.sequence, row.chunks, row.micro_batch, row.zero, how, schedule
+            row.dp, row.tp, row.pp, row.sequence, row.chunks, row.micro_batch, row.zero, how, schedule,
+            row.cp, row.ep, row.context,
         )  # fmt: skip
         plan = space.plan(point, _parts(len(space.units), row))
         if how != row.recompute:
@@ -76,7 +78,20 @@ class Cases:
             if key not in self._again:
                 self._again[key] = _recomputed(graph, row.recompute)
             plan = replace(plan, stages=tuple(replace(s, recompute=self._again[key]) for s in plan.stages))
+        if row.attention:
+            shardings = self._with_attention(row, point.style, plan.stages[0].shardings)
+            plan = replace(plan, stages=tuple(replace(s, shardings=shardings) for s in plan.stages))
         return Case(row, problem, plan, lower(graph, plan, recipe))
+
+    def _with_attention(self, row: Row, style: Style, shardings: Mapping[str, OpSharding]) -> Mapping[str, OpSharding]:
+        """`shardings` whose attention ops run the kernel that the row states; the same object for the same style."""
+        key = (row.model, style, row.attention)
+        if key not in self._shardings:
+            names = {op.name for op in self._graphs.of(row.model).ops if "attention" in op.kind}
+            self._shardings[key] = {
+                name: replace(s, variant=row.attention) if name in names else s for name, s in shardings.items()
+            }
+        return self._shardings[key]
 
 
 def _parts(units: int, row: Row) -> tuple[int, ...]:

@@ -7,51 +7,54 @@ time keep it, formulas only where the source published nothing else, vocabularie
 from __future__ import annotations
 
 import csv
-import re
-import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cache
-from importlib import resources
-from math import ceil
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..cluster._units import quantity
 from ..errors import InputError
-from .models import Dense
+from .columns import Columns, Refused
+from .machines import machine_of, machines
+from .models import Shape
+from .settings import (
+    attention_of,
+    flags_of,
+    memory_kind_of,
+    precision_of,
+    recompute_of,
+    refuse_kinds,
+    seconds_of,
+    software_of,
+    sources,
+)
+from .shapes import shape_of
 
-FAMILIES = {"gpt": "gpt", "mpt": "gpt", "llama": "llama", "internlm": "llama", "nemotron": "nemotron"}
-VOCAB = {"gpt": 51200, "mpt": 50304, "llama": 32000, "internlm": 103168, "nemotron": 256000}
-"""Where the row does not say."""
 SIDE_FILES = frozenset({"collectives", "hardware", "relative_speedups"})
-DEVICES = (
-    ("V100-SXM3", "v100-dgx2"), ("V100", "v100"), ("A100-SXM-40", "a100-40"), ("A100", "a100"), ("A800", "a800"),
-    ("H100-96", "h100-500w"), ("H100", "h100"), ("H800", "h800"),
-)  # fmt: skip
-"""Beginning of the accelerator's name -> machine of `machines.py`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measured optimizer step of a dense transformer, as settings of a plan. Seconds; bytes."""
+    """One measured optimizer step, as settings of a plan. Seconds; bytes."""
 
     id: str
     source: str
-    model: Dense
+    model: Shape
     machine: str
-    """Key of `machines.MACHINES`."""
+    """Key of `machines.machines()`."""
     devices: int
     node: int
     """Devices a node."""
     nic: float
     """Bytes/s a device out of its node; 0 = the machine's own."""
     precision: str
+    """dtype of the operands of matrix products."""
     software: str
     grad: str
     pure: bool
     """Weights and optimizer in 16 bits, no master copy."""
     dp: int
+    """Replicas; those that share experts count in `ep`."""
     tp: int
     pp: int
     chunks: int
@@ -62,23 +65,46 @@ class Row:
     recompute: str
     """none, full, attention (its scores again), alternate (light ops and every other product), mlp (activation and norms)."""
     seconds: float
+    """0 if not measured: out of memory."""
     memory: float
-    """Bytes, 0 if not measured."""
+    """Peak bytes of a device, 0 if not measured."""
+    cp: int = 1
+    context: str = "ulysses"
+    """How attention sees all positions where cp > 1: ulysses or gather."""
+    ep: int = 1
+    attention: str = ""
+    """Variant of attention ops: fused, unfused, or "" as the software usually does."""
+    trains: str = "all"
+    """all, or adapters: the weights stand still and only low-rank adapters learn."""
+    memory_kind: str = "unknown"
+    """What `memory` counts: allocated, reserved, nvidia-smi (with the driver's context) or unknown."""
+    allocated: float = 0.0
+    """Bytes of a device that stay allocated between steps, 0 if not measured."""
+    status: str = "ok"
+    """ok, or oom."""
+    flags: tuple[str, ...] = ()
+    """small (bound by the host), noisy (a host that others shared)."""
 
     @property
     def device(self) -> str:
-        """a100, h100 or v100: whose constants its machine has."""
-        return {"a800": "a100", "a100-40": "a100", "h800": "h100", "h100-500w": "h100", "v100-dgx2": "v100"}.get(
-            self.machine, self.machine
-        )
+        """Family of the device (cost/constants/families.toml); boards limited in power count with their product."""
+        return machines()[self.machine].device.family.removesuffix("-500w")
 
 
-class Refused(Exception):
-    """Why a row is left out; its text is what is counted."""
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All rows of a folder."""
+
+    rows: list[Row] = field(default_factory=list)
+    """With a step time."""
+    failed: list[Row] = field(default_factory=list)
+    """That ran out of memory."""
+    refused: dict[str, list[str]] = field(default_factory=dict)
+    """Reason -> ids of rows that no plan says."""
 
 
-def read(folder: Path) -> tuple[list[Row], dict[str, list[str]]]:
-    """All rows under `folder`/measured that a plan can express; and reason -> ids of the others.
+def read(folder: Path) -> Table:
+    """All rows under `folder`/measured.
 
     Raises:
         InputError: no measured rows there.
@@ -86,15 +112,19 @@ def read(folder: Path) -> tuple[list[Row], dict[str, list[str]]]:
     files = sorted((folder / "measured").glob("*.csv"))
     if not files:
         raise InputError(f"no measured rows in {folder / 'measured'}: give the folder that holds measured/*.csv")
-    rows: list[Row] = []
-    refused: dict[str, list[str]] = {}
+    found = Table()
+    seen: set[Row] = set()
     for file in files:
         for raw in _measured(file):
             try:
-                rows.append(_row(raw))
+                row = _row(Columns(raw))
+                if (key := replace(row, id="", memory=0.0, allocated=0.0)) in seen:
+                    raise Refused("the same settings and time as another row")
+                seen.add(key)
+                (found.rows if row.status == "ok" else found.failed).append(row)
             except Refused as why:
-                refused.setdefault(str(why), []).append(raw["id"])
-    return _once(rows, refused), refused
+                found.refused.setdefault(str(why), []).append(raw["id"])
+    return found
 
 
 def _measured(file: Path) -> Iterator[dict[str, str]]:
@@ -108,185 +138,75 @@ def _measured(file: Path) -> Iterator[dict[str, str]]:
         yield from reader
 
 
-def _once(rows: list[Row], refused: dict[str, list[str]]) -> list[Row]:
-    """Duplicates (same settings, same time) stand once."""
-    seen: set[Row] = set()
-    found = []
-    for row in rows:
-        key = replace(row, id="", memory=0.0)
-        if key in seen:
-            refused.setdefault("the same settings and time as another row", []).append(row.id)
-            continue
-        seen.add(key)
-        found.append(row)
-    return found
-
-
-@cache
-def sources() -> Mapping[str, Mapping[str, Any]]:
-    """How each source was run (sources.toml)."""
-    return tomllib.loads(resources.files(__package__).joinpath("sources.toml").read_text(encoding="utf-8"))
-
-
-def _number(raw: Mapping[str, str], field: str, default: float | None = None) -> float:
-    text = raw.get(field, "")
-    try:
-        return float(text)
-    except ValueError:
-        if default is None:
-            raise Refused(f"no {field.replace('_', ' ')}") from None
-        return default
-
-
-def _row(raw: dict[str, str]) -> Row:
-    family = raw["family"]
-    if family not in FAMILIES:
-        raise Refused("not a dense decoder-only transformer")
-    machine = next((m for start, m in DEVICES if raw["accel"].startswith(start)), "")
-    if not machine or " + " in raw["accel"] or "node" in raw["accel"]:
-        raise Refused("device other than A100, H100 or V100")
-    known = sources().get(raw["source"])
+def _row(raw: Columns) -> Row:
+    source = raw.text("source")
+    if raw.text("status") not in ("", "ok", "oom", "oom-or-failed"):
+        raise Refused(f"status {raw.text('status')}")
+    known = sources().get(source)
+    machine = machine_of(raw.text("accel"))
     if known is None:
-        raise Refused(f"{raw['source']}: {_why_no_source(raw['source'])}")
-    _refuse_kinds(raw)
-    tp, pp, dp = (int(_number(raw, f)) for f in ("tp", "pp", "dp"))
-    devices = int(_number(raw, "devices"))
-    if dp * tp * pp != devices:
+        raise Refused(f"{source}: {_why_no_source(source)}")
+    refuse_kinds(raw)
+    tp, pp, cp, dp = raw.whole("tp"), raw.whole("pp"), raw.whole("cp", 1), raw.whole("dp")
+    devices = raw.whole("devices")
+    if dp * tp * pp * cp != devices:
         raise Refused("degrees do not multiply to the devices")
-    batch = int(_number(raw, "gbs"))
-    micro = int(_number(raw, "mbs", known.get("micro_batch", {}).get(raw["model"], _micro_batch(raw, batch, dp))))
+    model = shape_of(raw, tp)
+    if cp > 1:
+        raise Refused("context parallelism")
+    batch = raw.whole("gbs")
+    micro = raw.whole("mbs", known.get("micro_batch", {}).get(raw.text("model"), _micro_batch(raw, batch, dp)))
     if batch % (dp * micro):
         raise Refused("the batch does not split over replicas and micro-batches")
-    model = _model(raw, family, tp)
-    chunks = max(1, int(_number(raw, "vpp", 1)))
-    if pp == 1:
-        chunks = 1
+    chunks = max(1, raw.whole("vpp", 1)) if pp > 1 else 1
     if chunks > 1 and batch // dp // micro % pp:
         raise Refused("interleaving needs a multiple of pp micro-batches")
     if model.layers < pp * chunks:
         raise Refused("more stages than layers")
-    software = _software(raw, known["software"])
-    precision = _precision(raw)
+    software = software_of(raw, known["software"])
+    pure = raw.text("precision") == "bf16-pure"
     return Row(
-        id=raw["id"],
-        source=raw["source"],
+        id=raw.text("id"),
+        source=source,
         model=model,
         machine=machine,
         devices=devices,
-        node=int(_number(raw, "devices_per_node", 8)),
+        node=raw.whole("devices_per_node", 8),
         nic=quantity(known["nic"], "bandwidth") if "nic" in known else 0.0,
-        precision=precision,
+        precision=precision_of(raw),
         software=software,
-        grad="float32" if known.get("grad") == "float32" and raw["precision"] != "bf16-pure" else "bfloat16",
-        pure=raw["precision"] == "bf16-pure",
+        grad="float32" if known.get("grad") == "float32" and not pure else "bfloat16",
+        pure=pure,
         dp=dp,
         tp=tp,
         pp=pp,
         chunks=chunks,
-        zero=int(_number(raw, "zero", known.get("zero", 0))) if dp > 1 else 0,
-        sequence=_number(raw, "seq_par", 0) > 0 and tp > 1,
+        zero=raw.whole("zero", known.get("zero", 0)) if dp > 1 else 0,
+        sequence=raw.number("seq_par", 0) > 0 and tp > 1,
         micro_batch=micro,
         batch=batch,
-        recompute=_recompute(raw, known, software),
-        seconds=_seconds(raw, model, devices, batch),
-        memory=_number(raw, "mem_gib", 0.0) * 2**30,
+        recompute=recompute_of(raw, known, software),
+        seconds=seconds_of(raw, model, devices, batch),
+        memory=raw.number("mem_gib", 0.0) * 2**30,
+        cp=cp,
+        attention=attention_of(raw),
+        memory_kind=memory_kind_of(raw),
+        allocated=raw.number("mem_allocated_gib", 0.0) * 2**30,
+        status="oom" if raw.text("status").startswith("oom") else "ok",
+        flags=flags_of(raw),
     )
 
 
 def _why_no_source(source: str) -> str:
-    reasons = {
+    reasons: Mapping[str, Any] = {
         "megatron-ci": "small models of a test suite, bound by the host",
         "amp": "V100 and T4 mixed over slow Ethernet, trials of one model",
         "mlperf-training": "low-rank adaptation, or settings not stated",
         "nemo-longctx": "context parallelism",
-        "sailor": "device other than A100, H100 or V100",
     }
-    return reasons.get(source, "how its software ran is not stated")
+    return str(reasons.get(source, "how its software ran is not stated"))
 
 
-def _refuse_kinds(raw: Mapping[str, str]) -> None:
-    if raw["status"] not in ("ok", ""):
-        raise Refused("ran out of memory or failed")
-    if _number(raw, "cp", 1) > 1:
-        raise Refused("context parallelism")
-    if _number(raw, "experts", 0) > 1 or _number(raw, "ep", 1) > 1:
-        raise Refused("experts")
-    other = raw["other"]
-    if re.search("LoRA", other):
-        raise Refused("low-rank adaptation")
-    if re.search("SFT|packed", other):
-        raise Refused("fine-tuning on packed sequences of unknown lengths")
-    if "rowwise" in other:
-        raise Refused("fp8 scaled by rows")
-    if raw["offload"] not in ("", "none", "0"):
-        raise Refused("activations offloaded to the host")
-
-
-def _micro_batch(raw: Mapping[str, str], batch: int, dp: int) -> int:
+def _micro_batch(raw: Columns, batch: int, dp: int) -> int:
     """Not stated: one micro-batch in Megatron 2020 (no accumulation), else one sample."""
-    return batch // dp if raw["source"] == "megatron-2020" else 1
-
-
-def _model(raw: Mapping[str, str], family: str, tp: int) -> Dense:
-    hidden, heads = int(_number(raw, "hidden")), int(_number(raw, "heads"))
-    vocab = int(_number(raw, "vocab", VOCAB[family]))
-    vocab = ceil(vocab / (128 * tp)) * 128 * tp  # padded so that it splits evenly, as Megatron-LM does
-    kv = int(_number(raw, "kv_heads", heads))
-    return Dense(
-        FAMILIES[family],
-        int(_number(raw, "layers")),
-        hidden,
-        heads,
-        heads if FAMILIES[family] == "gpt" else kv,
-        int(_number(raw, "ffn", 4 * hidden)),
-        vocab,
-        int(_number(raw, "seq_len")),
-    )
-
-
-def _precision(raw: Mapping[str, str]) -> str:
-    name = raw["precision"]
-    if "fp8" in name:
-        return "float8_e4m3fn"
-    if name in ("bf16", "fp16", "bf16-pure", "bf16-TE"):
-        return "float16" if name == "fp16" else "bfloat16"
-    raise Refused(f"precision {name or 'not stated'}")
-
-
-def _software(raw: Mapping[str, str], usual: str) -> str:
-    other, precision = raw["other"], raw["precision"]
-    if raw["source"] == "torchtitan" and "torch.compile" in other:
-        return "overlapped" if re.search("async TP", other, re.IGNORECASE) else "modern"
-    if raw["source"] == "jax-toolbox" and ("TE" in precision or "minimal_flash" in other):
-        return "xla-flash"
-    return usual
-
-
-def _recompute(raw: Mapping[str, str], known: Mapping[str, Any], software: str) -> str:
-    how = raw["recompute"]
-    if how in ("", "unknown"):
-        how = known.get("recompute", "none")
-    fused = software != "unfused"
-    if how in ("none", "None", "selective-none", "minimal_flash"):
-        return "none"
-    if how == "full":
-        return "full"
-    if raw["source"] == "torchtitan" and how in ("selective", "selective-op"):
-        return "alternate"
-    if how == "selective":
-        return "none" if fused else "attention"  # fused attention computes its scores again anyway
-    if how.startswith("mlp"):
-        return "mlp"
-    raise Refused("recompute of some layers only")
-
-
-def _seconds(raw: Mapping[str, str], model: Dense, devices: int, batch: int) -> float:
-    """Measured, or from the source's TFLOP/s by the source's own formula where it published nothing else."""
-    if raw["step_time_s"]:
-        return _number(raw, "step_time_s")
-    if raw["source"] == "megatron-core-h100" and raw["model_tflops_per_dev"]:
-        h, s, layers = model.hidden, model.seq, model.layers
-        vocab = _number(raw, "vocab")
-        flops = 72 * batch * s * layers * h * h * (1 + s / (6 * h) + vocab / (12 * layers * h))
-        return flops / (_number(raw, "model_tflops_per_dev") * 1e12 * devices)
-    raise Refused("no step time")
+    return batch // dp if raw.text("source") == "megatron-2020" else 1

@@ -105,7 +105,8 @@ def validate(
     Raises:
         InputError: no rows there, or none of this source and device.
     """
-    rows, refused = read(data_folder)
+    table = read(data_folder)
+    rows, refused = table.rows, table.refused
     chosen = [r for r in rows if source in (None, r.source) and device in (None, r.device)]
     if not chosen:
         names = ", ".join(sorted({r.source for r in rows}))
@@ -126,7 +127,7 @@ def validate(
 def baseline(rows: Sequence[Row]) -> dict[str, float]:
     """Row -> seconds at the median useful FLOP/s per device of the same device and precision in other sources.
 
-    Where no other source has both, the median share of the 16-bit peak over all other rows.
+    Where no other source has both, the median of the device's other rows, eight bits counted twice; nan where there are none.
     """
     rate = {r.id: r.model.flops * r.batch / r.devices / r.seconds for r in rows}
     found = {}
@@ -140,7 +141,7 @@ def baseline(rows: Sequence[Row]) -> dict[str, float]:
             by_device.setdefault(r.device, []).append(rate[r.id] / (2.0 if _narrow(r) else 1.0))
         for r in (r for r in rows if r.source == name):
             same = by_kind.get((r.device, _narrow(r)))
-            usual = float(np.median(same or by_device[r.device]))
+            usual = float(np.median(same or by_device.get(r.device) or [np.nan]))
             found[r.id] = r.model.flops * r.batch / r.devices / usual
     return found
 
@@ -166,7 +167,7 @@ def report(found: Sequence[Prediction], refused: Mapping[str, int]) -> Report:
         rows=len(found),
         mape=float(np.mean([s.mape for s in scores])),
         median=float(np.median([s.mape for s in scores])),
-        baseline=float(np.mean([s.baseline for s in scores])),
+        baseline=float(np.nanmean([s.baseline for s in scores])),
         within={d: _typical([p.error for p in found if p.row.device == d]) for d in devices},
         steps={
             d: (sum(p.row.device == d for p in found), len({p.row.source for p in found if p.row.device == d}))
@@ -192,7 +193,7 @@ def _score(name: str, found: Sequence[Prediction]) -> SourceScore:
         mape=float(np.abs(errors).mean()),
         bias=float(np.median(errors)),
         p90=float(np.percentile(np.abs(errors), 90)),
-        baseline=float(np.abs(base).mean()),
+        baseline=float(np.nanmean(np.abs(base))),
     )
 
 

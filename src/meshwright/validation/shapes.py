@@ -1,0 +1,53 @@
+"""Which model a measured row trained, from its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import ceil
+
+from .columns import Columns, Refused
+from .models import Dense, Shape
+
+STYLES = {"gpt": "gpt", "mpt": "gpt", "llama": "llama", "internlm": "llama", "nemotron": "nemotron"}
+VOCAB = {"gpt": 51200, "mpt": 50304, "llama": 32000, "internlm": 103168, "nemotron": 256000}
+"""Where the row does not say."""
+
+
+def padded(vocab: int, tp: int) -> int:
+    """Words after padding so that they split evenly, as Megatron-LM pads."""
+    return ceil(vocab / (128 * tp)) * 128 * tp
+
+
+def dense(row: Columns, tp: int) -> Dense:
+    """A decoder-only transformer without experts."""
+    if row.number("experts", 0) > 1 or row.number("ep", 1) > 1:
+        raise Refused("experts")
+    family = row.text("family")
+    style = STYLES[family]
+    hidden, heads = row.whole("hidden"), row.whole("heads")
+    return Dense(
+        style,
+        row.whole("layers"),
+        hidden,
+        heads,
+        heads if style == "gpt" else row.whole("kv_heads", heads),
+        row.whole("ffn", 4 * hidden),
+        padded(row.whole("vocab", VOCAB[family]), tp),
+        row.whole("seq_len"),
+    )
+
+
+READERS: Mapping[str, Callable[[Columns, int], Shape]] = dict.fromkeys(STYLES, dense)
+"""Family -> reader of (row, tensor degree)."""
+
+
+def shape_of(row: Columns, tp: int) -> Shape:
+    """The model of a row.
+
+    Raises:
+        Refused: a kind of model that is not known here, or a column is missing.
+    """
+    reader = READERS.get(row.text("family"))
+    if reader is None:
+        raise Refused("not a dense decoder-only transformer")
+    return reader(row, tp)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -113,46 +113,52 @@ def stretched(graph: Graph, count: int) -> Graph:
         raise ValueError(f"a graph with one run of three blocks is stretched, not {graph.runs} to {count} blocks")
     run = graph.runs[0]
     first, length = run.first, run.length
-    shift = _shifts(run.name)
     ops = list(graph.ops[: first + 2 * length])
-    middle = graph.ops[first + length : first + 2 * length]
+    middle, tail = graph.ops[first + length : first + 2 * length], graph.ops[first + 3 * length :]
     tensors: dict[str, Tensor] = {}
     by_name = graph.tensor
+    moved = _Moved(run.name, middle)
     for b in range(2, count):
-        rename = shift(b - 1)
-        ops += [_renamed(op, rename) for op in middle]
-        for op in middle:
-            for name in (*op.inputs, *op.outputs):
-                new = rename(name)
-                if new not in by_name:
-                    tensors.setdefault(new, replace(by_name[name], name=new))
-    last = shift(count - 3)
-    ops += [_renamed(op, last) for op in graph.ops[first + 3 * length :]]
+        names = moved.by(b - 1)
+        ops += [_renamed(op, names) for op in middle]
+        for old, new in names.items():
+            if old in by_name and new not in by_name and new not in tensors:
+                t = by_name[old]
+                tensors[new] = Tensor(new, t.nbytes, t.shape, t.dtype, t.role)
+    names = _Moved(run.name, tail).by(count - 3)
+    ops += [_renamed(op, names) for op in tail]
     made = replace(
         graph, ops=tuple(ops), tensors=(*graph.tensors, *tensors.values()), runs=(Run(run.name, first, length, count),)
     )
     return replace(made, digest=digest_of(made))
 
 
-def _shifts(run: str) -> Callable[[int], Callable[[str], str]]:
-    """shift(k) renames what belongs to block b of the run to block b + k."""
-    pattern = re.compile(re.escape(run) + r"\.(\d+)(?=[./])")
+class _Moved:
+    """The names in `ops` under the number of a later block of the run."""
 
-    def shift(k: int) -> Callable[[str], str]:
-        def rename(name: str) -> str:
-            return pattern.sub(lambda found: f"{run}.{int(found[1]) + k}", name)
+    def __init__(self, run: str, ops: Sequence[Op]) -> None:
+        pattern = re.compile(re.escape(run) + r"\.(\d+)(?=[./]|$)")
+        self._run = run
+        self._parts: dict[str, list[str]] = {}
+        for op in ops:
+            for name in (op.name, op.module, *op.inputs, *op.outputs, *op.saved):
+                if name not in self._parts:
+                    self._parts[name] = pattern.split(name)
 
-        return rename
+    def by(self, blocks: int) -> dict[str, str]:
+        """Name -> the same name so many blocks later."""
+        found = {}
+        for name, parts in self._parts.items():
+            new = parts[0]
+            for number, text in zip(parts[1::2], parts[2::2], strict=True):
+                new += f"{self._run}.{int(number) + blocks}{text}"
+            found[name] = new
+        return found
 
-    return shift
 
-
-def _renamed(op: Op, rename: Callable[[str], str]) -> Op:
-    return replace(
-        op,
-        name=rename(op.name),
-        inputs=tuple(map(rename, op.inputs)),
-        outputs=tuple(map(rename, op.outputs)),
-        saved=tuple(map(rename, op.saved)),
-        module=rename(op.module + "/")[:-1],
-    )
+def _renamed(op: Op, names: Mapping[str, str]) -> Op:
+    return Op(
+        names[op.name], op.kind, tuple([names[n] for n in op.inputs]), tuple([names[n] for n in op.outputs]), op.rule,
+        op.flops, tuple([names[n] for n in op.saved]), op.saved_extra, op.phase, op.of, names[op.module], op.colocate,
+        op.runs_on, op.after, op.call, op.args, op.kwargs, op.source,
+    )  # fmt: skip

@@ -84,6 +84,10 @@ class Row:
     """ok, or oom."""
     flags: tuple[str, ...] = ()
     """small (bound by the host), noisy (a host that others shared)."""
+    memory_at: str = "fullest"
+    """Which device `memory` and `allocated` are of: the fullest, or one of the last pipeline stage ("last")."""
+    where: str = ""
+    """File, table or line of the source."""
 
     @property
     def device(self) -> str:
@@ -118,7 +122,7 @@ def read(folder: Path) -> Table:
         for raw in _measured(file):
             try:
                 row = _row(Columns(raw))
-                if (key := replace(row, id="", memory=0.0, allocated=0.0)) in seen:
+                if (key := replace(row, id="", where="", memory=0.0, allocated=0.0)) in seen:
                     raise Refused("the same settings and time as another row")
                 seen.add(key)
                 (found.rows if row.status == "ok" else found.failed).append(row)
@@ -194,6 +198,8 @@ def _row(raw: Columns) -> Row:
         allocated=raw.number("mem_allocated_gib", 0.0) * 2**30,
         status="oom" if raw.text("status").startswith("oom") else "ok",
         flags=flags_of(raw),
+        memory_at="last" if "last rank" in raw.text("mem_kind") else "fullest",
+        where=raw.text("loc"),
     )
 
 

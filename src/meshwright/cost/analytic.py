@@ -72,7 +72,7 @@ class Analytic(CostModel):
         self._families = families or {}
         self._shapes = Shapes()
         self._prices = CollectivePrices()
-        self._rates: dict[tuple[str, bool], matmul.Rates] = {}
+        self._rates: dict[tuple[str, float, float, bool], matmul.Rates] = {}
 
     # ---------------------------------------------------------------- one op
 
@@ -278,12 +278,13 @@ class Analytic(CostModel):
         return op.module.rpartition(".")[2] in self.high_precision
 
     def _matmul_rates(self, device: DeviceType, wide: bool) -> matmul.Rates:
-        key = (device.name, wide)
+        dtype = self.wide if wide else self.precision
+        peak = self._peak(device, dtype)
+        key = (device.family or device.kind, device.bandwidth, peak, wide)
         found = self._rates.get(key)
         if found is None:
-            dtype = self.wide if wide else self.precision
             constants = self._family(device)
-            flops = self._peak(device, dtype) * float(getattr(constants, _FORMAT[dtype])) * self.software.rate
+            flops = peak * float(getattr(constants, _FORMAT[dtype])) * self.software.rate
             found = matmul.Rates(
                 flops, device.bandwidth * constants.memory, constants.sms, self.item, constants.depth, constants.launch
             )

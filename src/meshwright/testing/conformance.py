@@ -28,7 +28,8 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    planner: str
+    name: str
+    """Of the planner or cost model."""
     checks: tuple[Check, ...]
 
     @property
@@ -38,13 +39,13 @@ class Report:
     def text(self) -> str:
         """The table, then one line a fault."""
         half = -(-len(self.checks) // 2)
-        indent = max(13, len(self.planner) + 2)
+        indent = max(13, len(self.name) + 2)
         lines = []
         for row in range(half):
             left, *right = self.checks[row::half]
             cells = [f"{_cell(left)} {_mark(left)}      "]
             cells += [f"{check.name:<34}{_mark(check)}{' ' + check.note if check.note else ''}" for check in right]
-            lines.append(f"{self.planner if row == 0 else '':<{indent}}" + "".join(cells).rstrip())
+            lines.append(f"{self.name if row == 0 else '':<{indent}}" + "".join(cells).rstrip())
         faults = [check.fault for check in self.checks if not check.passed]
         good = sum(check.passed for check in self.checks)
         if not faults:

@@ -115,7 +115,7 @@ def check(
         {
             "schema": "meshwright.check/1",
             "status": "ok" if report.passed else "error",
-            "planner": report.planner,
+            "planner": report.name,
             "checks": [{"name": c.name, "passed": c.passed, "note": c.note, "fault": c.fault} for c in report.checks],
         }
     )

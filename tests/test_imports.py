@@ -23,7 +23,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "execute": {"lower"},
     "report": {"simulate"},
     "testing": {"planners"},
-    "validation": {"planners"},
+    "calibration": {"planners", "execute"},
+    "validation": {"planners", "calibration"},
 }
 """DESIGN's table; a folder may import what these may import, too. Everything else (the glue, cli) may import all."""
 ALWAYS = {"errors", "_callable", "_jit", "_spelling", "_views"}

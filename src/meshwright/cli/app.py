@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ._epilogs import EPILOG
-from .commands import compare, listings, plan, prove, run, show, simulate
+from .commands import calibrate, compare, listings, plan, prove, run, show, simulate
 
 app = typer.Typer(
     name="meshwright",
@@ -46,6 +46,7 @@ _COMMANDS: dict[str, tuple[Callable[..., int | None], str]] = {
     "verify": (prove.verify, "Does the plan compute what one device computes?"),
     "run": (run.run, "Train a plan on this machine."),
     "check": (prove.check, "Does a planner keep its promises?"),
+    "calibrate": (calibrate.calibrate, "Measure this machine, or learn from your own steps."),
     "validate": (prove.validate, "Predicted against measured step times."),
     "planners": (listings.planners, "What planners there are."),
     "models": (listings.models, "What models there are."),

@@ -1,0 +1,227 @@
+"""Training steps of GPT-2 and of Llama blocks on one GPU, against what the simulator says with shipped and with calibrated constants.
+
+    python benchmarks/bench_single_gpu.py measure FILE.json [--small]         on the machine with the GPU; needs torch, transformers
+    python benchmarks/bench_single_gpu.py compare FILE.json [--profile FILE]  anywhere
+    python benchmarks/bench_single_gpu.py                                     both, if there is a GPU
+
+Weights, gradients and Adam's moments in bfloat16, flash attention, fused AdamW, random tokens; eager and torch.compile; the
+median step of interleaved rounds, and the bytes that the allocator held at most. `--small` runs tiny models, also on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meshwright.graph.source import ConfigSource, resolve
+
+WARM_UP, ROUNDS = 5, 15
+GENERATION = {"eager": "eager", "compiled": "modern"}
+"""How a case runs -> the software generation that prices it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    model: str
+    layers: int
+    """0: as the model has."""
+    batch: int
+    seq: int
+    how: str
+
+    @property
+    def name(self) -> str:
+        blocks = f", {self.layers} blocks" if self.layers else ""
+        return f"{self.model}{blocks}, {self.batch} x {self.seq}, {self.how}"
+
+    def source(self) -> ConfigSource:
+        found = resolve(self.model)
+        assert isinstance(found, ConfigSource)
+        if not self.layers:
+            return found
+        key = "n_layer" if "n_layer" in found.config else "num_hidden_layers"
+        config = {**found.config, key: self.layers}
+        return replace(found, name=f"{found.name}-{self.layers}", config=config)
+
+
+CASES = tuple(
+    Case(model, layers, batch, seq, how)
+    for model, layers, batch, seq in (
+        ("gpt2", 0, 16, 1024),
+        ("gpt2", 0, 4, 1024),
+        ("llama-3.1-8b", 4, 2, 4096),
+        ("llama-3.1-8b", 2, 1, 8192),
+    )
+    for how in GENERATION
+)
+SMALL = (Case("gpt2", 2, 2, 128, "eager"),)
+
+
+# ------------------------------------------------------------------------- on the GPU
+
+
+def gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def measure(cases: Sequence[Case], file: Path) -> None:
+    """Each case alone on the device: warmed up, then `ROUNDS` steps."""
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = torch.cuda.get_device_name(0) if device.type == "cuda" else "CPU"
+    rows = []
+    for case in cases:
+        print(case.name, file=sys.stderr, flush=True)
+        try:
+            row = {**asdict(case), **run(case, device)}
+        except Exception as error:  # the other cases are worth having without this one
+            row = {**asdict(case), "error": f"{type(error).__name__}: {error}"[:300]}
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        rows.append(row)
+        file.write_text(
+            json.dumps({"device": name, "torch": torch.__version__, "rows": rows}, indent=1), encoding="utf-8"
+        )
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch._dynamo.reset()
+
+
+def run(case: Case, device: Any) -> dict[str, float]:
+    """Seconds of a step (median, quartiles) and bytes allocated at most."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    there = device.type == "cuda"
+    torch.manual_seed(0)
+    source = case.source()
+    module, _ = source.build(case.batch, case.seq, "bfloat16", device=str(device), attention="sdpa")
+    vocabulary = int(module.config.vocab_size)
+    ids = torch.randint(0, vocabulary, (case.batch, case.seq), device=device)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5, fused=True)
+    forward: Callable[..., Any] = torch.compile(module) if case.how == "compiled" else module
+
+    def step() -> None:
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            loss = forward(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    for _ in range(WARM_UP if there else 1):
+        step()
+    if there:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    seconds = []
+    for _ in range(ROUNDS if there else 3):
+        began = time.perf_counter()
+        step()
+        if there:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    low, middle, high = np.percentile(seconds, (25, 50, 75)).tolist()
+    peak = float(torch.cuda.max_memory_allocated()) if there else 0.0
+    return {"seconds": middle, "low": low, "high": high, "peak_bytes": peak}
+
+
+# ------------------------------------------------------------------------- anywhere
+
+
+def predict(case: Case, cluster: Any, cost: Any) -> tuple[float, float]:
+    """(seconds of a step, bytes at most) by the simulator, of everything on one device."""
+    from meshwright.plan.problem import Problem, Recipe
+    from meshwright.planners.grid import Grid
+    from meshwright.simulate import simulate
+
+    recipe = Recipe(
+        case.batch, state_bytes=4.0, param_dtype="bfloat16", grad_dtype="bfloat16", fused=case.how == "compiled"
+    )
+    problem = Problem(case.source().graph(2, case.seq, "bfloat16"), cluster, cost, recipe)
+    found = Grid(fix={"dp": 1, "micro_batch": case.batch, "recompute": "none", "zero": 0}, top=1).plan(problem)
+    assert found.plan is not None, found.reason
+    simulation = simulate(problem, found.plan)
+    return simulation.step_seconds, float(simulation.peak.max())
+
+
+def compare(measured: Mapping[str, Any], profile_file: Path | None) -> list[dict[str, Any]]:
+    """A row a case, with what is predicted by shipped constants and by the profile's."""
+    from meshwright.calibration import load
+    from meshwright.calibration.machine import preset_of
+    from meshwright.cost import Analytic
+
+    preset = preset_of(measured["device"], 0.0)
+    if preset is None:
+        raise SystemExit(f"no preset is called like {measured['device']}: nothing is shipped for it")
+    cluster = preset.cluster(1)
+    profile = load(profile_file) if profile_file else None
+    rows = []
+    for row in measured["rows"]:
+        if "error" in row:
+            rows.append(row)
+            continue
+        case = Case(*(row[k] for k in ("model", "layers", "batch", "seq", "how")))
+        generation = GENERATION[case.how]
+        found = dict(row)
+        found["shipped_s"], found["predicted_bytes"] = predict(case, cluster, Analytic(software=generation))
+        if profile is not None:
+            found["calibrated_s"], _ = predict(case, cluster, profile.cost("bfloat16", generation))
+        rows.append(found)
+    return rows
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> None:
+    print(f"{'case':42}{'measured':>20}{'shipped':>18}{'calibrated':>18}{'memory GiB':>12}{'predicted':>17}")
+    for row in rows:
+        name = Case(*(row[k] for k in ("model", "layers", "batch", "seq", "how"))).name
+        if "error" in row:
+            print(f"{name:42}  {row['error']}")
+            continue
+        spread = f"{1e3 * row['seconds']:8.1f} ms ± {100 * (row['high'] - row['low']) / 2 / row['seconds']:.1f} %"
+        cells = [
+            f"{1e3 * row[k]:8.1f} {100 * (row[k] / row['seconds'] - 1):+5.1f} %" if k in row else "–"
+            for k in ("shipped_s", "calibrated_s")
+        ]
+        peak, said = row["peak_bytes"], row["predicted_bytes"]
+        memory = f"{said / 2**30:7.2f} {100 * (said / peak - 1):+5.1f} %" if peak else f"{said / 2**30:7.2f}"
+        print(f"{name:42}{spread:>20}{cells[0]:>18}{cells[1]:>18}{peak / 2**30:12.2f}{memory:>17}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", nargs="?", choices=("measure", "compare", "both"), default="both")
+    parser.add_argument("file", nargs="?", type=Path, default=Path(tempfile.gettempdir()) / "single_gpu.json")
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--profile", type=Path)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args(arguments)
+    if asked.what == "both" and not gpu():
+        print("no GPU here: nothing is measured")
+        return 0
+    if asked.what != "compare":
+        measure(SMALL if asked.small else CASES, asked.file)
+    if asked.what == "measure":
+        return 0
+    rows = compare(json.loads(asked.file.read_text(encoding="utf-8")), asked.profile)
+    if asked.json:
+        print(json.dumps(rows))
+    else:
+        table(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

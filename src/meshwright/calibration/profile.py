@@ -1,0 +1,244 @@
+"""A profile: constants that replace the shipped ones for one machine, or for one stack of software, with their evidence.
+
+    schema = 1
+    name = "local"
+    generation = "eager"              # of software, where nothing else is said
+    [machine]                         # what was measured, without a date
+    device = "NVIDIA H100 80GB HBM3"
+    [device]                          # what `--cluster local` is made of; only in a profile that measured its machine
+    kind = "gpu"
+    [family.h100]                     # constants of cost/constants/families.toml
+    gemm_16 = 0.71
+    [software.eager]                  # constants of cost/constants/software.toml
+    floor_forward = 0.0004
+    [measured."product bfloat16 8192x8192x8192"]
+    seconds = 0.0014                  # low, high: quartiles; predicted: by the constants above
+
+Written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..cluster.model import DeviceType
+from ..cost import Analytic
+from ..cost.constants import Family, Software, families, generation, software
+from ..errors import InputError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where a profile was measured; nothing in it changes from day to day."""
+
+    device: str
+    torch: str
+    ranks: int
+    threads: int
+    """Of one rank."""
+    cores: int
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """What `--cluster local` is made of."""
+
+    device: DeviceType
+    """One rank that has a core, or a GPU, to itself."""
+    count: int
+    """Ranks of "local" without a number."""
+    cores: int
+    """Ranks that can work at full speed at once; 0: all of them."""
+    bandwidth: float = 0.0
+    """Bytes/s one way between two ranks; 0: not measured."""
+    latency: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One measurement: seconds of one run, their quartiles, and what the profile's constants say."""
+
+    seconds: float
+    low: float
+    high: float
+    repeats: int
+    predicted: float = 0.0
+    """0: nothing is predicted from it."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    name: str
+    software: str = "modern"
+    """Generation of software that the profile speaks of."""
+    machine: Machine | None = None
+    local: Local | None = None
+    families: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Device family -> constants that replace its own."""
+    generations: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Software generation -> the same."""
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    source: str = ""
+    """One sentence: what the figures were found from."""
+
+    def family_table(self) -> dict[str, Family]:
+        """Families with the constants of this profile, by name."""
+        return {name: with_constants(families()[name], values) for name, values in self.families.items()}
+
+    def generation(self, name: str = "") -> Software:
+        """Software of one generation (default: the profile's own) with the constants of this profile.
+
+        Raises:
+            InputError: no such generation.
+        """
+        chosen = name or self.software
+        return with_constants(generation(chosen), self.generations.get(chosen, {}))
+
+    def cost(self, precision: str, software: str = "") -> Analytic:
+        """The analytic model with the constants of this profile."""
+        return Analytic(precision=precision, software=self.generation(software), families=self.family_table())
+
+
+_Row = TypeVar("_Row", Family, Software)
+
+
+def with_constants(row: _Row, values: Mapping[str, float]) -> _Row:
+    """A family or a generation with some of its constants replaced."""
+    changes: dict[str, Any] = {k: int(v) if isinstance(getattr(row, k), int) else v for k, v in values.items()}
+    return replace(row, **changes)
+
+
+def to_toml(profile: Profile) -> str:
+    """The file of a profile."""
+    lines = [f"schema = {SCHEMA}", f"name = {_value(profile.name)}", f"generation = {_value(profile.software)}"]
+    if profile.source:
+        lines.append(f"source = {_value(profile.source)}")
+    if (machine := profile.machine) is not None:
+        lines += _table("machine", {f.name: getattr(machine, f.name) for f in fields(machine)})
+    if (local := profile.local) is not None:
+        device = local.device
+        figures: dict[str, object] = {
+            "name": device.name, "kind": device.kind, "family": device.family, "memory": device.memory,
+            "bandwidth": device.bandwidth, "host_bandwidth": device.host_bandwidth, "count": local.count, "cores": local.cores,
+        }  # fmt: skip
+        lines += _table("device", figures)
+        lines += _table("device.peak", device.peak)
+        if local.bandwidth:
+            lines += _table("link", {"bandwidth": local.bandwidth, "latency": local.latency})
+    for kind, table in (("family", profile.families), ("software", profile.generations)):
+        for name, values in table.items():
+            lines += _table(f"{kind}.{_key(name)}", values)
+    for name, m in profile.measured.items():
+        lines += _table(f"measured.{_key(name)}", {f.name: getattr(m, f.name) for f in fields(m) if getattr(m, f.name)})
+    return "\n".join(lines) + "\n"
+
+
+def _table(name: str, values: Mapping[str, object]) -> list[str]:
+    return ["", f"[{name}]", *(f"{_key(k)} = {_value(v)}" for k, v in values.items())]
+
+
+def _key(name: str) -> str:
+    return name if name.replace("_", "").replace("-", "").isalnum() else _value(name)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    if isinstance(value, float):
+        text = f"{value:.6g}"
+        return text if any(c in text for c in ".en") else text + ".0"
+    return str(value)
+
+
+def save(profile: Profile, path: Path) -> None:
+    """Written aside and renamed: whoever reads sees the old file or the new one.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    aside = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(to_toml(profile))
+        os.replace(aside, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}", where=str(path)) from error
+    finally:
+        if aside and os.path.exists(aside):
+            os.unlink(aside)
+
+
+def load(path: Path) -> Profile:
+    """The profile in a file.
+
+    Raises:
+        InputError: no such file, not TOML, or no profile; says which line or field.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        table = tomllib.loads(text)
+    except FileNotFoundError:
+        raise InputError(f'no profile {path}: "meshwright calibrate" writes one', where=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}", where=str(path)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path.name}: not TOML: {error}", where=str(path)) from None
+    try:
+        return _profile(table)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f'{path.name} is no profile ({type(error).__name__}: {error}): write it again with "meshwright calibrate"',
+            where=str(path),
+        ) from None
+
+
+def _profile(table: Mapping[str, Any]) -> Profile:
+    if table.get("schema") != SCHEMA:
+        raise ValueError(f"schema is {table.get('schema')}, not {SCHEMA}")
+    machine = Machine(**table["machine"]) if "machine" in table else None
+    families_, generations = table.get("family", {}), table.get("software", {})
+    _check(families_, families(), Family)
+    _check(generations, software(), Software)
+    return Profile(
+        name=table["name"],
+        software=table["generation"],
+        machine=machine,
+        local=_local(table) if "device" in table else None,
+        families=families_,
+        generations=generations,
+        measured={k: Measured(**v) for k, v in table.get("measured", {}).items()},
+        source=table.get("source", ""),
+    )
+
+
+def _local(table: Mapping[str, Any]) -> Local:
+    row, link = table["device"], table.get("link", {})
+    device = DeviceType(
+        name=row["name"], kind=row["kind"], memory=float(row["memory"]), peak=dict(row["peak"]),
+        bandwidth=float(row["bandwidth"]), host_bandwidth=float(row["host_bandwidth"]), family=row["family"],
+        sources={"peak": "measured by meshwright calibrate"},
+    )  # fmt: skip
+    return Local(device, row["count"], row["cores"], float(link.get("bandwidth", 0.0)), float(link.get("latency", 0.0)))
+
+
+def _check(given: Mapping[str, Mapping[str, Any]], known: Iterable[str], kind: type) -> None:
+    names = {f.name for f in fields(kind)}
+    for name, values in given.items():
+        if name not in known:
+            raise ValueError(f'"{name}" is none of {", ".join(known)}')
+        for key, value in values.items():
+            if key not in names:
+                raise ValueError(f'no constant "{key}" in {name}')
+            if not isinstance(value, (int, float)) or not value >= 0:
+                raise ValueError(f"{name}.{key} is {value}, which is no positive number")

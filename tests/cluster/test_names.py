@@ -50,9 +50,9 @@ def test_presets_hold_what_is_promised() -> None:
         ),
         (
             "h10x64",
-            'no cluster "h10x64": did you mean h100x64? ("meshwright clusters" lists 20; a file ends in .toml)',
+            'no cluster "h10x64": did you mean h100x64? ("meshwright clusters" lists 23; a file ends in .toml)',
         ),
-        ("abacusx4", 'no cluster "abacusx4": "meshwright clusters" lists 20; a file ends in .toml'),
+        ("abacusx4", 'no cluster "abacusx4": "meshwright clusters" lists 23; a file ends in .toml'),
         ("h100", "h100 says no count: write h100x8 for one node"),
         ("missing.toml", 'no cluster file "missing.toml"'),
     ],

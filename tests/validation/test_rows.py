@@ -85,7 +85,13 @@ def test_a_row_becomes_settings(tmp_path: Path) -> None:
         ({"accel": "Abacus-1"}, "device Abacus-1"),
         ({"accel": "3 nodes V100-16GB + 1 node T4"}, "devices of several kinds in one run"),
         ({"source": "nowhere"}, "nowhere: how its software ran is not stated"),
-        ({"cp": "2", "dp": "1"}, "context parallelism"),
+        (
+            {"cp": "2", "dp": "1", "tp": "2", "pp": "2", "heads": "7", "hidden": "896"},
+            "a ring of context parallelism over more parts than heads",
+        ),
+        ({"precision": ""}, "precision not stated"),
+        ({"offload": "0.1"}, "activations offloaded to the host"),
+        ({"other": "layers=12; layers=11"}, "layers of the stages do not add up"),
         ({"dp": "4"}, "degrees do not multiply to the devices"),
         ({"gbs": "33"}, "the batch does not split over replicas and micro-batches"),
         ({"step_time_s": ""}, "no step time"),
@@ -100,6 +106,59 @@ def test_what_a_plan_cannot_say_is_counted_by_reason(tmp_path: Path, changes: di
     assert not table.rows
     assert not table.failed
     assert table.refused == {reason: ["r1"]}
+
+
+@pytest.mark.parametrize(
+    ("other", "layers"),
+    [
+        ("layers=11 dp=1; layers=13 dp=1", (11, 13)),  # Mist
+        ("layers per stage [12, 14] (embedding and head count as layers)", (11, 13)),  # Sailor
+        ("stage boundaries over module indices: [0, 14, 30]", (11, 13)),  # AMP
+        ("", ()),
+    ],
+)
+def test_uneven_stages_are_read_as_each_source_counts(tmp_path: Path, other: str, layers: tuple[int, ...]) -> None:
+    row = read(_file(tmp_path, _but(other=f'"{other}"'))).rows[0]
+    assert row.layers == layers
+
+
+@pytest.mark.parametrize(
+    ("precision", "other", "expected"),
+    [
+        ("mxfp8", "", ("float8_e4m3fn", "block")),
+        ("nvfp4", "", ("float4", "block")),
+        ("fp8-cs", "", ("float8_e4m3fn", "current")),
+        ("fp8", "rowwise", ("float8_e4m3fn", "row")),
+        ("fp8", "", ("float8_e4m3fn", "delayed")),
+        ("tf32", "", ("tfloat32", "")),
+    ],
+)
+def test_low_precision_says_how_it_is_scaled(
+    tmp_path: Path, precision: str, other: str, expected: tuple[str, str]
+) -> None:
+    row = read(_file(tmp_path, _but(precision=precision, other=other))).rows[0]
+    assert (row.precision, row.scaling) == expected
+
+
+def test_flops_that_count_hidden_scores_become_seconds(tmp_path: Path) -> None:
+    """GPT of 24 layers, hidden 1,024, 1,024 tokens, by the formula of Narayanan et al. (SC'21, section 5.1, without recompute)."""
+    claimed = _but(source="megatron-core-h100", recompute="", step_time_s="", model_tflops_per_dev="100", vocab="51200")
+    row = read(_file(tmp_path, claimed)).rows[0]
+    flops = 72 * 32 * 1024 * 24 * 1024**2 * (1 + 1024 / (6 * 1024) + 51200 / (12 * 24 * 1024))
+    assert row.seconds == pytest.approx(flops / (8 * 100e12))
+
+
+def test_nvlink_domains_hold_many_hosts(tmp_path: Path) -> None:
+    of = {"devices_per_node": "4", "tp": "1", "pp": "2"}
+    for n, (devices, domain) in enumerate({"128": 64, "72": 72, "8": 8}.items()):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        dp = int(devices) // 2
+        row = read(
+            _file(folder, _but(**of, accel="GB200", devices=devices, dp=str(dp), mbs="1", gbs=str(2 * dp)))
+        ).rows[0]
+        cluster = cluster_of(row)
+        assert (cluster.count, cluster.node_size) == (int(devices), domain)
 
 
 def test_duplicates_stand_once(tmp_path: Path) -> None:

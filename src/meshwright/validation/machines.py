@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
 ACCELERATORS = (
     ("V100-SXM3", "v100-dgx2"), ("V100-SXM2-16", "v100-p3"), ("V100", "v100"), ("A100-SXM-40", "a100-40"), ("A100", "a100"),
-    ("A800", "a800"), ("H100-96", "h100-500w"), ("H100", "h100"), ("H800", "h800"), ("H200", "h200"),
-    ("B200", "b200"), ("B300", "b300"), ("GB200", "gb200"), ("GB300", "gb300"), ("L4", "l4"),
-    ("MI300X", "mi300x"), ("MI325X", "mi325x"), ("MI355X", "mi355x"), ("TPU-v4", "tpu-v4"), ("TPU-v5p", "tpu-v5p"),
+    ("A800", "a800"), ("H100-96", "h100-500w"), ("H100", "h100"), ("H800", "h800"), ("H200-NVL", "h200-nvl"), ("H200", "h200"),
+    ("B200", "b200"), ("B300", "b300"), ("GB200", "gb200"), ("GB300", "gb300"), ("L4", "l4"), ("T4", "t4"), ("GH200", "gh200"),
+    ("MI300X", "mi300x"), ("MI325X", "mi325x"), ("MI350X", "mi350x"), ("MI355X", "mi355x"), ("TPU-v4", "tpu-v4"), ("TPU-v5p", "tpu-v5p"),
 )  # fmt: skip
 """Beginning of the accelerator's name -> machine."""
+
+DOMAINS = frozenset({"gb200", "gb300"})
+"""Whose NVLink joins the devices of many hosts; of a domain's 72 as many are taken as divide the run evenly."""
 
 
 def machine_of(accelerator: str) -> str:
@@ -48,6 +51,8 @@ def machines() -> Mapping[str, Preset]:
     # 96 GB of HBM2e under 500 W, as torchtitan states.
     limited = replace(h100.device, name="H100-96GB", memory=96e9, bandwidth=2400e9, family="h100-500w")
     found["h100-500w"] = replace(h100, name="h100-500w", device=limited)
+    # PCIe boards of the same chip under 600 W: NVLink bridges join four (data sheet).
+    found["h200-nvl"] = replace(found["h200"], name="h200-nvl", node=4)
     return found
 
 
@@ -55,6 +60,8 @@ def cluster_of(row: Row) -> Cluster:
     """As many devices as the row used, in nodes as large as its own, with its NICs."""
     preset = machines()[row.machine]
     node = min(row.node, row.devices)
+    if row.machine in DOMAINS:
+        node = max(n for n in range(1, preset.node + 1) if row.devices % n == 0)
     nic = replace(preset.nic, bandwidth=row.nic) if row.nic else preset.nic
     # Where a source states its NICs it does so per device; otherwise a smaller node has its share of the preset's.
     count = node if row.nic else preset.nics * node / preset.node

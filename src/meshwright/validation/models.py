@@ -28,8 +28,14 @@ class Shape(Protocol):
     @property
     def vocab(self) -> int: ...
     @property
+    def heads(self) -> int: ...
+    @property
     def flops(self) -> float:
         """Useful FLOPs of one sample, forward and backward: products thrice, causal attention halved, no recompute."""
+
+    @property
+    def masked_flops(self) -> float:
+        """FLOPs of one sample on scores that a causal mask hides: `flops` leaves them out, some sources count them."""
 
     def shortened(self) -> Shape:
         """The model with as few blocks as `stretched` needs: what is captured."""
@@ -83,6 +89,11 @@ class Dense:
         layer = 2 * self.hidden * (self.hidden + kv) + (1 + gates) * self.hidden * self.ffn
         attention = self.seq * self.hidden
         return 3.0 * self.seq * (self.layers * (2 * layer + 2 * attention) + 2 * self.hidden * self.vocab)
+
+    @property
+    def masked_flops(self) -> float:
+        """See `Shape`."""
+        return 3.0 * self.layers * 2 * self.seq * self.seq * self.hidden
 
 
 class Graphs:

@@ -70,7 +70,7 @@ class Cases:
         schedule = "interleaved" if row.chunks > 1 else "1f1b"
         point = Point(
             row.dp, row.tp, row.pp, row.sequence, row.chunks, row.micro_batch, row.zero, how, schedule,
-            row.cp, row.ep, row.context,
+            row.cp, row.ep,
         )  # fmt: skip
         plan = space.plan(point, _parts(len(space.units), row))
         if how != row.recompute:
@@ -95,10 +95,10 @@ class Cases:
 
 
 def _parts(units: int, row: Row) -> tuple[int, ...]:
-    """Units per stage: layers as evenly as they go, what is before and after them on the first and the last stage."""
+    """Units per stage: layers as the row deals them, or as evenly as they go; what is before and after them on the first and the last stage."""
     stages = row.pp * row.chunks
     layers, extra = divmod(row.model.layers, stages)
-    parts = [layers + (s < extra) for s in range(stages)]
+    parts = list(row.layers) or [layers + (s < extra) for s in range(stages)]
     parts[0] += 1
     parts[-1] += units - row.model.layers - 1
     return tuple(parts)

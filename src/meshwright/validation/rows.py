@@ -10,7 +10,6 @@ import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from ..cluster._units import quantity
 from ..errors import InputError
@@ -20,10 +19,13 @@ from .models import Shape
 from .settings import (
     attention_of,
     flags_of,
+    layers_of,
     memory_kind_of,
     precision_of,
     recompute_of,
     refuse_kinds,
+    refuse_rings,
+    scaling_of,
     seconds_of,
     software_of,
     sources,
@@ -69,9 +71,9 @@ class Row:
     memory: float
     """Peak bytes of a device, 0 if not measured."""
     cp: int = 1
-    context: str = "ulysses"
-    """How attention sees all positions where cp > 1: ulysses or gather."""
     ep: int = 1
+    scaling: str = ""
+    """How 8- and 4-bit operands are scaled: delayed, current (by tensor), block, row; "" in 16 bits and more."""
     attention: str = ""
     """Variant of attention ops: fused, unfused, or "" as the software usually does."""
     trains: str = "all"
@@ -82,8 +84,10 @@ class Row:
     """Bytes of a device that stay allocated between steps, 0 if not measured."""
     status: str = "ok"
     """ok, or oom."""
+    layers: tuple[int, ...] = ()
+    """Blocks of each stage where they are dealt unevenly."""
     flags: tuple[str, ...] = ()
-    """small (bound by the host), noisy (a host that others shared)."""
+    """small (bound by the host), noisy (a host that others shared, a device short of power)."""
     memory_at: str = "fullest"
     """Which device `memory` and `allocated` are of: the fullest, or one of the last pipeline stage ("last")."""
     where: str = ""
@@ -156,8 +160,7 @@ def _row(raw: Columns) -> Row:
     if dp * tp * pp * cp != devices:
         raise Refused("degrees do not multiply to the devices")
     model = shape_of(raw, tp)
-    if cp > 1:
-        raise Refused("context parallelism")
+    refuse_rings(raw, model, tp * cp)
     batch = raw.whole("gbs")
     micro = raw.whole("mbs", known.get("micro_batch", {}).get(raw.text("model"), _micro_batch(raw, batch, dp)))
     if batch % (dp * micro):
@@ -177,7 +180,7 @@ def _row(raw: Columns) -> Row:
         devices=devices,
         node=raw.whole("devices_per_node", 8),
         nic=quantity(known["nic"], "bandwidth") if "nic" in known else 0.0,
-        precision=precision_of(raw),
+        precision=precision_of(raw, known),
         software=software,
         grad="float32" if known.get("grad") == "float32" and not pure else "bfloat16",
         pure=pure,
@@ -190,13 +193,15 @@ def _row(raw: Columns) -> Row:
         micro_batch=micro,
         batch=batch,
         recompute=recompute_of(raw, known, software),
-        seconds=seconds_of(raw, model, devices, batch),
+        seconds=seconds_of(raw, known, model, machines()[machine].device.peak["bfloat16"]),
         memory=raw.number("mem_gib", 0.0) * 2**30,
         cp=cp,
+        scaling=scaling_of(raw),
         attention=attention_of(raw),
         memory_kind=memory_kind_of(raw),
         allocated=raw.number("mem_allocated_gib", 0.0) * 2**30,
         status="oom" if raw.text("status").startswith("oom") else "ok",
+        layers=layers_of(raw, model, pp * chunks),
         flags=flags_of(raw),
         memory_at="last" if "last rank" in raw.text("mem_kind") else "fullest",
         where=raw.text("loc"),
@@ -204,13 +209,12 @@ def _row(raw: Columns) -> Row:
 
 
 def _why_no_source(source: str) -> str:
-    reasons: Mapping[str, Any] = {
+    reasons: Mapping[str, str] = {
         "megatron-ci": "small models of a test suite, bound by the host",
-        "amp": "V100 and T4 mixed over slow Ethernet, trials of one model",
-        "mlperf-training": "low-rank adaptation, or settings not stated",
-        "nemo-longctx": "context parallelism",
+        "tpu": "layout or batch not stated",
+        "maxtext-gpu": "layout and batch not stated",
     }
-    return str(reasons.get(source, "how its software ran is not stated"))
+    return reasons.get(source, "how its software ran is not stated")
 
 
 def _micro_batch(raw: Columns, batch: int, dp: int) -> int:

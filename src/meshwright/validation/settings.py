@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from itertools import pairwise
 from typing import Any
 
 from .columns import Columns, Refused
 from .models import Shape
 
 SMALL, NOISY = "small", "noisy"
-"""Flags of rows that say little of large training: bound by the host; on a host that others shared."""
+"""Flags of rows that say little of large training: bound by the host; on a shared host, or a device short of power."""
 ADAPTERS = "adapters"
 """`Row.trains` where the weights stand still and only low-rank adapters learn."""
 
@@ -33,20 +35,56 @@ def refuse_kinds(row: Columns) -> None:
         raise Refused("low-rank adaptation")
     if row.mentions("SFT|packed"):
         raise Refused("fine-tuning on packed sequences of unknown lengths")
-    if row.mentions("rowwise"):
-        raise Refused("fp8 scaled by rows")
     if row.text("offload") not in ("", "none", "0"):
         raise Refused("activations offloaded to the host")
 
 
-def precision_of(row: Columns) -> str:
-    """dtype of the operands of matrix products."""
+PRECISIONS = {
+    "bf16": "bfloat16", "bf16-pure": "bfloat16", "bf16-TE": "bfloat16", "fp16": "float16", "fp32": "float32",
+    "tf32": "tfloat32", "fp8": "float8_e4m3fn", "fp8-TE": "float8_e4m3fn", "fp8-cs": "float8_e4m3fn",
+    "fp8-current-scaling": "float8_e4m3fn", "fp8-blockwise": "float8_e4m3fn", "mxfp8": "float8_e4m3fn", "nvfp4": "float4",
+}  # fmt: skip
+SCALINGS = {
+    "fp8-cs": "current",
+    "fp8-current-scaling": "current",
+    "fp8-blockwise": "block",
+    "mxfp8": "block",
+    "nvfp4": "block",
+}
+
+
+def precision_of(row: Columns, known: Mapping[str, Any]) -> str:
+    """dtype of the operands of matrix products.
+
+    Raises:
+        Refused: not stated, or unknown.
+    """
     name = row.text("precision")
-    if "fp8" in name:
-        return "float8_e4m3fn"
-    if name in ("bf16", "fp16", "bf16-pure", "bf16-TE"):
-        return "float16" if name == "fp16" else "bfloat16"
-    raise Refused(f"precision {name or 'not stated'}")
+    if name in ("", "unknown"):
+        name = known.get("precision", "")
+    if name not in PRECISIONS:
+        raise Refused(f"precision {name or 'not stated'}")
+    return PRECISIONS[name]
+
+
+def scaling_of(row: Columns) -> str:
+    """See `Row.scaling`."""
+    name = row.text("precision")
+    if not name.startswith(("fp8", "mxfp8", "nvfp4")):
+        return ""
+    return "row" if row.mentions("rowwise") else SCALINGS.get(name, "delayed")
+
+
+def refuse_rings(row: Columns, model: Shape, cuts: int) -> None:
+    """Context parallelism is said as all-to-alls over heads, cut in `cuts` parts (tensor and context parallel). Most sources
+    pass keys and values round a ring and deal the sequence from both ends: the same work for everyone, as here; gathering
+    neighbouring queries, which plans can say too, is not.
+
+    Raises:
+        Refused: more parts than heads.
+    """
+    if row.number("cp", 1) > 1 and model.heads % cuts:
+        raise Refused("a ring of context parallelism over more parts than heads")
 
 
 def software_of(row: Columns, usual: str) -> str:
@@ -62,6 +100,8 @@ def software_of(row: Columns, usual: str) -> str:
 def attention_of(row: Columns) -> str:
     """Variant of attention ops that the source states: fused, unfused, or "" (as the software usually does)."""
     kernel = row.text("attention_kernel")
+    if row.text("source") == "mist":
+        kernel = "unfused" if row.mentions("no flash attention") else "flash"
     return "unfused" if "unfused" in kernel else "fused" if kernel in ("flash", "fused") else ""
 
 
@@ -70,6 +110,8 @@ def recompute_of(row: Columns, known: Mapping[str, Any], software: str) -> str:
     how = row.text("recompute")
     if how in ("", "unknown"):
         how = known.get("recompute", "none")
+    if re.fullmatch(r"[0 ]+", how):
+        return "none"
     fused = software != "unfused"
     if how in ("none", "None", "selective-none", "minimal_flash"):
         return "none"
@@ -87,7 +129,8 @@ def recompute_of(row: Columns, known: Mapping[str, Any], software: str) -> str:
 def flags_of(row: Columns) -> tuple[str, ...]:
     """Which of `SMALL` and `NOISY` the row is."""
     found = [SMALL] if row.flag("small_model") else []
-    return (*found, NOISY) if "noisy" in row.text("trust") else tuple(found)
+    noisy = "noisy" in row.text("trust") or "power-limited" in row.text("note")
+    return (*found, NOISY) if noisy else tuple(found)
 
 
 def memory_kind_of(row: Columns) -> str:
@@ -101,9 +144,36 @@ def memory_kind_of(row: Columns) -> str:
     return "unknown"
 
 
-def seconds_of(row: Columns, model: Shape, devices: int, batch: int) -> float:
-    """Measured, or from the source's TFLOP/s by the source's own formula where it published nothing else; 0 after running
-    out of memory.
+def layers_of(row: Columns, model: Shape, stages: int) -> tuple[int, ...]:
+    """Blocks of each stage where the source deals them unevenly; () = evenly.
+
+    Sources count differently: Mist names blocks; Sailor counts embedding and head as a layer each; AMP gives boundaries in
+    a list of modules whose first three and last three are no blocks.
+    """
+    other = row.text("other")
+    if found := re.findall(r"\blayers=(\d+)", other):
+        layers = tuple(map(int, found))
+    elif found := re.findall(r"layers per stage \[([\d, ]+)\]", other):
+        counted = [int(n) for n in found[0].split(",")]
+        counted[0] -= 1
+        counted[-1] -= 1
+        layers = tuple(counted)
+    elif found := re.findall(r"module indices: \[([\d, ]+)\]", other):
+        ends = [min(max(int(n) - 3, 0), model.layers) for n in found[0].split(",")]
+        layers = tuple(b - a for a, b in pairwise(ends))
+    else:
+        return ()
+    if len(layers) != stages or sum(layers) != model.layers or min(layers) < 1:
+        raise Refused("layers of the stages do not add up")
+    return layers
+
+
+def seconds_of(row: Columns, known: Mapping[str, Any], model: Shape, peak: float) -> float:
+    """Measured, or from the FLOP/s that a source claims, counted as it counts, where it published nothing else; 0 after
+    running out of memory.
+
+    Args:
+        peak: FLOP/s of a device in 16 bits, which `mfu` is a share of.
 
     Raises:
         Refused: neither.
@@ -112,9 +182,9 @@ def seconds_of(row: Columns, model: Shape, devices: int, batch: int) -> float:
         return 0.0
     if row.text("step_time_s"):
         return row.number("step_time_s")
-    if row.text("source") == "megatron-core-h100" and row.text("model_tflops_per_dev"):
-        h, s, layers = model.hidden, model.seq, model.layers
-        vocab = row.number("vocab")
-        flops = 72 * batch * s * layers * h * h * (1 + s / (6 * h) + vocab / (12 * layers * h))
-        return flops / (row.number("model_tflops_per_dev") * 1e12 * devices)
-    raise Refused("no step time")
+    if known.get("counts") != "whole attention":
+        raise Refused("no step time")
+    rate = row.number("model_tflops_per_dev", 0.0) * 1e12 or row.number("mfu", 0.0) * peak
+    if not rate:
+        raise Refused("no step time")
+    return row.whole("gbs") * (model.flops + model.masked_flops) / (rate * row.whole("devices"))

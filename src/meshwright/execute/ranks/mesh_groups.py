@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from typing import Literal, get_args
 
 import torch.distributed as dist
 
@@ -15,6 +16,10 @@ from .clock import Clock
 
 Members = tuple[int, ...]
 """World ranks of one group, in the order of their coordinates."""
+Direction = Literal["forward", "backward"]
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+Channel = tuple[bool, Direction]
+"""(whether the receiver's rank is the higher one, what is sent)."""
 
 
 class Groups:
@@ -24,6 +29,7 @@ class Groups:
         self.clock = Clock()
         """Where the time of this rank goes."""
         self._made: dict[Members, dist.ProcessGroup] = {}
+        self._channels: dict[Channel, dist.ProcessGroup] = {}
 
     def prepare(self, wanted: Iterable[Members]) -> None:
         """Makes those that do not exist yet. Collective over all ranks."""
@@ -33,6 +39,22 @@ class Groups:
 
     def of(self, members: Members) -> dist.ProcessGroup:
         return self._made[tuple(sorted(members))]
+
+    def open_channels(self) -> None:
+        """Makes those that do not exist yet. Collective over all ranks."""
+        for upwards in (True, False):
+            for direction in DIRECTIONS:
+                if (upwards, direction) not in self._channels:
+                    self._channels[upwards, direction] = dist.new_group()
+
+    def channel(self, source: int, target: int, direction: Direction) -> dist.ProcessGroup:
+        """The group in which the rank `source` sends values ("forward") or gradients ("backward") to `target`.
+
+        NCCL knows no tags: messages between two ranks of one group run on one stream, in the order in which each end asks
+        for them. Two ranks that send to each other, or one that sends values and gradients, would wait for each other
+        there. Within a channel both ends follow the schedule, hence one order.
+        """
+        return self._channels[source < target, direction]
 
 
 def ranks_of(program: Program) -> Mapping[int, int]:

@@ -127,6 +127,8 @@ class Runtime:
         self._parted = parted(plan)
         joint = {code.stage: joint_axes(code, parted=self._parted) for code in program.stages}
         groups.prepare(needed_groups(program, joint))
+        if len(self.ranks) > 1 and program.transfers:
+            groups.open_channels()
         self.groups = groups
         self.constants = {name: t.to(hardware.device) for name, t in constants.items()}
         self._dropout, self._bucket_bytes, self._compile = dropout, bucket_bytes, compile

@@ -15,8 +15,8 @@ from ...graph.ir import Graph
 from ...lower.program import Program, Transfer
 from ...plan.layout import local_shape
 from ..ops.params import dtype_of
-from ..ranks.clock import TRANSFER, Clock
-from ..ranks.mesh_groups import MeshView
+from ..ranks.clock import TRANSFER
+from ..ranks.mesh_groups import Direction, MeshView
 
 
 class Transfers:
@@ -37,17 +37,17 @@ class Transfers:
     def leaving(self, stage: int) -> list[Transfer]:
         return [t for t in self._program.transfers if t.src == stage]
 
-    def _tag(self, t: Transfer, k: int, direction: str) -> int:
+    def _tag(self, t: Transfer, k: int, direction: Direction) -> int:
         return (self._number[id(t)] * self._micro_batches + k) * 2 + (direction == "backward") + 1
 
-    def _other_end(self, t: Transfer, sender: bool, direction: str) -> tuple[int, int]:
+    def _other_end(self, t: Transfer, sender: bool, direction: Direction) -> tuple[int, int]:
         """(this rank, the one at its position of the other stage's mesh)."""
         source, target = (t.src, t.dst) if direction == "forward" else (t.dst, t.src)
         here, there = (source, target) if sender else (target, source)
         view = self._views[here]
         return view.rank, view.ranks[self._program.stages[there].mesh.devices[view.position]]
 
-    def send(self, t: Transfer, k: int, direction: str, x: Tensor) -> None:
+    def send(self, t: Transfer, k: int, direction: Direction, x: Tensor) -> None:
         """The value of micro-batch k ("forward") or its gradient ("backward")."""
         own, peer = self._other_end(t, True, direction)
         tag = self._tag(t, k, direction)
@@ -55,19 +55,21 @@ class Transfers:
         if peer == own:
             self._mail[tag] = x
             return
-        with self._clock(t).span(TRANSFER):
-            work = dist.isend(x, peer, tag=tag)
+        groups = self._view(t).groups
+        with groups.clock.span(TRANSFER):
+            work = dist.isend(x, peer, group=groups.channel(own, peer, direction), tag=tag)
         if work is not None:
             self._sent[tag] = work, x
 
-    def receive(self, t: Transfer, k: int, direction: str) -> Tensor:
+    def receive(self, t: Transfer, k: int, direction: Direction) -> Tensor:
         own, peer = self._other_end(t, False, direction)
         tag = self._tag(t, k, direction)
         if peer == own:
             return self._mail.pop(tag)
         x = self.empty(t)
-        with self._clock(t).span(TRANSFER):
-            dist.recv(x, peer, tag=tag)
+        groups = self._view(t).groups
+        with groups.clock.span(TRANSFER):
+            dist.recv(x, peer, group=groups.channel(peer, own, direction), tag=tag)
         if direction == "backward" and (sent := self._sent.pop(self._tag(t, k, "forward"), None)):
             sent[0].wait()  # whoever has its gradient has the value
         return x
@@ -87,6 +89,3 @@ class Transfers:
 
     def _view(self, t: Transfer) -> MeshView:
         return self._views[t.src if t.src in self._views else t.dst]
-
-    def _clock(self, t: Transfer) -> Clock:
-        return self._view(t).groups.clock

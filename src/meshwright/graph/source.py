@@ -135,6 +135,8 @@ class ConfigSource(ModelSource):
     config: Config
     batch: int
     seq: int
+    capacity: str | float = "no-drop"
+    """Room of an expert: "no-drop", or so many times its even share of a sequence's tokens."""
 
     @property
     def default_batch(self) -> int:
@@ -155,7 +157,8 @@ class ConfigSource(ModelSource):
         return own().get(str(self.config["model_type"]))
 
     def identity(self) -> Mapping[str, object]:
-        return {"config": self.config}
+        room = {} if self.capacity == "no-drop" else {"capacity": self.capacity}
+        return {"config": self.config, **room}
 
     def build(
         self,
@@ -172,7 +175,9 @@ class ConfigSource(ModelSource):
             return self._own.build(self.config, batch, seq, dtype, device, shrink)
         from .zoo._transformers import build
 
-        return build(self.config, batch, seq, dtype, device=device, shrink=shrink, attention=attention)
+        return build(
+            self.config, batch, seq, dtype, device=device, shrink=shrink, attention=attention, capacity=self.capacity
+        )
 
     def random_inputs(
         self, batch: int, seq: int, generator: Generator, *, shrink: Shrink | None = None, dtype: str = "float32"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from ..errors import InputError
 
@@ -59,12 +58,13 @@ def _window(device: torch.device, queries: int, keys: int, window: int, causal: 
     return distance.abs() < window
 
 
-def register_experts(capacity: str | float = "no-drop") -> str:
+def register_experts(capacity: str | float = "no-drop", positions: int = 0) -> str:
     """Registers static mixture-of-experts and returns its name for `config._experts_implementation`.
 
     "no-drop": every expert has room for every token, so no token is ever dropped: each expert computes all tokens and
     the router's weights, zero for experts that were not chosen, combine them. Exact, with experts / top-k times the
-    FLOPs of a dispatch. A number f: room for f · tokens · top-k / experts each; what comes later is dropped.
+    FLOPs of a dispatch. A number f: room for f · tokens · top-k / experts each; what comes later is dropped. It is given
+    in groups of tokens (see dispatch.py) that fill a sequence of `positions`; 0: in one group.
 
     Raises:
         InputError: the capacity is neither "no-drop" nor a positive number.
@@ -79,9 +79,9 @@ def register_experts(capacity: str | float = "no-drop") -> str:
     factor = float(capacity)
 
     def limited(self: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        return _dispatched(self, hidden, index, weights, factor)
+        return _dispatched(self, hidden, index, weights, factor, positions)
 
-    name = f"meshwright-capacity-{factor:g}"
+    name = f"meshwright-capacity-{factor:g}" + (f"-{positions}" if positions else "")
     ALL_EXPERTS_FUNCTIONS.register(name, limited)
     return name
 
@@ -91,7 +91,7 @@ def experts_note(implementation: str | None) -> str:
     if implementation == "meshwright-no-drop":
         return "experts have room for every token (no-drop capacity): each expert computes all tokens"
     if implementation and implementation.startswith("meshwright-capacity-"):
-        factor = implementation.removeprefix("meshwright-capacity-")
+        factor = implementation.removeprefix("meshwright-capacity-").partition("-")[0]
         return f"experts have room for {factor} times their even share of tokens; tokens beyond that are dropped"
     return ""
 
@@ -106,8 +106,8 @@ def _all_tokens(self: Any, hidden: torch.Tensor, index: torch.Tensor, weights: t
     return (results * share.t().unsqueeze(-1).to(results.dtype)).sum(0).to(hidden.dtype)
 
 
-def _compute(self: Any, x: torch.Tensor) -> torch.Tensor:
-    """The experts' two layers on x[experts, rows, width]."""
+def _compute(self: Any, x: torch.Tensor, share: torch.Tensor | None = None) -> torch.Tensor:
+    """The experts' two layers on x[experts, rows, width]; `share`[experts, rows]: of each row in what its token becomes."""
 
     def product(a: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return torch.bmm(a, weight if self.is_transposed else weight.transpose(1, 2))
@@ -117,26 +117,23 @@ def _compute(self: Any, x: torch.Tensor) -> torch.Tensor:
     if self.has_bias:
         inner = inner + (self.gate_up_proj_bias if gated else self.up_proj_bias).unsqueeze(1)
     inner = self._apply_gate(inner) if gated else self.act_fn(inner)
-    outer = product(inner, self.down_proj)
-    return outer + self.down_proj_bias.unsqueeze(1) if self.has_bias else outer
+    weight = None if share is None else share.unsqueeze(-1).to(inner.dtype)
+    # Before the second layer, which is linear: its result is then not kept for the gradient of the shares.
+    outer = product(inner if weight is None else inner * weight, self.down_proj)
+    if not self.has_bias:
+        return outer
+    bias = self.down_proj_bias.unsqueeze(1)
+    return outer + (bias if weight is None else bias * weight)
 
 
 def _dispatched(
-    self: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor, factor: float
+    self: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor, factor: float, positions: int
 ) -> torch.Tensor:
-    """Tokens go to slots of their experts in order of arrival; those that find no slot go to a row that nobody reads.
+    """Tokens go to rows of their experts in order of arrival; those that find no row are dropped."""
+    from .dispatch import moe_combine, moe_dispatch, sizes_of
 
-    slot = expert · room + place, with place = number of earlier choices of the same expert.
-    """
-    tokens, k = index.shape
-    width, experts = hidden.shape[1], self.num_experts
-    room = -(-int(factor * tokens * k) // experts)
-    expert = index.reshape(-1)
-    chosen = functional.one_hot(expert, experts)
-    place = ((torch.cumsum(chosen, 0) - 1) * chosen).sum(1)
-    slot = torch.where(place < room, expert * room + place, experts * room)
-    rows = hidden.unsqueeze(1).expand(tokens, k, width).reshape(tokens * k, width)
-    buffer = torch.zeros(experts * room + 1, width, dtype=hidden.dtype, device=hidden.device).index_add(0, slot, rows)
-    results = _compute(self, buffer[: experts * room].view(experts, room, width)).reshape(experts * room, width)
-    back = functional.pad(results, (0, 0, 0, 1))[slot] * weights.reshape(-1, 1).to(results.dtype)
-    return back.view(tokens, k, width).sum(1).to(hidden.dtype)
+    chosen, experts = index.shape[1], self.num_experts
+    tokens, rows = sizes_of(factor, chosen, experts, positions or index.shape[0])
+    x, share = moe_dispatch(hidden, index, weights, experts, tokens, rows)
+    result: torch.Tensor = moe_combine(_compute(self, x, share), index, tokens, rows)
+    return result.to(hidden.dtype)

@@ -12,9 +12,12 @@ context             positions cut over "cp" wherever an op allows it; an attenti
                     neighbours (Dryden et al., arXiv 1903.06681, §3)
   gather            has its own queries, and keys and values gathered (Dubey et al., arXiv 2407.21783, §3.3.2, but each
                     member has neighbouring queries: of causal attention the last member computes most, and sets the pace)
-experts             products batched over experts, and what lies between them, are cut over "ep" on the expert; tokens
-                    are gathered before and summed after (GShard, arXiv 2006.16668, §3, with room for every token)
-ZeRO 1, 2, 3        state; also gradients; also parameters rest cut over "dp" (Rajbhandari et al., arXiv 1910.02054, §5)
+experts             products batched over experts, and what lies between them, are cut over "ep" on the expert; where
+                    every expert sees every token these are gathered before and summed after, where they are dispatched
+                    they go there and back by all-to-all (GShard, arXiv 2006.16668, §3); `whole_experts`: over "tp" too,
+                    which else cuts the width of each
+ZeRO 1, 2, 3        state; also gradients; also parameters rest cut over "dp", and over "ep" where they are no experts
+                    (Rajbhandari et al., arXiv 1910.02054, §5)
 """
 
 from __future__ import annotations
@@ -52,10 +55,13 @@ class Style:
     ep: int = 1
     context: str = "ulysses"
     """How attention sees all positions where cp > 1; one of `CONTEXTS`."""
+    whole_experts: bool = False
+    """ "tp" cuts experts as "ep" does, none inside."""
 
     @property
-    def compute(self) -> tuple[int, bool, int, int, str]:
-        return self.tp, self.sequence, self.cp, self.ep, self.context if self.cp > 1 else ""
+    def compute(self) -> tuple[int, bool, int, int, str, bool]:
+        context = self.context if self.cp > 1 else ""
+        return self.tp, self.sequence, self.cp, self.ep, context, self.whole_experts and self.tp > 1
 
 
 class Expert:
@@ -74,7 +80,8 @@ class Expert:
             self._computed[key] = _Computing(self, style).result()
         shardings, layouts, use = self._computed[key]
         if (key, style.zero) not in self._stored:
-            self._stored[key, style.zero] = {t: self._storage(t, axes, style.zero) for t, axes in use.items()}
+            data = (DP, EP) if style.ep > 1 else (DP,)
+            self._stored[key, style.zero] = {t: self._storage(t, axes, style.zero, data) for t, axes in use.items()}
         return Choices(shardings, layouts, self._stored[key, style.zero], self.recomputed(style.recompute))
 
     def recomputed(self, how: str) -> frozenset[str]:
@@ -200,12 +207,13 @@ class Expert:
 
     # ---- storage
 
-    def _storage(self, t: str, use: Axes, zero: int) -> Storage:
+    def _storage(self, t: str, use: Axes, zero: int, data: tuple[str, ...]) -> Storage:
         sizes = self.atoms.size[t]
         if zero == 0 or prod(sizes) == 1:
             return Storage()
+        more = tuple(a for a in data if not any(a in x for x in use))
         k = max(range(len(sizes)), key=lambda j: sizes[j] / (2.0 if use[j] else 1.0))
-        cut = plan_layout(self.atoms, t, tuple((*x, DP) if j == k else x for j, x in enumerate(use)))
+        cut = plan_layout(self.atoms, t, tuple((*x, *more) if j == k else x for j, x in enumerate(use)))
         return Storage(cut if zero >= 3 else None, cut if zero >= 2 else None, cut)
 
 
@@ -223,6 +231,9 @@ class _Computing:
         self.style = style
         self.size = {CP: style.cp, EP: style.ep, TP: style.tp}
         self.data = (DP, EP) if style.ep > 1 else (DP,)
+        self.whole = style.whole_experts and style.tp > 1
+        self.expert_of: dict[str, int] = {}
+        """Result of an op that is cut on experts -> which of its atoms they are."""
         self.rest: dict[str, Axes] = {}
         self.use: dict[str, Axes] = {}
         self.shardings: dict[str, OpSharding] = {}
@@ -289,13 +300,14 @@ class _Computing:
         if self.alone:  # data parallelism only
             return tuple(cuts)
         picks = []
-        if expert is not None:
+        if expert is not None and self.style.ep > 1:
             picks.append((EP, expert))
         if self.style.cp > 1 and (position := self._position(n, node, cuts)) is not None:
             picks.append((CP, position))
         for axis, a in picks:
             cuts[a] = (*cuts[a], axis)
-        if self.style.tp > 1 and (tensor := self._tensor(node, cuts)) is not None:
+        tensor = self._tensor(node, cuts) if expert is None or not self.whole else expert
+        if self.style.tp > 1 and tensor is not None:
             cuts[tensor] = (*cuts[tensor], TP)
         return tuple(cuts)
 
@@ -346,11 +358,18 @@ class _Computing:
 
     def _expert(self, n: int, node: Node) -> int | None:
         """The atom of the experts of a product with one matrix each, and of what follows until they are summed."""
-        if self.style.ep == 1:
+        if self.style.ep == 1 and not self.whole:
             return None
-        if n in self.expert.experts:
-            return self.expert.experts[n]
-        return next(iter(self._held(node, EP)), None)
+        found = self.expert.experts.get(n)
+        for t, m in zip(node.inputs, node.operands, strict=True):
+            if found is None and t in self.expert_of:
+                a = m[self.expert_of[t]]
+                found = a if a != FIXED and node.kind[a] in ("free", "stat") else None
+        if found is not None:
+            for t, m in zip(node.outputs, node.results, strict=True):
+                if found in m:
+                    self.expert_of[t] = m.index(found)
+        return found
 
     def _position(self, n: int, node: Node, cuts: list[tuple[str, ...]]) -> int | None:
         """The positions if the op allows it; the heads or the queries of an attention, which must see all of them."""
@@ -368,11 +387,17 @@ class _Computing:
         if op.kind in PRODUCTS and self.expert.weighted(node):
             held = {a for a, x in zip(node.operands[0], self.rest[node.inputs[0]], strict=True) if TP in x}
             row = [a for a in held if a in node.summed]
-            return row[0] if row else self.expert.column(node, tp)
+            column = row[0] if row else self.expert.column(node, tp)
+            return column if column is not None else self._stays(node, held, cuts)
         if op.kind == "embedding":
             rows = [a for a in node.summed if node.size[a] >= tp]
             return rows[0] if rows and node.inputs[1] not in self.atoms.const else None
         return next((a for a in self._held(node, TP) if self._left(node, a, cuts) >= tp), None)
+
+    def _stays(self, node: Node, held: set[int], cuts: list[tuple[str, ...]]) -> int | None:
+        """The positions of a product that cannot be cut otherwise (a router), if its operand is cut on them."""
+        free = [a for a in held if a not in node.summed and not node.samples[a] and node.kind[a] == "free"]
+        return next((a for a in free if self._left(node, a, cuts) % self.style.tp == 0), None)
 
     def _left(self, node: Node, a: int, cuts: list[tuple[str, ...]]) -> int:
         size = node.size[a]

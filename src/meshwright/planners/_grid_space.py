@@ -40,10 +40,14 @@ class Point:
     ep: int = 1
     context: str = "ulysses"
     """Says nothing where cp is 1."""
+    whole_experts: bool = False
+    """Experts are cut over tp as over ep, none inside: not tried by the grid itself."""
 
     @property
     def style(self) -> Style:
-        return Style(self.tp, self.sequence, self.zero, self.recompute, self.cp, self.ep, self.context)
+        return Style(
+            self.tp, self.sequence, self.zero, self.recompute, self.cp, self.ep, self.context, self.whole_experts
+        )
 
     @property
     def replicas(self) -> int:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from . import (
     _attention,
     _creation,
+    _dispatch,
     _indexing,
     _losses,
     _norms,
@@ -28,6 +29,7 @@ _FAMILIES = (
     _reductions,
     _attention,
     _indexing,
+    _dispatch,
     _losses,
     _windows,
     _creation,

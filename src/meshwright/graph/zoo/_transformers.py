@@ -43,11 +43,13 @@ def build(
     device: str = "meta",
     shrink: Shrink | None = None,
     attention: str = "meshwright",
+    capacity: str | float = "no-drop",
 ) -> tuple[nn.Module, Inputs]:
     """The module in training mode, without a cache of keys and values, and inputs of zeros.
 
     Args:
         seq: tokens a sample; `shrink.seq` wins over it.
+        capacity: see `register_experts`.
         attention: "meshwright" where it computes the same as the model's own, else the library's next best.
 
     Raises:
@@ -62,7 +64,7 @@ def build(
         raise Unsupported(
             f"config.json: {name} reads {cls.main_input_name}: models of token ids or of images are planned"
         )
-    _choose(cls, settings, seq, attention)
+    _choose(cls, settings, seq, attention, capacity)
     with torch.device(device):
         try:
             module = cls(settings).to(getattr(torch, dtype)).train()
@@ -102,14 +104,15 @@ def inputs_of(module: Any, seq: int) -> Inputs:
         return _inputs(module.config, task(type(module).__name__), 2, seq, dtype)
 
 
-def _choose(cls: Any, settings: Any, seq: int, attention: str) -> None:
+def _choose(cls: Any, settings: Any, seq: int, attention: str, capacity: str | float = "no-drop") -> None:
     settings._attn_implementation = _attention(cls, settings.to_dict(), seq, attention)
     if attention in ("meshwright", "eager") and cls._can_set_experts_implementation():
         from ..transformers_hooks import register_experts
 
         if size_of(settings.to_dict(), "experts"):
             # The library's grouped products have no float64 form, which an exact comparison needs.
-            settings._experts_implementation = register_experts() if attention == "meshwright" else "eager"
+            ours = attention == "meshwright"
+            settings._experts_implementation = register_experts(capacity, seq) if ours else "eager"
 
 
 def _tell_loss(module: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Protocol
 
 from ..graph.ir import Graph, Op, Run, Tensor
@@ -14,6 +15,11 @@ from ..graph.zoo import Config
 
 SAMPLES = 2
 """Captured batch: a dim of size 1 would have no factor."""
+
+
+def padded(vocab: int, tp: int) -> int:
+    """Words after padding so that they split evenly, as Megatron-LM pads."""
+    return ceil(vocab / (128 * tp)) * 128 * tp
 
 
 class Shape(Protocol):
@@ -37,6 +43,10 @@ class Shape(Protocol):
     def masked_flops(self) -> float:
         """FLOPs of one sample on scores that a causal mask hides: `flops` leaves them out, some sources count them."""
 
+    @property
+    def capacity(self) -> str | float:
+        """Room of an expert, see `ConfigSource`."""
+
     def shortened(self) -> Shape:
         """The model with as few blocks as `stretched` needs: what is captured."""
 
@@ -57,6 +67,10 @@ class Dense:
     ffn: int
     vocab: int
     seq: int
+
+    @property
+    def capacity(self) -> str | float:
+        return "no-drop"
 
     def shortened(self) -> Dense:
         """Three blocks: first, middle and last."""
@@ -108,27 +122,30 @@ class Graphs:
             short = model.shortened()
             if short not in self._captured:
                 config = short.config(short.layers)
-                source = ConfigSource("measured", "measured", "config", config, SAMPLES, model.seq)
+                source = ConfigSource("measured", "measured", "config", config, SAMPLES, model.seq, model.capacity)
                 self._captured[short] = source.graph(SAMPLES, model.seq, "bfloat16")
-            self._known[model] = stretched(self._captured[short], model.layers)
+            self._known[model] = stretched(self._captured[short], model.layers - short.layers)
         return self._known[model]
 
 
-def stretched(graph: Graph, count: int) -> Graph:
-    """`graph`, whose single run has three blocks, with `count` of them; the others are the middle block under new names.
+def stretched(graph: Graph, more: int) -> Graph:
+    """`graph`, whose last run has three blocks, with so many `more`, which are the middle block under new names.
 
     Raises:
-        ValueError: another number of runs or of blocks, or fewer than three blocks to make.
+        ValueError: no runs, another number of blocks, or fewer than none to make.
     """
-    if len(graph.runs) != 1 or graph.runs[0].count != 3 or count < 3:
-        raise ValueError(f"a graph with one run of three blocks is stretched, not {graph.runs} to {count} blocks")
-    run = graph.runs[0]
+    if not more:
+        return graph
+    if not graph.runs or graph.runs[-1].count != 3 or more < 0:
+        raise ValueError(f"a graph whose last run has three blocks is stretched, not {graph.runs} by {more} blocks")
+    run, count = graph.runs[-1], 3 + more
     first, length = run.first, run.length
+    path = re.sub(r"\.\d+$", "", run.name)  # of a second run in one list of modules: "model.layers.3"
     ops = list(graph.ops[: first + 2 * length])
     middle, tail = graph.ops[first + length : first + 2 * length], graph.ops[first + 3 * length :]
     tensors: dict[str, Tensor] = {}
     by_name = graph.tensor
-    moved = _Moved(run.name, middle)
+    moved = _Moved(path, middle)
     for b in range(2, count):
         names = moved.by(b - 1)
         ops += [_renamed(op, names) for op in middle]
@@ -136,10 +153,13 @@ def stretched(graph: Graph, count: int) -> Graph:
             if old in by_name and new not in by_name and new not in tensors:
                 t = by_name[old]
                 tensors[new] = Tensor(new, t.nbytes, t.shape, t.dtype, t.role)
-    names = _Moved(run.name, tail).by(count - 3)
+    names = _Moved(path, tail).by(more)
     ops += [_renamed(op, names) for op in tail]
     made = replace(
-        graph, ops=tuple(ops), tensors=(*graph.tensors, *tensors.values()), runs=(Run(run.name, first, length, count),)
+        graph,
+        ops=tuple(ops),
+        tensors=(*graph.tensors, *tensors.values()),
+        runs=(*graph.runs[:-1], Run(run.name, first, length, count)),
     )
     return replace(made, digest=digest_of(made))
 

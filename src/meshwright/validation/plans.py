@@ -14,10 +14,11 @@ from ..lower import Program, lower
 from ..plan.model import OpSharding, Plan
 from ..plan.problem import Problem, Recipe
 from ..planners._expert_layout import Expert, Style
-from ..planners._grid_space import Point, Space
+from ..planners._grid_space import Point, Space, Units
 from .machines import cluster_of
 from .models import Graphs, Shape
 from .rows import Row
+from .settings import LEARNED, LEARNED_SKEW
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class Cases:
             param_dtype="bfloat16" if row.pure else "float32",
             compute_dtype="bfloat16",
             grad_dtype=row.grad,
+            routing_skew=LEARNED_SKEW if LEARNED in row.flags else 1.0,
         )
         problem = Problem(graph, cluster_of(row), cost or cost_of(row), recipe)
         space = Space(problem, expert, {}, {})
@@ -70,9 +72,9 @@ class Cases:
         schedule = "interleaved" if row.chunks > 1 else "1f1b"
         point = Point(
             row.dp, row.tp, row.pp, row.sequence, row.chunks, row.micro_batch, row.zero, how, schedule,
-            row.cp, row.ep,
+            row.cp, row.ep, "ulysses", row.whole_experts,
         )  # fmt: skip
-        plan = space.plan(point, _parts(len(space.units), row))
+        plan = space.plan(point, _parts(space.units, row))
         if how != row.recompute:
             key = (row.model, row.recompute)
             if key not in self._again:
@@ -94,19 +96,19 @@ class Cases:
         return self._shardings[key]
 
 
-def _parts(units: int, row: Row) -> tuple[int, ...]:
+def _parts(units: Units, row: Row) -> tuple[int, ...]:
     """Units per stage: layers as the row deals them, or as evenly as they go; what is before and after them on the first and the last stage."""
     stages = row.pp * row.chunks
     layers, extra = divmod(row.model.layers, stages)
     parts = list(row.layers) or [layers + (s < extra) for s in range(stages)]
-    parts[0] += 1
-    parts[-1] += units - row.model.layers - 1
+    parts[0] += 1 - (row.model.layers - units.blocks)  # a single leading layer is one unit with what is before it
+    parts[-1] += len(units) - units.blocks - 1
     return tuple(parts)
 
 
 def _recomputed(graph: Graph, how: str) -> frozenset[str]:
     """Ops of a block that run again: attention; light ops and every other product; activation and norms."""
-    run = graph.runs[0]
+    run = graph.runs[-1]
     found, products = set(), 0
     for op in graph.ops[run.first : run.first + run.length]:
         kind = kind_of(op.kind)

@@ -18,6 +18,7 @@ from .machines import machine_of, machines
 from .models import Shape
 from .settings import (
     attention_of,
+    experts_of,
     flags_of,
     layers_of,
     memory_kind_of,
@@ -74,6 +75,8 @@ class Row:
     ep: int = 1
     scaling: str = ""
     """How 8- and 4-bit operands are scaled: delayed, current (by tensor), block, row; "" in 16 bits and more."""
+    whole_experts: bool = False
+    """Experts are cut over tp as over ep, none inside."""
     attention: str = ""
     """Variant of attention ops: fused, unfused, or "" as the software usually does."""
     trains: str = "all"
@@ -165,6 +168,7 @@ def _row(raw: Columns) -> Row:
     micro = raw.whole("mbs", known.get("micro_batch", {}).get(raw.text("model"), _micro_batch(raw, batch, dp)))
     if batch % (dp * micro):
         raise Refused("the batch does not split over replicas and micro-batches")
+    ep, whole_experts = experts_of(raw, dp, tp)
     chunks = max(1, raw.whole("vpp", 1)) if pp > 1 else 1
     if chunks > 1 and batch // dp // micro % pp:
         raise Refused("interleaving needs a multiple of pp micro-batches")
@@ -184,7 +188,7 @@ def _row(raw: Columns) -> Row:
         software=software,
         grad="float32" if known.get("grad") == "float32" and not pure else "bfloat16",
         pure=pure,
-        dp=dp,
+        dp=dp // ep,
         tp=tp,
         pp=pp,
         chunks=chunks,
@@ -197,6 +201,8 @@ def _row(raw: Columns) -> Row:
         memory=raw.number("mem_gib", 0.0) * 2**30,
         cp=cp,
         scaling=scaling_of(raw),
+        ep=ep,
+        whole_experts=whole_experts,
         attention=attention_of(raw),
         memory_kind=memory_kind_of(raw),
         allocated=raw.number("mem_allocated_gib", 0.0) * 2**30,

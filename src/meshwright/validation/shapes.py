@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import ceil
 
 from .columns import Columns, Refused
-from .models import Dense, Shape
+from .models import Dense, Shape, padded
+from .moe import sparse
 
 STYLES = {"gpt": "gpt", "mpt": "gpt", "llama": "llama", "internlm": "llama", "nemotron": "nemotron"}
 VOCAB = {"gpt": 51200, "mpt": 50304, "llama": 32000, "internlm": 103168, "nemotron": 256000}
 """Where the row does not say."""
-
-
-def padded(vocab: int, tp: int) -> int:
-    """Words after padding so that they split evenly, as Megatron-LM pads."""
-    return ceil(vocab / (128 * tp)) * 128 * tp
 
 
 def dense(row: Columns, tp: int) -> Dense:
@@ -37,7 +32,10 @@ def dense(row: Columns, tp: int) -> Dense:
     )
 
 
-READERS: Mapping[str, Callable[[Columns, int], Shape]] = dict.fromkeys(STYLES, dense)
+READERS: Mapping[str, Callable[[Columns, int], Shape]] = {
+    **dict.fromkeys(STYLES, dense),
+    **dict.fromkeys(("deepseek", "kimi", "qwen3-moe", "mixtral"), sparse),
+}
 """Family -> reader of (row, tensor degree)."""
 
 

@@ -183,5 +183,5 @@ def test_the_public_rows_are_many_and_of_many_machines(data_folder: Path) -> Non
     assert len(table.rows) >= 1300
     assert {"a100", "h100", "v100"} <= set(Counter(r.device for r in table.rows))
     assert len({r.source for r in table.rows}) >= 17
-    assert all(r.seconds > 0 and r.dp * r.tp * r.pp * r.cp == r.devices for r in table.rows)
+    assert all(r.seconds > 0 and r.dp * r.ep * r.tp * r.pp * r.cp == r.devices for r in table.rows)
     assert all(r.seconds == 0 for r in table.failed)

@@ -135,5 +135,5 @@ def _dispatched(
     chosen, experts = index.shape[1], self.num_experts
     tokens, rows = sizes_of(factor, chosen, experts, positions or index.shape[0])
     x, share = moe_dispatch(hidden, index, weights, experts, tokens, rows)
-    result: torch.Tensor = moe_combine(_compute(self, x, share), index, tokens, rows)
-    return result.to(hidden.dtype)
+    summed: torch.Tensor = moe_combine(_compute(self, x, share), index, tokens, rows)
+    return summed.to(hidden.dtype)

@@ -33,5 +33,5 @@ def test_useful_flops_follow_the_graph() -> None:
 
 def test_only_a_run_of_three_blocks_is_stretched() -> None:
     graph = Graphs().of(Dense("gpt", 4, 256, 8, 8, 512, 1024, 64))
-    with pytest.raises(ValueError, match="a graph with one run of three blocks is stretched"):
+    with pytest.raises(ValueError, match="a graph whose last run has three blocks is stretched"):
         stretched(graph, 5)

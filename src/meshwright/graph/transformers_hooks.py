@@ -119,7 +119,7 @@ def _compute(self: Any, x: torch.Tensor, share: torch.Tensor | None = None) -> t
     inner = self._apply_gate(inner) if gated else self.act_fn(inner)
     weight = None if share is None else share.unsqueeze(-1).to(inner.dtype)
     # Before the second layer, which is linear: its result is then not kept for the gradient of the shares.
-    outer = product(inner if weight is None else inner * weight, self.down_proj)
+    outer: torch.Tensor = product(inner if weight is None else inner * weight, self.down_proj)
     if not self.has_bias:
         return outer
     bias = self.down_proj_bias.unsqueeze(1)

@@ -109,14 +109,19 @@ class Sparse:
             query, both = of.plain + of.rotary, of.plain + of.value
             queries = (h + self.heads * query) * of.queries if of.queries else h * self.heads * query
             weights = queries + h * (of.keys + of.rotary) + of.keys * self.heads * both + self.heads * of.value * h
-            scores = self.heads * (query + of.value) / 2
         else:
             weights = h * self.head * 2 * (self.heads + self.kv_heads)
-            scores = float(self.heads * self.head)
         experts = 3 * h * (self.chosen * self.expert_ffn + self.shared_ffn) + h * self.experts
         sparse = self.layers - self.dense
         inner = self.layers * weights + self.dense * 3 * h * self.ffn + sparse * experts + h * self.vocab
-        return 3.0 * self.seq * (2 * inner + 2 * self.layers * self.seq * scores)
+        return 6.0 * self.seq * inner + self.masked_flops
+
+    @property
+    def masked_flops(self) -> float:
+        """FLOPs of one sample on scores that a causal mask hides; as many as on those that it shows."""
+        of = self.latent
+        width = (of.plain + of.rotary + of.value) / 2 if of else self.head
+        return 6.0 * self.layers * self.seq * self.seq * self.heads * width
 
 
 _V3 = Latent(1536, 512, 128, 64, 128)

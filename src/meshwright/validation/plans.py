@@ -11,9 +11,9 @@ from ..cost.constants import Family, Software, generation
 from ..graph.ir import Graph
 from ..graph.kinds import kind_of
 from ..lower import Program, lower
-from ..plan.model import OpSharding, Plan
+from ..plan.model import Plan
 from ..plan.problem import Problem, Recipe
-from ..planners._expert_layout import Expert, Style
+from ..planners._expert_layout import Expert
 from ..planners._grid_space import Point, Space, Units
 from .machines import cluster_of
 from .models import Graphs, Shape
@@ -36,6 +36,8 @@ def cost_of(
 ) -> Analytic:
     """The analytic model as the row's software behaves, with constants replaced by name."""
     found = (software or {}).get(row.software) or generation(row.software)
+    if row.attention and (row.attention == "unfused") != (found.attention == "unfused"):
+        found = replace(found, attention="unfused" if row.attention == "unfused" else "modern")
     return Analytic(precision=row.precision, software=found, families=dict(families or {}))
 
 
@@ -46,7 +48,6 @@ class Cases:
         self._graphs = Graphs()
         self._experts: dict[Shape, Expert] = {}
         self._again: dict[tuple[Shape, str], frozenset[str]] = {}
-        self._shardings: dict[tuple[Shape, Style, str], Mapping[str, OpSharding]] = {}
 
     def of(self, row: Row, cost: CostModel | None = None) -> Case:
         """The problem, plan and program of a row.
@@ -80,20 +81,7 @@ class Cases:
             if key not in self._again:
                 self._again[key] = _recomputed(graph, row.recompute)
             plan = replace(plan, stages=tuple(replace(s, recompute=self._again[key]) for s in plan.stages))
-        if row.attention:
-            shardings = self._with_attention(row, point.style, plan.stages[0].shardings)
-            plan = replace(plan, stages=tuple(replace(s, shardings=shardings) for s in plan.stages))
         return Case(row, problem, plan, lower(graph, plan, recipe))
-
-    def _with_attention(self, row: Row, style: Style, shardings: Mapping[str, OpSharding]) -> Mapping[str, OpSharding]:
-        """`shardings` whose attention ops run the kernel that the row states; the same object for the same style."""
-        key = (row.model, style, row.attention)
-        if key not in self._shardings:
-            names = {op.name for op in self._graphs.of(row.model).ops if "attention" in op.kind}
-            self._shardings[key] = {
-                name: replace(s, variant=row.attention) if name in names else s for name, s in shardings.items()
-            }
-        return self._shardings[key]
 
 
 def _parts(units: Units, row: Row) -> tuple[int, ...]:

@@ -78,7 +78,7 @@ class Row:
     whole_experts: bool = False
     """Experts are cut over tp as over ep, none inside."""
     attention: str = ""
-    """Variant of attention ops: fused, unfused, or "" as the software usually does."""
+    """Kernel of attention: fused, unfused, or "" as the software usually does."""
     trains: str = "all"
     """all, or adapters: the weights stand still and only low-rank adapters learn."""
     memory_kind: str = "unknown"

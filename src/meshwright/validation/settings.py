@@ -36,7 +36,7 @@ def refuse_kinds(row: Columns) -> None:
     Raises:
         Refused: with the reason.
     """
-    if row.mentions("LoRA"):
+    if row.mentions("(?<!q_)(?<!kv_)LoRA"):
         raise Refused("low-rank adaptation")
     if row.mentions("SFT|packed"):
         raise Refused("fine-tuning on packed sequences of unknown lengths")

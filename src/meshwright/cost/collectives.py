@@ -8,6 +8,9 @@ latencies are from.
                   slowest link that the group's rings cross
     tree          chains inside nodes, a binary tree between them: 2 · (n − 1 + log2 nodes) steps at .9 of the rate
     hierarchical  rings inside each node first, then between equal members of the nodes on 1/n of the bytes
+
+Besides what crosses links, each round costs `Family.fill` of the bytes at the rate of the innermost level: the buffer
+passes through the members' own memory, and a ring fills and drains. Two members thus reach less of a link than eight.
 """
 
 from __future__ import annotations
@@ -94,8 +97,9 @@ def tiers(cluster: Cluster, shape: GroupShape, family: Family) -> tuple[Tier, ..
     return tuple(found)
 
 
-def lines(kind: Collective, group: Sequence[Tier], start: float) -> tuple[Line, ...]:
+def lines(kind: Collective, group: Sequence[Tier], family: Family) -> tuple[Line, ...]:
     """Candidate algorithms for one collective of a group; the fastest one counts."""
+    start = family.start
     size = 1
     for tier in group:
         size *= tier.fanout
@@ -104,14 +108,16 @@ def lines(kind: Collective, group: Sequence[Tier], start: float) -> tuple[Line, 
     found: list[Line] = []
     for slow, rate in PROTOCOLS:
         if kind == "all_to_all":
-            found.append(_exchange(group, size, start, slow, rate))
+            found.append(_exchange(group, size, start, slow, rate * family.exchange))
             continue
         found.append(_ring(kind, group, size, start, slow, rate))
         if kind in ("all_reduce", "broadcast", "reduce"):
             found.append(_tree(kind, group, start, slow, rate))
         if len(group) > 1 and kind in ("all_reduce", "all_gather", "reduce_scatter"):
             found.append(_hierarchical(kind, group, start, slow, rate))
-    return tuple(found)
+    rounds = 2 if kind == "all_reduce" else 1
+    fill = rounds * family.fill / group[0].member if kind != "all_to_all" else 0.0
+    return tuple(Line(line.fixed, line.per_byte + fill) for line in found)
 
 
 def _ring(kind: Collective, group: Sequence[Tier], size: int, start: float, slow: float, rate: float) -> Line:
@@ -219,7 +225,7 @@ class CollectivePrices:
 
     def _work_out(self, kind: Collective, group: Group, family: Family) -> tuple[Line, ...]:
         shape = group_shape(group.cluster, group.mesh, group.axes, group.at_zero)
-        found = list(lines(kind, tiers(group.cluster, shape, family), family.start))
+        found = list(lines(kind, tiers(group.cluster, shape, family), family))
         if group.cluster.links:
             explicit = [link_lines(kind, group.cluster, m, family) for m in _groups(group.mesh, group.axes)]
             slowest = [line for line in explicit if line is not None]

@@ -27,6 +27,8 @@ class Family:
     norm: float
     inner: float
     outer: float
+    fill: float
+    exchange: float
     start: float
     sms: int
     depth: float

@@ -66,7 +66,7 @@ class Fit:
 
     values: Mapping[str, float]
     """Field of `Family` -> value."""
-    errors: Mapping[tuple[str, str, int], float]
+    errors: Mapping[tuple[str, Collective, int], float]
     """(source, kind, ranks) -> mean relative error."""
 
 
@@ -108,7 +108,8 @@ def fit_calls(calls: Sequence[Calls]) -> Fit:
 
     def errors(z: Floats) -> Floats:
         values = dict(zip(keys, np.exp(guess + spread * z), strict=True))
-        return np.log(np.concatenate([price(c, base, values) for c in calls]) / measured)
+        found: Floats = np.log(np.concatenate([price(c, base, values) for c in calls]) / measured)
+        return found
 
     z = np.zeros(len(keys))
     for _ in range(ROUNDS):
@@ -124,7 +125,13 @@ def fit_calls(calls: Sequence[Calls]) -> Fit:
 
 def price(calls: Calls, base: Family, values: Mapping[str, float]) -> Floats:
     """Seconds of calls as their profiler would have timed them; `values`: fields of the family, "host SOURCE", "member SOURCE"."""
-    constants = replace(base, **{k: min(values[k], 1.0) if k != "start" else values[k] for k in FITTED if k in values})
+    constants = replace(
+        base,
+        inner=min(values["inner"], 1.0),
+        fill=values["fill"],
+        start=values["start"],
+        exchange=min(values["exchange"], 1.0),
+    )
     preset = presets()[calls.machine]
     model = Analytic(families={calls.family: constants})
     mesh = Mesh(range(calls.ranks), ("x",), (calls.ranks,))

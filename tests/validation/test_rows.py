@@ -97,7 +97,7 @@ def test_a_row_becomes_settings(tmp_path: Path) -> None:
         ({"step_time_s": ""}, "no step time"),
         ({"hidden": ""}, "no hidden"),
         ({"precision": "int4"}, "precision int4"),
-        ({"other": "LoRA"}, "low-rank adaptation"),
+        ({"other": "LoRA"}, "low-rank adaptation of unknown rank"),
         ({"vpp": "3", "gbs": "24"}, "interleaving needs a multiple of pp micro-batches"),
     ],
 )

@@ -69,6 +69,8 @@ class Tensor:
     """() = unknown or a scalar; otherwise prod(shape) * item size == nbytes."""
     dtype: str = "float32"
     role: Role = "activation"
+    frozen: bool = False
+    """A parameter that computes but does not learn: no gradient, no optimizer state."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ def to_json(graph: Graph) -> dict[str, Any]:
         "aliases": dict(graph.aliases),
         "runs": [asdict(run) for run in graph.runs],
         "values": {name: [str(v.dtype), v.tolist()] for name, v in graph.values.items()},
-        "tensors": [[t.name, t.nbytes, list(t.shape), t.dtype, t.role] for t in graph.tensors],
+        "tensors": [[t.name, t.nbytes, list(t.shape), t.dtype, t.role, *_frozen(t)] for t in graph.tensors],
         "rules": [_rule_out(rule) for rule in table],
         "ops": [_op_out(op, rules[id(op.rule)]) for op in graph.ops],
     }
@@ -54,7 +54,7 @@ def from_json(data: Mapping[str, Any]) -> Graph:
         rules = [_rule_in(rule) for rule in data["rules"]]
         return Graph(
             tuple(_op_in(op, rules) for op in data["ops"]),
-            tuple(Tensor(n, float(b), tuple(s), d, r) for n, b, s, d, r in data["tensors"]),
+            tuple(Tensor(n, float(b), tuple(s), d, r, *f) for n, b, s, d, r, *f in data["tensors"]),
             data["samples"],
             data["training"],
             tuple(data["inputs"]),
@@ -70,6 +70,11 @@ def from_json(data: Mapping[str, Any]) -> Graph:
         raise InputError(f"the graph is damaged: {error!r}; capture it again") from error
 
 
+def _frozen(tensor: Tensor) -> tuple[bool, ...]:
+    """Said only where it is so: digests and files of models that learn whole stay as they were."""
+    return (True,) if tensor.frozen else ()
+
+
 def equal_graphs(a: Graph, b: Graph) -> bool:
     """Field by field; arrays of values by their elements."""
     return to_json(a) == to_json(b)
@@ -80,7 +85,9 @@ def digest_of(graph: Graph) -> str:
     content = hashlib.sha256()
     seen: dict[int, str] = {}
     for tensor in graph.tensors:
-        content.update(repr((tensor.name, tensor.nbytes, tensor.shape, tensor.dtype, tensor.role)).encode())
+        content.update(
+            repr((tensor.name, tensor.nbytes, tensor.shape, tensor.dtype, tensor.role, *_frozen(tensor))).encode()
+        )
     for op in graph.ops:
         rule = seen.get(id(op.rule))
         if rule is None:

@@ -56,7 +56,7 @@ class Atoms:
     """Tensor -> number of atoms per dim."""
     samples: dict[str, tuple[bool, ...]] = field(default_factory=dict)
     grad: set[str] = field(default_factory=set)
-    """Parameters, and tensors through which a gradient flows from the loss to one."""
+    """Parameters that learn, and tensors through which a gradient flows from the loss to one."""
     from_params: set[str] = field(default_factory=set)
     """Derived from parameters and constants alone."""
     const: set[str] = field(default_factory=set)
@@ -72,6 +72,10 @@ class Atoms:
     """Nodes that a fused kernel takes in."""
     alias: frozenset[int] = frozenset()
     """Nodes whose result shares the storage of operand 0."""
+
+    def is_weight(self, t: str) -> bool:
+        """A parameter, learning or frozen, or made of parameters alone."""
+        return t in self.from_params and t not in self.const
 
 
 class _Marks:
@@ -163,7 +167,8 @@ def refine(folded: Folded) -> Atoms:
         tensor = graph.tensor[t]
         atoms.role[t] = tensor.role
         if tensor.role == "param":
-            atoms.grad.add(t)
+            if not tensor.frozen:
+                atoms.grad.add(t)
             atoms.from_params.add(t)
         elif tensor.role == "buffer":
             atoms.from_params.add(t)
@@ -176,6 +181,7 @@ def refine(folded: Folded) -> Atoms:
     for n, op in enumerate(ops):
         atoms.nodes.append(_node(atoms, n, folded.ops[n], names[n], factor[n]))
         _derive(atoms, n, op.outputs)
+    _hand_on(atoms)
     _keep_what_reaches_the_loss(atoms)
     _mark_awkward(atoms)
     kinds = [kind_of(op.kind) for op in ops]
@@ -271,6 +277,21 @@ def _derive(atoms: Atoms, n: int, outputs: tuple[str, ...]) -> None:
             atoms.from_params.add(t)
         if all(u in atoms.const for u in node.inputs):
             atoms.const.add(t)
+
+
+def _hand_on(atoms: Atoms) -> None:
+    """A block stands for all of its run: what it reads of the block before has a gradient if that does in any of them.
+
+    The first of a run whose input comes from nothing that learns (a frozen embedding) so has one too many.
+    """
+    folded = atoms.folded
+    while True:
+        late = {folded.name(a) for a, b in folded.carries if b in atoms.grad} - atoms.grad
+        if not late:
+            return
+        atoms.grad |= late
+        for n, node in enumerate(atoms.nodes):
+            _derive(atoms, n, node.outputs)
 
 
 def _keep_what_reaches_the_loss(atoms: Atoms) -> None:

@@ -13,7 +13,7 @@ def expert_atoms(atoms: Atoms, node: Node) -> list[int]:
     if atoms.folded.graph.ops[node.index].kind not in PRODUCTS:
         return []
     t = node.inputs[-1]
-    if t not in atoms.from_params or t not in atoms.grad:
+    if not atoms.is_weight(t):
         return []
     every = set(node.operands[0]) & set(node.operands[-1]) & set(node.results[0]) - {FIXED}
     return sorted(a for a in every if not node.samples[a] and node.kind[a] == "free")

@@ -31,6 +31,7 @@ class ParameterPlan:
         self.grad = layout_axes(emit.atoms, name, stored.grad, emit.mesh) if stored and stored.grad else self.rest
         self.state = layout_axes(emit.atoms, name, stored.state, emit.mesh) if stored and stored.state else self.grad
         self.deferred = emit.sums.deferred[name]
+        self._learns = not emit.graph.tensor[name].frozen
         for what, inner, outer in (("gradient", self.rest, self.grad), ("state", self.grad, self.state)):
             if any(wide[: len(held)] != held for held, wide in zip(inner, outer)):
                 raise Unsupported(
@@ -48,16 +49,20 @@ class ParameterPlan:
         key = tuple(mesh.items())
         if key not in self._params:
             emit, t = self.emit, self.name
-            layouts = (self.rest, self.grad, self.state)
+            held = [elements(emit, t, x, mesh) for x in (self.rest, self.grad, self.state)]
+            if not self._learns:
+                held[1:] = [0.0, 0.0]
             left = self.deferred - (axes_of(self.grad) - axes_of(self.rest))
             self._params[key] = Param(
                 t, 1, emit.layout(t, self.rest), emit.layout(t, self.grad), emit.layout(t, self.state),
-                tuple(sorted(left)), tuple(elements(emit, t, x, mesh) for x in layouts),  # type: ignore[arg-type]
+                tuple(sorted(left)), tuple(held),  # type: ignore[arg-type]
             )  # fmt: skip
         return replace(self._params[key], count=count, shared=shared)
 
     def instructions(self, shared: bool, mesh: Mapping[str, int]) -> tuple[list[Instr], list[Instr]]:
         """(after each micro-batch, once a step). Bytes of what rests cut over replicas need the mesh's own lengths."""
+        if not self._learns:
+            return [], []
         self._mesh = mesh
         t = self.name
         every, value, unsummed = self._to([], GRAD + t, self.rest, self.grad, self.deferred, "backward")

@@ -167,7 +167,7 @@ class Param:
     deferred: tuple[str, ...]
     """Axes over which the accumulated gradient is summed at the end of the step."""
     elements: tuple[float, float, float]
-    """Largest local elements of rest, grad, state."""
+    """Largest local elements of rest, grad, state; no grad and state of what is frozen."""
     shared: tuple[int, ...] = ()
     """Other stages that hold a copy (tied weights): one more sum over them at the end of the step."""
 

@@ -1,7 +1,7 @@
 """Data, tensor, sequence, context and expert parallelism without names: the expert layout of any captured graph.
 
 samples             cut over "dp" (and "ep") everywhere
-product x·W         row parallel over "tp" if x arrives cut on what is summed, else column parallel
+product x·W         row parallel over "tp" if x arrives cut on what is summed and is not narrow, else column parallel
 embedding table     cut over "tp" on the vocabulary when data indexes it
 everything else     follows its largest operand that is cut
 sequence parallel   results that are partial sums over "tp" rest cut along their longest dim that is neither samples
@@ -40,6 +40,8 @@ from ..plan.model import Cut, Layout, OpSharding, Storage
 
 DP, CP, EP, TP = "dp", "cp", "ep", "tp"
 CONTEXTS = ("ulysses", "gather", "halo")
+NARROW = 4
+"""A product that widens its input this many times or more has it gathered rather than its result summed: a low-rank factor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,7 @@ class Expert:
     def weighted(self, node: Node) -> bool:
         """The last operand is a parameter, perhaps transposed."""
         t = node.inputs[-1]
-        return t in self.atoms.from_params and t in self.atoms.grad
+        return self.atoms.is_weight(t)
 
     def column(self, node: Node, tp: int) -> int | None:
         """The output-feature atom of a product with a parameter that `tp` divides."""
@@ -269,7 +271,7 @@ class _Computing:
         node = self.atoms.nodes[n]
         return (
             n in self.atoms.light
-            and any(t in self.atoms.grad for t in node.inputs)
+            and any(self.atoms.is_weight(t) for t in node.inputs)
             and all(t in self.atoms.from_params for t in node.inputs)
         )
 
@@ -386,7 +388,7 @@ class _Computing:
         tp, op = self.style.tp, self.graph.ops[node.index]
         if op.kind in PRODUCTS and self.expert.weighted(node):
             held = {a for a, x in zip(node.operands[0], self.rest[node.inputs[0]], strict=True) if TP in x}
-            row = [a for a in held if a in node.summed]
+            row = [a for a in held if a in node.summed and not self._narrow(node)]
             column = row[0] if row else self.expert.column(node, tp)
             return column if column is not None else self._stays(node, held, cuts)
         if op.kind == "embedding":
@@ -398,6 +400,15 @@ class _Computing:
         """The positions of a product that cannot be cut otherwise (a router), if its operand is cut on them."""
         free = [a for a in held if a not in node.summed and not node.samples[a] and node.kind[a] == "free"]
         return next((a for a in free if self._left(node, a, cuts) % self.style.tp == 0), None)
+
+    def _narrow(self, node: Node) -> bool:
+        """Whether what a product sums over is so small beside its result that gathering it is cheaper than the sums."""
+        others = set(node.operands[0])
+        wide = prod(node.size[b] for b in node.results[0] if b != FIXED and b not in others)
+        return (
+            NARROW * prod(node.size[b] for b in node.summed) <= wide
+            and self.expert.column(node, self.style.tp) is not None
+        )
 
     def _left(self, node: Node, a: int, cuts: list[tuple[str, ...]]) -> int:
         size = node.size[a]

@@ -110,6 +110,56 @@ class Dense:
         return 3.0 * self.layers * 2 * self.seq * self.seq * self.hidden
 
 
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """A model whose weights stand still while low-rank adapters beside some of its products learn (LoRA)."""
+
+    base: Dense
+    rank: int
+    beside: tuple[str, ...]
+    """Last names of the products that have an adapter."""
+
+    @property
+    def layers(self) -> int:
+        return self.base.layers
+
+    @property
+    def hidden(self) -> int:
+        return self.base.hidden
+
+    @property
+    def heads(self) -> int:
+        return self.base.heads
+
+    @property
+    def seq(self) -> int:
+        return self.base.seq
+
+    @property
+    def vocab(self) -> int:
+        return self.base.vocab
+
+    @property
+    def flops(self) -> float:
+        """See `Shape`: no gradients of weights, so of products two thirds; what the adapters compute is left out."""
+        scores = self.base.masked_flops
+        return scores + (self.base.flops - scores) * 2.0 / 3.0
+
+    @property
+    def masked_flops(self) -> float:
+        return self.base.masked_flops
+
+    @property
+    def capacity(self) -> str | float:
+        return self.base.capacity
+
+    def shortened(self) -> Adapted:
+        return replace(self, base=self.base.shortened())
+
+    def config(self, layers: int) -> Config:
+        return self.base.config(layers)
+
+
 class Graphs:
     """Graphs by shape; captures go through the cache on disk."""
 
@@ -121,11 +171,20 @@ class Graphs:
         if model not in self._known:
             short = model.shortened()
             if short not in self._captured:
-                config = short.config(short.layers)
-                source = ConfigSource("measured", "measured", "config", config, SAMPLES, model.seq, model.capacity)
-                self._captured[short] = source.graph(SAMPLES, model.seq, "bfloat16")
+                self._captured[short] = _source(short).graph(SAMPLES, model.seq, "bfloat16")
             self._known[model] = stretched(self._captured[short], model.layers - short.layers)
         return self._known[model]
+
+
+def _source(model: Shape) -> ConfigSource:
+    config = model.config(model.layers)
+    if isinstance(model, Adapted):
+        from .adapters import AdapterSource
+
+        return AdapterSource(
+            "measured", "measured", "config", config, SAMPLES, model.seq, rank=model.rank, beside=model.beside
+        )
+    return ConfigSource("measured", "measured", "config", config, SAMPLES, model.seq, model.capacity)
 
 
 def stretched(graph: Graph, more: int) -> Graph:
@@ -152,7 +211,7 @@ def stretched(graph: Graph, more: int) -> Graph:
         for old, new in names.items():
             if old in by_name and new not in by_name and new not in tensors:
                 t = by_name[old]
-                tensors[new] = Tensor(new, t.nbytes, t.shape, t.dtype, t.role)
+                tensors[new] = Tensor(new, t.nbytes, t.shape, t.dtype, t.role, t.frozen)
     names = _Moved(path, tail).by(more)
     ops += [_renamed(op, names) for op in tail]
     made = replace(

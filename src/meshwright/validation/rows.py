@@ -78,9 +78,7 @@ class Row:
     whole_experts: bool = False
     """Experts are cut over tp as over ep, none inside."""
     attention: str = ""
-    """Kernel of attention: fused, unfused, or "" as the software usually does."""
-    trains: str = "all"
-    """all, or adapters: the weights stand still and only low-rank adapters learn."""
+    """The attention kernel where the source states it: fused, unfused; "" = what the software usually has."""
     memory_kind: str = "unknown"
     """What `memory` counts: allocated, reserved, nvidia-smi (with the driver's context) or unknown."""
     allocated: float = 0.0

@@ -20,8 +20,6 @@ LEARNED = "learned"
 LEARNED_SKEW = 1.5
 """Tokens of the busiest device over the mean under learned routing: Qwen3-30B on 16 H100, equal degrees, 30.3 s against
 20.1 s evenly (megatron-bridge-cards)."""
-ADAPTERS = "adapters"
-"""`Row.trains` where the weights stand still and only low-rank adapters learn."""
 
 
 @cache
@@ -36,9 +34,9 @@ def refuse_kinds(row: Columns) -> None:
     Raises:
         Refused: with the reason.
     """
-    if row.mentions("(?<!q_)(?<!kv_)LoRA"):
-        raise Refused("low-rank adaptation")
-    if row.mentions("SFT|packed"):
+    if row.mentions("(?<!q_)(?<!kv_)LoRA") and "lora_rank" not in row.settings:
+        raise Refused("low-rank adaptation of unknown rank")
+    if row.mentions("SFT|packed") and "lora_rank" not in row.settings:
         raise Refused("fine-tuning on packed sequences of unknown lengths")
     if row.text("offload") not in ("", "none", "0"):
         raise Refused("activations offloaded to the host")
@@ -122,7 +120,7 @@ def software_of(row: Columns, usual: str) -> str:
 
 
 def attention_of(row: Columns) -> str:
-    """Variant of attention ops that the source states: fused, unfused, or "" (as the software usually does)."""
+    """See `Row.attention`."""
     kernel = row.text("attention_kernel")
     if row.text("source") == "mist":
         kernel = "unfused" if row.mentions("no flash attention") else "flash"

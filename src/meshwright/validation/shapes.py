@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from .columns import Columns, Refused
-from .models import Dense, Shape, padded
+from .models import Adapted, Dense, Shape, padded
 from .moe import sparse
 
 STYLES = {"gpt": "gpt", "mpt": "gpt", "llama": "llama", "internlm": "llama", "nemotron": "nemotron"}
@@ -13,14 +13,18 @@ VOCAB = {"gpt": 51200, "mpt": 50304, "llama": 32000, "internlm": 103168, "nemotr
 """Where the row does not say."""
 
 
-def dense(row: Columns, tp: int) -> Dense:
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""What has adapters in MLPerf's low-rank adaptation (its reference: qkv and o projections)."""
+
+
+def dense(row: Columns, tp: int) -> Dense | Adapted:
     """A decoder-only transformer without experts."""
     if row.number("experts", 0) > 1 or row.number("ep", 1) > 1:
         raise Refused("experts")
     family = row.text("family")
     style = STYLES[family]
     hidden, heads = row.whole("hidden"), row.whole("heads")
-    return Dense(
+    model = Dense(
         style,
         row.whole("layers"),
         hidden,
@@ -30,6 +34,8 @@ def dense(row: Columns, tp: int) -> Dense:
         padded(row.whole("vocab", VOCAB[family]), tp),
         row.whole("seq_len"),
     )
+    rank = row.settings.get("lora_rank")
+    return Adapted(model, int(rank), ATTENTION) if rank else model
 
 
 READERS: Mapping[str, Callable[[Columns, int], Shape]] = {

@@ -122,7 +122,7 @@ def _compute(self: Any, x: torch.Tensor, share: torch.Tensor | None = None) -> t
     outer: torch.Tensor = product(inner if weight is None else inner * weight, self.down_proj)
     if not self.has_bias:
         return outer
-    bias = self.down_proj_bias.unsqueeze(1)
+    bias: torch.Tensor = self.down_proj_bias.unsqueeze(1)
     return outer + (bias if weight is None else bias * weight)
 
 

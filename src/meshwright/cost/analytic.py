@@ -38,6 +38,7 @@ LOSS_BYTES = {"forward": 10.0, "backward": 12.0}
 """Bytes moved per logit of a cross entropy: 16-bit logits, float32 log-probabilities, gradients of both."""
 OPTIMIZER_BYTES = 30.0
 """Bytes moved per parameter by a mixed-precision Adam step."""
+DISPATCH = "moe_dispatch"
 BLOCK_OPS = 8
 """Heavy ops (products, convolutions, lookups) that count as one layer for the launch floor where there is no attention."""
 
@@ -167,6 +168,8 @@ class Analytic(CostModel):
             found: Floats = volume(local, shape.results[0]) * self.item * (2.0 if forward else 3.0) / bandwidth
             return found
         bytes_ = self._elements(shape, local) * self.item * (1.0 if forward else 1.5) / bandwidth
+        if op.kind == DISPATCH:
+            bytes_ = bytes_ + self.software.dispatch
         flops = self._flops(op, shape, local)
         if op.flops:
             rate = self._peak(device, self.wide) * getattr(constants, _FORMAT[self.wide])

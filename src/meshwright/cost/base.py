@@ -21,6 +21,9 @@ class Group:
     mesh: Mesh
     axes: tuple[str, ...]
     at_zero: tuple[str, ...] = ()
+    copies: int = 1
+    """All-to-all: as many of the parts that a member sends are copies of one (a token for each of its experts), so that
+    one may cross to a node for all members there."""
 
 
 @dataclass(frozen=True, slots=True)

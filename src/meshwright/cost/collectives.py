@@ -7,6 +7,8 @@ latencies are from.
     flat ring     N − 1 steps (all-reduce 2(N − 1)), those between nodes at the outer latency; all at the rate of the
                   slowest link that the group's rings cross
     tree          chains inside nodes, a binary tree between them: 2 · (n − 1 + log2 nodes) steps at .9 of the rate
+    exchange      levels side by side; of k copies of a token that go to random members of G nodes, G (1 − (1 − 1/G)^k)
+                  nodes get one (DeepEP, HybridEP: one copy crosses to a node, and is spread there)
     hierarchical  rings inside each node first, then between equal members of the nodes on 1/n of the bytes
 
 Besides what crosses links, each round costs `Family.fill` of the bytes at the rate of the innermost level: the buffer
@@ -97,7 +99,7 @@ def tiers(cluster: Cluster, shape: GroupShape, family: Family) -> tuple[Tier, ..
     return tuple(found)
 
 
-def lines(kind: Collective, group: Sequence[Tier], family: Family) -> tuple[Line, ...]:
+def lines(kind: Collective, group: Sequence[Tier], family: Family, copies: int = 1) -> tuple[Line, ...]:
     """Candidate algorithms for one collective of a group; the fastest one counts."""
     start = family.start
     size = 1
@@ -108,7 +110,7 @@ def lines(kind: Collective, group: Sequence[Tier], family: Family) -> tuple[Line
     found: list[Line] = []
     for slow, rate in PROTOCOLS:
         if kind == "all_to_all":
-            found.append(_exchange(group, size, start, slow, rate * family.exchange))
+            found.append(_exchange(group, size, start, slow, rate * family.exchange, copies))
             continue
         found.append(_ring(kind, group, size, start, slow, rate))
         if kind in ("all_reduce", "broadcast", "reduce"):
@@ -159,12 +161,14 @@ def _hierarchical(kind: Collective, group: Sequence[Tier], start: float, slow: f
     return Line(start * phases + slow * fixed, per_byte / rate)
 
 
-def _exchange(group: Sequence[Tier], size: int, start: float, slow: float, rate: float) -> Line:
+def _exchange(group: Sequence[Tier], size: int, start: float, slow: float, rate: float, copies: int) -> Line:
     """Every member sends 1/size of its bytes to every other; levels work side by side, peers in turn."""
     slowest, fixed, below = 0.0, 0.0, 1
     for tier in group:
         reach = below * tier.fanout
-        slowest = max(slowest, (reach - below) / size / tier.member)
+        parts = size // below
+        once = parts * (1.0 - (1.0 - 1.0 / parts) ** copies) / copies if below > 1 else 1.0
+        slowest = max(slowest, once * (reach - below) / size / tier.member)
         fixed += (reach - below) * tier.latency * 0.19
         below = reach
     return Line(start + slow * max(fixed, max(t.latency for t in group)), slowest / rate)
@@ -211,6 +215,7 @@ class CollectivePrices:
             mesh.shape,
             group.axes,
             group.at_zero,
+            group.copies,
             self._pin(family),
         )
         found = self._known.get(key)
@@ -225,7 +230,7 @@ class CollectivePrices:
 
     def _work_out(self, kind: Collective, group: Group, family: Family) -> tuple[Line, ...]:
         shape = group_shape(group.cluster, group.mesh, group.axes, group.at_zero)
-        found = list(lines(kind, tiers(group.cluster, shape, family), family))
+        found = list(lines(kind, tiers(group.cluster, shape, family), family, group.copies))
         if group.cluster.links:
             explicit = [link_lines(kind, group.cluster, m, family) for m in _groups(group.mesh, group.axes)]
             slowest = [line for line in explicit if line is not None]

@@ -270,7 +270,7 @@ class SegmentPricer:
         n = len(micro)
         seconds, nbytes = np.zeros((2, 2, n, len(KINDS))), np.zeros((n, len(KINDS)))
         calls = np.zeros(len(KINDS), np.int64)
-        pending: dict[tuple[Collective, tuple[str, ...]], list[tuple[int, int, Floats]]] = {}
+        pending: dict[tuple[Collective, tuple[str, ...], int], list[tuple[int, int, Floats]]] = {}
         together: dict[tuple[int, Collective, tuple[str, ...]], Floats] = {}
         lists = (segment.forward, segment.rerun, segment.backward)
         for which, instrs in enumerate(lists):
@@ -285,7 +285,8 @@ class SegmentPricer:
                     key = (which, kind, i.axes)
                     together[key] = together.get(key, np.zeros(n)) + size
                 else:
-                    pending.setdefault((kind, i.axes), []).append((which, TENSOR, size))
+                    copies = self._copies(i) if kind == "all_to_all" else 1
+                    pending.setdefault((kind, i.axes, copies), []).append((which, TENSOR, size))
         for i, times in sums:
             if i.communicates and i.collective:
                 key = (3, i.collective, i.axes)
@@ -293,9 +294,10 @@ class SegmentPricer:
                 calls[KINDS.index(i.collective)] += round(times)
                 nbytes[:, KINDS.index(i.collective)] += times * i.nbytes
         for (which, kind, axes), size in together.items():
-            pending.setdefault((kind, axes), []).append((which, SHARDED, size))
-        for (kind, axes), rows in pending.items():
-            priced = self.cost.collective(kind, np.concatenate([r[2] for r in rows]), Group(self.cluster, mesh, axes))
+            pending.setdefault((kind, axes, 1), []).append((which, SHARDED, size))
+        for (kind, axes, copies), rows in pending.items():
+            group = Group(self.cluster, mesh, axes, copies=copies)
+            priced = self.cost.collective(kind, np.concatenate([r[2] for r in rows]), group)
             for (which, cls, _), spent in zip(rows, priced.reshape(len(rows), n), strict=True):
                 seconds[int(which > 0), cls, :, KINDS.index(kind)] += spent
         return seconds, calls, nbytes
@@ -305,6 +307,14 @@ class SegmentPricer:
             return np.full(len(micro), float(instr.nbytes))
         found: Floats = instr.nbytes * local_samples(mesh, instr.samples, micro).astype(np.float64)
         return found
+
+    def _copies(self, instr: Instr) -> int:
+        """Experts of a token whose rows an all-to-all brings to them or back."""
+        made = self.graph.producer.get(instr.on, -1)
+        read = [n for n, _ in self.graph.consumers.get(instr.on, ())]
+        ops = [self.graph.ops[n] for n in (made, *read) if n >= 0]
+        own = next((op for op in ops if op.kind in ("moe_dispatch", "moe_combine")), None)
+        return self.graph.tensor[own.inputs[1]].shape[-1] if own else 1
 
     def of_param(self, instr: Instr) -> bool:
         tensor = self.graph.tensor.get(instr.on) if instr.kind == "collective" else None

@@ -114,9 +114,18 @@ def software_of(row: Columns, usual: str) -> str:
     source = row.text("source")
     if source == "torchtitan" and row.mentions("torch.compile"):
         return "overlapped" if row.mentions("async TP") else "modern"
+    graphs = row.settings.get("cuda_graph", "") + row.settings.get("cuda_graph_scope", "")
+    if "full_iteration" in graphs or (source == "megatron-bridge" and _graphed(row)):
+        return "graphed"
     if source == "jax-toolbox" and ("TE" in row.text("precision") or row.mentions("minimal_flash")):
         return "xla-flash"
     return usual
+
+
+def _graphed(row: Columns) -> bool:
+    """Recipes of Megatron-Bridge 26.06 and later for Blackwell run an iteration as one CUDA graph (its model cards)."""
+    release = re.search(r"(\d\d\.\d\d)(\.\d\d)? NeMo Container", row.text("loc"))
+    return release is not None and release[1] >= "26.06" and row.text("accel").startswith(("B", "GB"))
 
 
 def attention_of(row: Columns) -> str:

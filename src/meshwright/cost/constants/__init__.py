@@ -53,6 +53,7 @@ class Software:
     straggle: float
     fixed: float
     rate: float
+    dispatch: float
 
 
 _Row = TypeVar("_Row", Family, Software)

@@ -161,8 +161,7 @@ def flags_of(row: Columns) -> tuple[str, ...]:
     """Which of `SMALL`, `NOISY` and `LEARNED` the row is."""
     found = [SMALL] if row.flag("small_model") else []
     found += [NOISY] if "noisy" in row.text("trust") or "power-limited" in row.text("note") else []
-    learned = row.settings.get("force_balance") == "0" or row.settings.get("balancing") in ("aux_loss", "sinkhorn")
-    return (*found, LEARNED) if learned else tuple(found)
+    return (*found, LEARNED) if row.settings.get("force_balance") == "0" else tuple(found)
 
 
 def memory_kind_of(row: Columns) -> str:

@@ -25,12 +25,13 @@ class Layout:
     cp: int = 1
     ep: int = 1
     context: str = "ulysses"
+    whole_experts: bool = False
 
     @property
     def point(self) -> Point:
         return Point(
             self.dp, self.tp, self.pp, self.sequence, self.chunks, 1, self.zero, self.recompute, self.schedule, self.cp, self.ep,
-            self.context,
+            self.context, self.whole_experts,
         )  # fmt: skip
 
     @property
@@ -41,6 +42,7 @@ class Layout:
         degrees = (("dp", self.dp), ("ep", self.ep), ("cp", self.cp), ("tp", self.tp), ("pp", self.pp))
         words = [f"{k}{v}" for k, v in degrees if v > 1]
         words += [self.context] if self.cp > 1 else []
+        words += ["whole experts"] if self.whole_experts else []
         words += ["sequence"] if self.sequence else []
         words += [f"zero{self.zero}"] if self.zero else []
         words += [self.recompute] if self.recompute != "none" else []

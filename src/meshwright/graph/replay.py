@@ -14,6 +14,8 @@ from .ir import Graph, Op
 
 def callable_of(call: str) -> Any:
     """The torch operator of `Op.call`, e.g. "aten.linear.default"."""
+    from . import dispatch  # noqa: F401  (its operators are torch's once it is loaded)
+
     namespace, name, overload = call.split(".")
     try:
         return getattr(getattr(getattr(torch.ops, namespace), name), overload)

@@ -97,6 +97,8 @@ class Site:
     @cached_property
     def target(self) -> Callable[..., Any]:
         """The torch operator that the op's call names."""
+        from ...graph import dispatch  # noqa: F401  (its operators are torch's once it is loaded)
+
         try:
             namespace, *path = self.op.call.split(".")
             return reduce(getattr, path, getattr(torch.ops, namespace))  # type: ignore[no-any-return]

@@ -245,7 +245,7 @@ def _table() -> Mapping[str, Twin]:
         "diagonal unfold cat stack unbind slice_scatter select_scatter pad constant_pad_nd "
         "view_as_complex view_as_real meshgrid pixel_shuffle pixel_unshuffle "
         # products, lookups, reductions without counts
-        "linear matmul mm bmm mv dot addmm baddbmm einsum index _unsafe_index index_select gather scatter scatter_add "
+        "moe_dispatch moe_combine linear matmul mm bmm mv dot addmm baddbmm einsum index _unsafe_index index_select gather scatter scatter_add "
         "index_add index_copy index_put one_hot sum amax amin logsumexp prod norm linalg_vector_norm max min var std "
         "any all argmax argmin cumsum cumprod topk sort argsort lstm gru "
         "ger outer bilinear diff logcumsumexp std_mean var_mean cosine_similarity pairwise_distance cdist _weight_norm "

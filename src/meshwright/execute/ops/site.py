@@ -95,13 +95,13 @@ class Site:
         return next((value for key, value in self.op.kwargs if key == name), default)
 
     @cached_property
-    def target(self) -> Callable[..., Any]:
+    def target(self) -> torch._ops.OpOverload:
         """The torch operator that the op's call names."""
         from ...graph import dispatch  # noqa: F401  (its operators are torch's once it is loaded)
 
         try:
             namespace, *path = self.op.call.split(".")
-            return reduce(getattr, path, getattr(torch.ops, namespace))  # type: ignore[no-any-return]
+            return reduce(getattr, path, getattr(torch.ops, namespace))
         except (AttributeError, ValueError) as error:
             raise ExecutionError(f'{self.op.name} calls "{self.op.call}", which this torch does not have') from error
 
@@ -114,6 +114,8 @@ class Site:
                 values[int(key[1:])] = value
             else:
                 named[key] = value
+        if not self.op.inputs and any(a.name == "device" for a in self.target._schema.arguments):
+            named["device"] = self.device  # captured without one: where torch happened to be
         return Recorded(self.target, tuple(values), named, len(self.op.outputs))
 
     def decoded(self, value: Arg) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from .columns import Columns, Refused
+from .encoders import encoder, encoder_decoder
 from .models import Adapted, Dense, Shape, padded
 from .moe import sparse
 
@@ -41,6 +42,8 @@ def dense(row: Columns, tp: int) -> Dense | Adapted:
 READERS: Mapping[str, Callable[[Columns, int], Shape]] = {
     **dict.fromkeys(STYLES, dense),
     **dict.fromkeys(("deepseek", "kimi", "qwen3-moe", "mixtral"), sparse),
+    "bert": encoder,
+    "t5": encoder_decoder,
 }
 """Family -> reader of (row, tensor degree)."""
 
@@ -53,5 +56,5 @@ def shape_of(row: Columns, tp: int) -> Shape:
     """
     reader = READERS.get(row.text("family"))
     if reader is None:
-        raise Refused("not a dense decoder-only transformer")
+        raise Refused(f"a kind of model that no shape says: {row.text('family')}")
     return reader(row, tp)

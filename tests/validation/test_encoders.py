@@ -1,0 +1,28 @@
+"""Encoders and encoder-decoders of measured rows: what is captured computes what their shapes say."""
+
+import pytest
+from meshwright.validation.columns import Columns, Refused
+from meshwright.validation.encoders import Encoder, EncoderDecoder, encoder_decoder
+from meshwright.validation.models import Graphs, Shape
+
+BERT = Encoder(5, 128, 4, 512, 1024, 64)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [BERT, EncoderDecoder(2, 128, 4, 32, 256, False, 512, 64), EncoderDecoder(2, 128, 4, 16, 256, True, 512, 64)],
+)
+def test_a_captured_model_computes_what_its_shape_says(model: Shape) -> None:
+    graph = Graphs().of(model)
+    flops = sum(op.flops for op in graph.ops)
+    assert (3 * flops / graph.samples - model.masked_flops) / model.flops == pytest.approx(1, rel=0.001)
+
+
+def test_an_encoder_is_stretched_to_its_depth() -> None:
+    assert [run.count for run in Graphs().of(BERT).runs] == [5]
+
+
+def test_a_decoder_of_another_length_than_captured_is_refused() -> None:
+    columns = {"hidden": "64", "heads": "4", "seq_len": "512", "other": "dec_seq=64; enc_layers=2; dec_layers=2"}
+    with pytest.raises(Refused, match="two lengths"):
+        encoder_decoder(Columns(columns), 1)

@@ -1,6 +1,7 @@
 """Encoders and encoder-decoders of measured rows: what is captured computes what their shapes say."""
 
 import pytest
+
 from meshwright.validation.columns import Columns, Refused
 from meshwright.validation.encoders import Encoder, EncoderDecoder, encoder_decoder
 from meshwright.validation.models import Graphs, Shape

@@ -81,7 +81,7 @@ def test_a_row_becomes_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"family": "moe"}, "a kind of model that no shape says"),
+        ({"family": "moe"}, "a kind of model that no shape says: moe"),
         ({"accel": "Abacus-1"}, "device Abacus-1"),
         ({"accel": "3 nodes V100-16GB + 1 node T4"}, "devices of several kinds in one run"),
         ({"source": "nowhere"}, "nowhere: how its software ran is not stated"),

@@ -16,7 +16,7 @@ experts             products batched over experts, and what lies between them, a
                     every expert sees every token these are gathered before and summed after, where they are dispatched
                     they go there and back by all-to-all (GShard, arXiv 2006.16668, §3); `whole_experts`: over "tp" too,
                     which else cuts the width of each
-ZeRO 1, 2, 3        state; also gradients; also parameters rest cut over "dp", and over "ep" where they are no experts
+ZeRO 1, 2, 3        state; also gradients; also parameters rest cut over what holds copies of them, "dp", "ep" and "cp"
                     (Rajbhandari et al., arXiv 1910.02054, §5)
 """
 
@@ -82,7 +82,7 @@ class Expert:
             self._computed[key] = _Computing(self, style).result()
         shardings, layouts, use = self._computed[key]
         if (key, style.zero) not in self._stored:
-            data = (DP, EP) if style.ep > 1 else (DP,)
+            data = (DP, *((EP,) if style.ep > 1 else ()), *((CP,) if style.cp > 1 else ()))
             self._stored[key, style.zero] = {t: self._storage(t, axes, style.zero, data) for t, axes in use.items()}
         return Choices(shardings, layouts, self._stored[key, style.zero], self.recomputed(style.recompute))
 

@@ -192,7 +192,7 @@ def _row(raw: Columns) -> Row:
         tp=tp,
         pp=pp,
         chunks=chunks,
-        zero=raw.whole("zero", known.get("zero", 0)) if dp > 1 else 0,
+        zero=raw.whole("zero", known.get("zero", 0)) if dp * cp > 1 else 0,
         sequence=raw.number("seq_par", 0) > 0 and tp > 1,
         micro_batch=micro,
         batch=batch,

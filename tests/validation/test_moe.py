@@ -5,7 +5,7 @@ import pytest
 from meshwright.lower import Program
 from meshwright.validation.columns import Columns, Refused
 from meshwright.validation.models import Graphs
-from meshwright.validation.moe import PUBLIC, Sparse
+from meshwright.validation.moe import PUBLIC, Plain, Sparse
 from meshwright.validation.plans import Cases
 from meshwright.validation.rows import Row
 from meshwright.validation.settings import experts_of
@@ -41,6 +41,14 @@ def test_a_captured_model_computes_what_its_shape_says(name: str) -> None:
     attention = sum(op.flops for op in graph.ops if "attention" in op.kind)
     products = sum(op.flops for op in graph.ops) - attention
     assert 3 * (products + attention / 2) / graph.samples == pytest.approx(model.flops, rel=0.005)
+
+
+def test_a_gpt_with_experts_computes_what_its_shape_says() -> None:
+    model = Plain(3, 128, 4, 4, 2, 256, 64, True, False, 512, 64)
+    graph = Graphs().of(model)
+    flops = 3 * sum(op.flops for op in graph.ops) / graph.samples - model.masked_flops
+    assert flops == pytest.approx(model.flops, rel=0.001)
+    assert sum(op.kind == "moe_dispatch" for op in graph.ops) == 3
 
 
 def test_tokens_go_to_their_experts_and_back_once_each_way() -> None:

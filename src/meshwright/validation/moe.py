@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ..graph.zoo import Config
+from ..graph.zoo import Config, gpt_moe
 from .columns import Columns, Refused
 from .models import padded
 
@@ -66,8 +66,9 @@ class Sparse:
         return EVEN
 
     def shortened(self) -> Sparse:
-        """Three layers of each kind that there is."""
-        return replace(self, layers=min(self.dense, 3) + 3, dense=min(self.dense, 3), later=0)
+        """Three layers of each kind that there is; the model itself if it has no more."""
+        dense = min(self.dense, 3)
+        return replace(self, layers=min(dense + 3, self.layers), dense=dense, later=0)
 
     def config(self, layers: int) -> Config:
         """A configuration of the transformers library with `layers` layers."""
@@ -124,6 +125,54 @@ class Sparse:
         return 6.0 * self.layers * self.seq * self.seq * self.heads * width
 
 
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A GPT of Megatron-LM whose feed-forward layers are all mixtures."""
+
+    layers: int
+    hidden: int
+    heads: int
+    experts: int
+    chosen: int
+    expert_ffn: int
+    shared_ffn: int
+    """Width that every token takes besides its experts."""
+    gated: bool
+    own_head: bool
+    vocab: int
+    seq: int
+
+    @property
+    def capacity(self) -> str | float:
+        """Says nothing: the configuration has the room of its experts."""
+        return "no-drop"
+
+    def shortened(self) -> Plain:
+        """Three blocks: first, middle and last."""
+        return replace(self, layers=3)
+
+    def config(self, layers: int) -> Config:
+        """A configuration of the zoo's own GPT with experts."""
+        return gpt_moe.config(
+            gated=self.gated, own_head=self.own_head, room=EVEN, layers=layers, width=self.hidden, heads=self.heads,
+            inner=self.expert_ffn, shared=self.shared_ffn, experts=self.experts, chosen=self.chosen, vocab=self.vocab,
+            seq=self.seq,
+        )  # fmt: skip
+
+    @property
+    def flops(self) -> float:
+        """Useful FLOPs of one sample, forward and backward: products thrice, causal attention halved, no recompute."""
+        h = self.hidden
+        feed = (3 if self.gated else 2) * h * (self.chosen * self.expert_ffn + self.shared_ffn)
+        layer = 4 * h * h + feed + h * self.experts
+        return 6.0 * self.seq * (self.layers * layer + h * self.vocab) + self.masked_flops
+
+    @property
+    def masked_flops(self) -> float:
+        """FLOPs of one sample on scores that a causal mask hides; as many as on those that it shows."""
+        return 6.0 * self.layers * self.seq * self.seq * self.hidden
+
+
 _V3 = Latent(1536, 512, 128, 64, 128)
 PUBLIC: Mapping[str, Sparse] = {
     # As in the released configurations; sequence and vocabulary are replaced by the row's own.
@@ -161,6 +210,29 @@ def sparse(row: Columns, tp: int) -> Sparse:
         if row.whole(column, own) != own:
             raise Refused(f"{row.text('model')} of another {column} than the published one")
     return found
+
+
+def plain(row: Columns, tp: int) -> Plain | Sparse:
+    """A GPT with experts by the row's columns; with latent attention it is a DeepSeek.
+
+    Raises:
+        Refused: a column is missing.
+    """
+    layers, hidden, heads = row.whole("layers"), row.whole("hidden"), row.whole("heads")
+    width = row.whole("moe_ffn")
+    shared = round(row.number("shared_experts", 0) * width)
+    vocab, seq = padded(row.whole("vocab"), tp), row.whole("seq_len")
+    if not row.flag("mla"):
+        return Plain(
+            layers, hidden, heads, row.whole("experts"), row.whole("topk"), width, shared, row.flag("swiglu"),
+            row.flag("untied"), vocab, seq,
+        )  # fmt: skip
+    ranks = [int(row.settings[k]) for k in ("q_lora", "kv_lora", "qk_head_dim", "qk_rope_dim", "v_head_dim")]
+    later = int(row.settings.get("mtp_layers", "0"))
+    return Sparse(
+        layers + later, hidden, heads, heads, 0, row.whole("dense_layers"), row.whole("ffn"), row.whole("experts"),
+        row.whole("topk"), width, shared, vocab, seq, Latent(*ranks), later=later,
+    )  # fmt: skip
 
 
 def later_of(row: Columns, whole: bool) -> int:

@@ -38,6 +38,8 @@ def refuse_kinds(row: Columns) -> None:
         raise Refused("low-rank adaptation of unknown rank")
     if row.mentions("SFT|packed") and "lora_rank" not in row.settings:
         raise Refused("fine-tuning on packed sequences of unknown lengths")
+    if row.settings.get("dist_opt_instances", "1") != "1":
+        raise Refused("several copies of the optimizer's state")
     if row.text("offload") not in ("", "none", "0"):
         raise Refused("activations offloaded to the host")
 

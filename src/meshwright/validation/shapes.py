@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from .columns import Columns, Refused
 from .encoders import encoder, encoder_decoder
 from .models import Adapted, Dense, Shape, padded
-from .moe import sparse
+from .moe import plain, sparse
 
 STYLES = {"gpt": "gpt", "mpt": "gpt", "llama": "llama", "internlm": "llama", "nemotron": "nemotron"}
 VOCAB = {"gpt": 51200, "mpt": 50304, "llama": 32000, "internlm": 103168, "nemotron": 256000}
@@ -42,6 +42,7 @@ def dense(row: Columns, tp: int) -> Dense | Adapted:
 READERS: Mapping[str, Callable[[Columns, int], Shape]] = {
     **dict.fromkeys(STYLES, dense),
     **dict.fromkeys(("deepseek", "kimi", "qwen3-moe", "mixtral"), sparse),
+    "gpt-moe": plain,
     "bert": encoder,
     "t5": encoder_decoder,
 }

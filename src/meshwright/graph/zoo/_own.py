@@ -29,12 +29,13 @@ class Own:
 @cache
 def own() -> Mapping[str, Own]:
     """By `model_type`; reading it loads no torch."""
-    from . import dlrm, gnmt, unet, user, wide_resnet
+    from . import dlrm, gnmt, gpt_moe, unet, user, wide_resnet
 
     return {
         "user-net": Own(user.build, user.values, user.text),
         "wide-resnet": Own(wide_resnet.build, wide_resnet.values),
         "dlrm": Own(dlrm.build, dlrm.values),
+        "gpt-moe": Own(gpt_moe.build, gpt_moe.values, gpt_moe.text),
         "gnmt": Own(gnmt.build, gnmt.values, gnmt.text),
         "unet": Own(unet.build, unet.values),
     }

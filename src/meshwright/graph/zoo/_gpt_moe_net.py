@@ -20,8 +20,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         samples, seq, width = x.shape
-        parts = [p(x).view(samples, seq, self.heads, -1).transpose(1, 2) for p in (self.query, self.key, self.value)]
-        y = F.scaled_dot_product_attention(*parts, is_causal=True)
+        q, k, v = (p(x).view(samples, seq, self.heads, -1).transpose(1, 2) for p in (self.query, self.key, self.value))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         out: Tensor = self.out(y.transpose(1, 2).reshape(samples, seq, width))
         return out
 
@@ -60,8 +60,8 @@ class Experts(nn.Module):
         inner = torch.bmm(rows, self.up)
         inner = F.gelu(inner) if self.gate is None else F.silu(torch.bmm(rows, self.gate)) * inner
         y = torch.bmm(inner * weight.unsqueeze(-1), self.down)
-        summed: Tensor = moe_combine(y, index, *self.group)
-        return summed.view(x.shape)
+        summed: Tensor = moe_combine(y, index, *self.group).view(x.shape)
+        return summed
 
 
 class Block(nn.Module):

@@ -77,6 +77,7 @@ def of_plan(stated: Stated, plan: Plan, planner: str = "given", status: str = "f
         simulations=(simulation,),
         top=1,
         family=_family(stated.problem),
+        kind=_kind(stated.problem),
     )
 
 
@@ -136,6 +137,7 @@ def outcome_of(stated: Stated, planner: Planner, result: Result, *, top: int = 5
         points=result.space[0],
         top=top,
         family=_family(stated.problem),
+        kind=_kind(stated.problem),
     )
 
 
@@ -181,6 +183,18 @@ def _shown(stated: Stated, considered: Sequence[Considered], pricer: Pricer) -> 
 
 def _family(problem: Problem) -> str:
     return problem.cluster.types[0].family or problem.cluster.types[0].name
+
+
+def _kind(problem: Problem) -> str:
+    """Of the problem, as published measurements tell them apart; "" is what none of them is."""
+    from .planners._expert_layout import expert_of
+
+    dtype = problem.recipe.matmul_dtype or problem.recipe.compute_dtype
+    if not any("attention" in op.kind for op in problem.graph.ops) or dtype == "float32":
+        return ""
+    if expert_of(problem.graph).experts:
+        return "MoE"
+    return "low precision" if dtype.startswith("float8") else "dense"
 
 
 def planner_of(request: Request, top: int = 5) -> Planner:

@@ -125,24 +125,6 @@ def test_check_prints_the_suite(meshwright: Command) -> None:
     assert done.out.splitlines()[-1].startswith("✓ 6 of 6")
 
 
-def test_validate_needs_the_measured_steps(meshwright: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MESHWRIGHT_DATA", raising=False)
-    done = meshwright("validate", "-q")
-    assert done.err == (
-        "meshwright: the measured steps are not part of the package: give their folder with --data or MESHWRIGHT_DATA "
-        "(docs/data.md says where they come from)\n"
-    )
-    assert done.code == 2
-
-
-def test_max_error_turns_the_answer_into_no(meshwright: Command, data_folder: Path) -> None:
-    args = ("validate", "--data", str(data_folder), "--source", "megatron-sc21", "-q")
-    good = meshwright(*args, "--json", "--max-error", "100")
-    assert good.code == 0, good.err
-    assert json.loads(good.out)["steps"] >= 1
-    assert meshwright(*args, "--max-error", "0").code == 1
-
-
 @pytest.mark.slow
 def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
     done = subprocess.run(

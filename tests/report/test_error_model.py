@@ -1,48 +1,50 @@
-from __future__ import annotations
+"""The figures beside every prediction: made from a validation, and what is said where there are none."""
 
-import tomllib
-from importlib.resources import files
-from pathlib import Path
+from __future__ import annotations
 
 import pytest
 
-from meshwright.report.error_model import error_model, to_toml
+from meshwright.report.error_model import from_toml, to_toml
 
 VALIDATED = {
-    "steps": 1341, "error": 0.101, "sources": [{}, {}], "pair_error": 0.0821, "pair_order": 0.862, "pairs": 3234, "within": {"h100": 0.1507},
-    "steps_by_device": {"h100": {"steps": 128, "sources": 8}},
+    "rows": 1341, "mape": 10.1, "sources": [{}, {}], "share": 80.0,
+    "pairs": {"error": 8.21, "ordered": 86.2, "pairs": 3234, "near": 25.0},
+    "intervals": [
+        {"family": "h100", "kind": "dense", "rows": 128, "sources": 8, "low": 0.9012, "high": 1.2, "covered": 80.1},
+        {"family": "v100", "kind": "dense", "rows": 21, "sources": 2, "low": None, "high": None, "covered": None},
+    ],
 }  # fmt: skip
+MODEL = from_toml(to_toml(VALIDATED))
 
 
 def test_the_file_is_made_from_a_validation() -> None:
-    table = tomllib.loads(to_toml(VALIDATED))
-    assert table["pairs"]["within"] == 0.082
-    assert table["family"]["h100"] == {"share": 80, "within": 0.151, "steps": 128, "sources": 8}
-    assert table["provenance"].startswith("1,341 published steps of 2 sources")
+    assert MODEL.pairs_within == 0.082
+    assert MODEL.share == 80
+    assert MODEL.provenance.startswith("1,341 published steps of 2 sources")
+    found = MODEL.ranges["h100", "dense"]
+    assert (found.steps, found.sources, found.low, found.high) == (128, 8, 0.901, 1.2)
 
 
-def test_a_family_with_measured_steps_says_how_far_they_were_off() -> None:
-    model = error_model()
-    found = model.families["h100"]
-    assert model.sentence("h100", "H100") == (
-        f"80 % of held-out H100 steps fell within {100 * found.within:.0f} % of the prediction "
-        f"({found.sources} sources, {found.steps} steps)."
+def test_three_sources_give_an_interval() -> None:
+    assert MODEL.interval("h100", "dense", 10.0) == pytest.approx((9.01, 12.0))
+    assert MODEL.sentence("h100", "dense", "H100-80GB", 10.0) == (
+        "80 % of held-out steps of dense transformers on H100-80GB took 0.90 to 1.20 times the prediction: here 9.01 to 12.0 s "
+        "(8 independent sources, 128 steps)."
+    )
+    assert ": here" not in MODEL.sentence("h100", "dense", "H100-80GB", float("nan"))
+
+
+def test_fewer_give_none_and_say_so() -> None:
+    assert MODEL.interval("v100", "dense", 10.0) is None
+    assert MODEL.sentence("v100", "dense", "V100", 10.0) == (
+        "No interval: 21 measured steps of dense transformers on V100 from 2 independent sources, and three are needed, so take "
+        "the order of plans before the seconds."
     )
 
 
-def test_a_family_without_measured_steps_says_so() -> None:
-    assert error_model().within("no-such-chip") is None
-    assert error_model().sentence("no-such-chip", "X1").startswith("No measured steps on X1 stand behind these figures")
-
-
-@pytest.mark.slow
-def test_the_shipped_figures_are_those_of_the_cost_model_as_it_is(data_folder: Path) -> None:
-    from meshwright.cli.commands.prove import validate_object
-    from meshwright.validation import validate
-
-    shipped = tomllib.loads(files("meshwright.report").joinpath("error_model.toml").read_text(encoding="utf-8"))
-    now = tomllib.loads(to_toml(validate_object(validate(data_folder))))
-    assert shipped["pairs"]["within"] == pytest.approx(now["pairs"]["within"], abs=0.005)
-    assert {k: v["within"] for k, v in shipped["family"].items()} == pytest.approx(
-        {k: v["within"] for k, v in now["family"].items()}, abs=0.01
+@pytest.mark.parametrize(("kind", "what"), [("MoE", "mixtures of experts"), ("", "models of this kind")])
+def test_what_was_never_measured_says_so(kind: str, what: str) -> None:
+    assert MODEL.interval("h100", kind, 10.0) is None
+    assert MODEL.sentence("h100", kind, "X1", 10.0).startswith(
+        f"No measured steps of {what} on X1 stand behind these figures"
     )

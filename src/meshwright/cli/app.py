@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ._epilogs import EPILOG
-from .commands import calibrate, compare, listings, plan, prove, run, show, simulate
+from .commands import calibrate, compare, listings, plan, prove, run, show, simulate, validate
 
 app = typer.Typer(
     name="meshwright",
@@ -47,7 +47,7 @@ _COMMANDS: dict[str, tuple[Callable[..., int | None], str]] = {
     "run": (run.run, "Train a plan on this machine."),
     "check": (prove.check, "Does a planner keep its promises?"),
     "calibrate": (calibrate.calibrate, "Measure this machine, or learn from your own steps."),
-    "validate": (prove.validate, "Predicted against measured step times."),
+    "validate": (validate.validate, "Predicted against measured step times and memory."),
     "planners": (listings.planners, "What planners there are."),
     "models": (listings.models, "What models there are."),
     "clusters": (listings.clusters, "What clusters there are."),

@@ -16,6 +16,7 @@ from .error_model import error_model
 from .lines import Line, Style, columns, labelled
 from .outcome import Outcome, Question
 from .payload import plan_object
+from .table import sure
 from .words import MISSING, count, number, percent
 
 if TYPE_CHECKING:
@@ -98,6 +99,11 @@ class Comparison(Viewed):
         return bool(self.ranked) or any(e.status == NOT_SIMULATED for e in self.entries)
 
     @cached_property
+    def best(self) -> Outcome | None:
+        """The outcome of the first planner with a plan that fits."""
+        return self.ranked[0][0].outcome if self.ranked else None
+
+    @cached_property
     def tied_with(self) -> list[int]:
         return ties([row.step_s for _, row in self.ranked], error_model().pairs_within)
 
@@ -142,6 +148,8 @@ def compare_lines(c: Comparison, width: int) -> list[Line]:
     if starred:
         note = "* gap and optimality are for the planner's own objective, not for the step time"
         lines += [Line(t, "quiet") for t in labelled("", [note], width, indent=0)]
+    if c.best is not None:
+        lines += [Line(t) for t in labelled("Sure?", sure(c.best)[:1], width)]
     for entry in c.entries:
         if entry.reason and entry.order()[0] > 0:
             lines += [Line(t) for t in labelled("", [f"{entry.about.name}: {entry.reason}"], width, indent=0)]
@@ -243,6 +251,7 @@ def citations(c: Comparison) -> str:
 def _record(e: Entry, best: float) -> dict[str, Any]:
     row = e.row
     fits = row is not None and row.fits
+    low, high = (e.outcome.interval(row.step_s) if e.outcome and row else None) or (None, None)
     return {
         "planner": e.about.name,
         "family": e.about.family,
@@ -250,6 +259,8 @@ def _record(e: Entry, best: float) -> dict[str, Any]:
         "fits": fits,
         "layout": row.layout if row else None,
         "step_s": row.step_s if row else None,
+        "step_low_s": low,
+        "step_high_s": high,
         "to_best": row.step_s / best - 1 if row is not None and fits else None,
         "memory_bytes": row.memory_bytes if row else None,
         "claim": e.claim if isfinite(e.claim) else None,

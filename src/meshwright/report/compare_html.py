@@ -10,6 +10,7 @@ from .charts.base import BLUE, ORANGE, Chart, plot, table
 from .compare import Comparison, compare_object
 from .html import page
 from .plan_words import stage_table
+from .table import sure
 from .words import MISSING, count, gib, number, percent
 
 
@@ -29,7 +30,8 @@ def compare_html(c: Comparison) -> str:
         f'<p class="soft">{escape(size)} · judged by the simulator and the analytic cost model · seed {c.seed}'
         f"{f' · {number(c.budget)} s each' if c.budget else ''}</p></header>"
         f"<h2>Step time and memory</h2>{place}{chart.table}"
-        "<p>The gap and the word optimal are for the planner's own objective, not for the step time.</p>"
+        + (f"<p>{escape(sure(c.best)[0])}</p>" if c.best is not None else "")
+        + "<p>The gap and the word optimal are for the planner's own objective, not for the step time.</p>"
         f"{'<h2>Remarks</h2>' + why if why else ''}<h2>The plans in words</h2>{plans or '<p>None.</p>'}"
     )
     return page(

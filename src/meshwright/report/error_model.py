@@ -1,4 +1,4 @@
-"""How sure a prediction is: the error of the cost model on steps that were held out, and on pairs of plans.
+"""How sure a prediction is: an interval from steps that were held out, and the error on pairs of plans.
 
 The figures ship as error_model.toml; after a change of the cost model they are written anew:
 
@@ -14,20 +14,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from .words import plural
+from .words import number, plural
+
+KINDS: Mapping[str, str] = {
+    "dense": "dense transformers",
+    "MoE": "mixtures of experts",
+    "low precision": "dense transformers in 8 bits or fewer",
+}
+"""Kind of problem that measurements tell apart -> the words for it; "" is any other."""
 
 
 @dataclass(frozen=True, slots=True)
-class FamilyError:
-    """Of one device family: `share` % of `steps` held-out steps were within `within` (relative) of the prediction."""
+class Range:
+    """Of one device family and kind of problem: where `share` % of held-out steps lay, measured over predicted."""
 
-    share: float
-    within: float
     steps: int
     sources: int
+    """Independent ones."""
+    low: float | None
+    """None with fewer than three sources: they say nothing about the next one."""
+    high: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,64 +45,82 @@ class ErrorModel:
     pairs_within: float
     """Relative; two plans of one problem that are closer are a tie."""
     pairs_source: str
-    families: Mapping[str, FamilyError]
+    share: float
+    """Per cent of held-out steps that the intervals speak of."""
+    ranges: Mapping[tuple[str, str], Range]
+    """(device family, kind) -> range."""
     provenance: str
 
-    def within(self, family: str) -> float | None:
-        """Relative error that most held-out steps of the family stay below; None without measured steps."""
-        found = self.families.get(family)
-        return found.within if found else None
+    def interval(self, family: str, kind: str, seconds: float) -> tuple[float, float] | None:
+        """Seconds between which a step predicted to take `seconds` lies; None where too little was measured to say."""
+        found = self.ranges.get((family, kind))
+        if found is None or found.low is None or found.high is None or not isfinite(seconds):
+            return None
+        return seconds * found.low, seconds * found.high
 
-    def sentence(self, family: str, device: str) -> str:
-        """How sure a prediction for devices of `family`, called `device`, is."""
-        found = self.families.get(family)
+    def sentence(self, family: str, kind: str, device: str, seconds: float) -> str:
+        """How sure a prediction of `seconds` for devices of `family`, called `device`, is."""
+        found = self.ranges.get((family, kind))
+        what = KINDS.get(kind, "models of this kind")
+        order = "take the order of plans before the seconds"
         if found is None:
             return (
-                f"No measured steps on {device} stand behind these figures: published constants of the hardware only, "
-                "so take the order of plans before the seconds."
+                f"No measured steps of {what} on {device} stand behind these figures: published constants of the hardware "
+                f"only, so {order}."
             )
+        if found.low is None or found.high is None:
+            return (
+                f"No interval: {plural(found.steps, 'measured step')} of {what} on {device} from "
+                f"{plural(found.sources, 'independent source')}, and three are needed, so {order}."
+            )
+        interval = self.interval(family, kind, seconds)
+        here = f": here {number(interval[0])} to {number(interval[1])} s" if interval else ""
         return (
-            f"{found.share:.0f} % of held-out {device} steps fell within {100 * found.within:.0f} % of the prediction "
-            f"({plural(found.sources, 'source')}, {plural(found.steps, 'step')})."
+            f"{self.share:.0f} % of held-out steps of {what} on {device} took {found.low:.2f} to {found.high:.2f} times the "
+            f"prediction{here} ({plural(found.sources, 'independent source')}, {plural(found.steps, 'step')})."
         )
 
 
 @cache
 def error_model() -> ErrorModel:
     """The figures that ship with this version."""
-    table = tomllib.loads(files(__package__).joinpath("error_model.toml").read_text(encoding="utf-8"))
-    families = {
-        name: FamilyError(row["share"], row["within"], row["steps"], row["sources"])
-        for name, row in table.get("family", {}).items()
+    return from_toml(files(__package__).joinpath("error_model.toml").read_text(encoding="utf-8"))
+
+
+def from_toml(text: str) -> ErrorModel:
+    """The inverse of `to_toml`."""
+    table = tomllib.loads(text)
+    ranges = {
+        (row["family"], row["kind"]): Range(row["steps"], row["sources"], row.get("low"), row.get("high"))
+        for row in table.get("range", [])
     }
-    return ErrorModel(table["pairs"]["within"], table["pairs"]["source"], families, table["provenance"])
-
-
-SHARE = 80
-"""Per cent of the held-out steps that the figures speak of."""
+    return ErrorModel(table["pairs"]["within"], table["pairs"]["source"], table["share"], ranges, table["provenance"])
 
 
 def to_toml(validated: Mapping[str, Any]) -> str:
     """error_model.toml from the object of `meshwright validate --json`."""
+    pairs = validated["pairs"]
     lines = [
-        "# How far predictions have been from measured steps; shown beside every plan.",
-        f"# {SHARE} % of the held-out steps of a device family fell within `within` (relative) of the prediction.",
-        "# Written by error_model.py; a family that is missing here has no measured steps behind it.",
+        "# How far measured steps have been from predictions; shown beside every plan. Written by error_model.py.",
+        "# low, high: measured over predicted; `covered` % of the rows of a source lay inside when the range was made without it.",
+        "# Without low and high: fewer than three independent sources. What is missing here has no measured steps behind it.",
         "",
-        f'provenance = "{validated["steps"]:,} published steps of {len(validated["sources"])} sources, each source predicted by '
-        f'constants fitted without it: {100 * validated["error"]:.1f} % mean error over sources"',
+        f"share = {validated['share']:g}",
+        f'provenance = "{validated["rows"]:,} published steps of {len(validated["sources"])} sources, each source predicted by '
+        f'constants fitted without it: {validated["mape"]:.1f} % mean error over sources"',
         "",
         "[pairs]",
         "# Two plans of one problem that are closer than this are a tie.",
-        f"within = {validated['pair_error']:.3f}",
-        f'source = "median error of the ratio of two measured plans of one problem, over {validated["pairs"]:,} pairs within '
-        f"25 % of each other; of plans predicted to differ by more, {100 * validated['pair_order']:.0f} % are in the right "
+        f"within = {pairs['error'] / 100:.3f}",
+        f'source = "median error of the ratio of two measured plans of one problem, over {pairs["pairs"]:,} pairs within '
+        f"{pairs['near']:g} % of each other; of plans predicted to differ by more, {pairs['ordered']:.0f} % are in the right "
         'order"',
     ]
-    for name, within in validated["within"].items():
-        counts = validated["steps_by_device"][name]
-        lines += ["", f"[family.{name}]", f"share = {SHARE}", f"within = {within:.3f}"]
-        lines += [f"steps = {counts['steps']}", f"sources = {counts['sources']}"]
+    for row in validated["intervals"]:
+        lines += ["", "[[range]]", f'family = "{row["family"]}"', f'kind = "{row["kind"]}"']
+        lines += [f"steps = {row['rows']}", f"sources = {row['sources']}"]
+        if row["low"] is not None:
+            lines += [f"low = {row['low']:.3f}", f"high = {row['high']:.3f}", f"covered = {row['covered']:.1f}"]
     return "\n".join(lines) + "\n"
 
 

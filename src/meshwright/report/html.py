@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from html import escape
 from importlib.metadata import version
 from importlib.resources import files
+from math import nan
 from typing import Any
 
 from ..plan.serial import dumps
@@ -39,9 +40,7 @@ def report_html(outcome: Outcome) -> str:
         "time": timeline_chart(sim),
         "memory": memory_chart(sim, q.usable),
         "where": where_chart(sim),
-        "plans": plans_chart(
-            outcome.candidates, outcome.misses, q.usable, outcome.error.within(outcome.family), outcome.tied_with
-        ),
+        "plans": plans_chart(outcome.candidates, outcome.misses, q.usable, outcome.interval, outcome.tied_with),
     }
     body = head(outcome)
     for number_, (name, title) in enumerate(CHARTS, 2):
@@ -88,9 +87,12 @@ def head(outcome: Outcome) -> str:
     assert sim is not None and outcome.plan is not None
     best = (*outcome.candidates, *outcome.misses)[0]
     unit, unit_name = outcome.unit
+    interval = outcome.interval(sim.step_seconds)
+    low, high = interval or (nan, nan)
     facts = [
         (best.layout, "layout"),
         (f"{number(sim.step_seconds)} s", "step"),
+        *([(f"{number(low)} – {number(high)} s", f"{outcome.error.share:.0f} % interval")] if interval else []),
         (count(best.tokens_per_s_per_device), f"{q.item_word}/s/{q.device_word}"),
         (percent(sim.mfu), "MFU"),
         (gib(best.memory_bytes, unit), f"of {gib(q.usable, unit)} {unit_name} a {q.device_word}"),

@@ -126,6 +126,9 @@ class Outcome(Viewed):
     top: int = 5
     """Rows shown."""
     family: str = ""
+    """Of the devices, as measured steps are told apart."""
+    kind: str = ""
+    """Of the problem, likewise: a key of `error_model.KINDS`, or "" for what was never measured."""
     told: tuple[str, ...] = ()
     """Sentences on why, where they were made earlier."""
     files: Mapping[str, int] = field(default_factory=dict)
@@ -139,6 +142,10 @@ class Outcome(Viewed):
     @cached_property
     def error(self) -> ErrorModel:
         return error_model()
+
+    def interval(self, seconds: float) -> tuple[float, float] | None:
+        """Seconds between which most measured steps lie where `seconds` are predicted; None: too little was measured."""
+        return self.error.interval(self.family, self.kind, seconds)
 
     @cached_property
     def tied_with(self) -> list[int]:
@@ -162,8 +169,8 @@ class Outcome(Viewed):
         """One record a candidate, those that fit first; units in the keys. `pandas.DataFrame` takes it as it is."""
         from .payload import candidate_object
 
-        rows = [candidate_object(c, self.tied_with[i]) for i, c in enumerate(self.candidates)]
-        return rows + [candidate_object(c) for c in self.misses]
+        rows = [candidate_object(c, self.tied_with[i], self.interval(c.step_s)) for i, c in enumerate(self.candidates)]
+        return rows + [candidate_object(c, -1, self.interval(c.step_s)) for c in self.misses]
 
     def show(self) -> Frame:
         """The report, in a notebook's cell."""

@@ -17,6 +17,7 @@ SCHEMA = "meshwright.plan/1"
 def plan_object(outcome: Outcome) -> dict[str, Any]:
     """Everything that the table and the report say."""
     q = outcome.question
+    measured = outcome.error.ranges.get((outcome.family, outcome.kind))
     return {
         "schema": SCHEMA,
         "status": outcome.status,
@@ -49,12 +50,16 @@ def plan_object(outcome: Outcome) -> dict[str, Any]:
         },
         "plan": to_json(outcome.plan) if outcome.plan is not None else None,
         "simulation": simulation_object(outcome.simulation) if outcome.simulation else None,
-        "candidates": [candidate_object(c, outcome.tied_with[i]) for i, c in enumerate(outcome.candidates)]
-        + [candidate_object(c, -1) for c in outcome.misses],
+        "candidates": outcome.to_frame(),
         "why": why_object(outcome),
         "error_model": {
             "family": outcome.family,
-            "within": outcome.error.within(outcome.family),
+            "kind": outcome.kind,
+            "share": outcome.error.share,
+            "low": measured.low if measured else None,
+            "high": measured.high if measured else None,
+            "steps": measured.steps if measured else 0,
+            "sources": measured.sources if measured else 0,
             "pairs_within": outcome.error.pairs_within,
             "pairs_source": outcome.error.pairs_source,
             "provenance": outcome.error.provenance,
@@ -64,7 +69,8 @@ def plan_object(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def candidate_object(c: Candidate, tie: int = -1) -> dict[str, Any]:
+def candidate_object(c: Candidate, tie: int = -1, interval: tuple[float, float] | None = None) -> dict[str, Any]:
+    low, high = interval or (None, None)
     return {
         "layout": c.layout,
         "micro_batch": c.micro_batch,
@@ -72,6 +78,8 @@ def candidate_object(c: Candidate, tie: int = -1) -> dict[str, Any]:
         "recompute": c.recompute,
         "schedule": c.schedule,
         "step_s": c.step_s,
+        "step_low_s": low,
+        "step_high_s": high,
         "items_per_s_per_device": c.tokens_per_s_per_device,
         "mfu": c.mfu,
         "memory_bytes": c.memory_bytes,

@@ -9,6 +9,7 @@ Plan for llama-3.1-8b on h100x64        batch 1,024 of 8,192 tokens · bf16 · A
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import nan
 
 from ..plan.model import Plan
 from ..simulate.result import Lane
@@ -207,7 +208,8 @@ def sure(outcome: Outcome) -> list[str]:
     """How far predictions were off, and which of the rows are therefore the same."""
     q = outcome.question
     device = q.cluster.types[0].name if q.cluster.types else "these devices"
-    words = [outcome.error.sentence(outcome.family, device)]
+    seconds = outcome.simulation.step_seconds if outcome.simulation is not None else nan
+    words = [outcome.error.sentence(outcome.family, outcome.kind, device, seconds)]
     tied = [i for i, t in enumerate(outcome.tied_with[: outcome.top]) if t == 0]
     pair = f"Two plans of one model closer than {number(100 * outcome.error.pairs_within, 2)} % are a tie"
     words.append(f"{pair}: time {', '.join(str(i + 1) for i in [0, *tied])}." if tied else f"{pair}: here none is.")

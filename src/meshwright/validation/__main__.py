@@ -1,26 +1,39 @@
-"""python -m meshwright.validation DATA_FOLDER: fit all constants again and write fitted.toml."""
+"""Makes what the package ships of measured steps.
+
+python -m meshwright.validation fit FOLDER     constants fitted to the steps in FOLDER/measured: fitted.toml
+python -m meshwright.validation ship FOLDER    the rows themselves and the graphs of their models: data/
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..errors import MeshwrightError
 from .fit import fit, prepare, write
-from .rows import read
+from .rows import Table, read
+from .shipped import ship
+
+
+def _fit(table: Table) -> None:
+    write(fit(prepare(table.rows)), Path(__file__).with_name("fitted.toml"))
+
+
+COMMANDS: Mapping[str, Callable[[Table], None]] = {"fit": _fit, "ship": ship}
 
 
 def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if len(arguments) != 1:
+    if len(arguments) != 2 or arguments[0] not in COMMANDS:
         print(
-            "usage: python -m meshwright.validation DATA_FOLDER (the folder that holds measured/*.csv)", file=sys.stderr
+            f"usage: python -m meshwright.validation {'|'.join(COMMANDS)} FOLDER (the folder that holds measured/*.csv)",
+            file=sys.stderr,
         )
         return 2
     try:
-        rows = read(Path(arguments[0])).rows
-        write(fit(prepare(rows)), Path(__file__).with_name("fitted.toml"))
+        COMMANDS[arguments[0]](read(Path(arguments[1])))
     except MeshwrightError as error:
         print(f"meshwright: {error.message}", file=sys.stderr)
         return error.exit_code

@@ -4,7 +4,7 @@ Maximum a posteriori: squared log error of the step time, each source weighing t
 guesses of `parameters.py`. Gauss-Newton with a Jacobian by differences; for each held-out source the same problem without
 its rows, starting at the common fit, until it stands still (the start then no longer matters).
 
-    python -m meshwright.validation DATA_FOLDER      writes fitted.toml beside this file
+    python -m meshwright.validation fit FOLDER      writes fitted.toml beside this file
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..graph.ir import Floats
-from ..simulate import simulate
 from .parameters import PARAMETERS, Values, from_logs, guesses, logs, tables
-from .plans import Case, Cases, cost_of
-from .rows import Row
+from .plans import Case
+from .prediction import played, prepare
 
 STEP = 0.05
 """Step of the differences, in spreads."""
@@ -34,25 +33,9 @@ CLIP = 0.5
 _log = logging.getLogger(__name__)
 
 
-def prepare(rows: Sequence[Row]) -> list[Case]:
-    """Cases of rows; rows of one model follow each other so that its graph is captured once."""
-    made = Cases()
-    return [made.of(row) for row in sorted(rows, key=lambda r: (str(r.model), r.id))]
-
-
 def predict(cases: Sequence[Case], values: Values) -> Floats:
     """Seconds of a step of each case with these constants, through the simulator."""
-    found_families, found_software = tables(values)
-    out = []
-    for case in cases:
-        problem = case.problem.__class__(
-            case.problem.graph,
-            case.problem.cluster,
-            cost_of(case.row, found_families, found_software),
-            case.problem.recipe,
-        )
-        out.append(simulate(problem, case.plan, program=case.program, detail=False).step_seconds)
-    return np.array(out)
+    return np.array([simulation.step_seconds for simulation in played(cases, values)])
 
 
 def fit(cases: Sequence[Case]) -> dict[str, dict[str, float]]:
@@ -142,3 +125,6 @@ def write(found: Mapping[str, Values], file: Path) -> None:
     for name, values in found.items():
         lines += [f'["{name}"]', *(f'"{k}" = {v:.4g}' for k, v in values.items()), ""]
     file.write_text("\n".join(lines), encoding="utf-8")
+
+
+__all__ = ["fit", "predict", "prepare", "write"]

@@ -12,6 +12,7 @@ from ..graph.ir import Graph, Op, Run, Tensor
 from ..graph.serial import digest_of
 from ..graph.source import ConfigSource
 from ..graph.zoo import Config
+from .graphs import graph_of
 
 SAMPLES = 2
 """Captured batch: a dim of size 1 would have no factor."""
@@ -161,7 +162,7 @@ class Adapted:
 
 
 class Graphs:
-    """Graphs by shape; captures go through the cache on disk."""
+    """Graphs by shape."""
 
     def __init__(self) -> None:
         self._captured: dict[Shape, Graph] = {}
@@ -171,12 +172,13 @@ class Graphs:
         if model not in self._known:
             short = model.shortened()
             if short not in self._captured:
-                self._captured[short] = _source(short).graph(SAMPLES, model.seq, "bfloat16")
+                self._captured[short] = graph_of(source_of(short))
             self._known[model] = stretched(self._captured[short], model.layers - short.layers)
         return self._known[model]
 
 
-def _source(model: Shape) -> ConfigSource:
+def source_of(model: Shape) -> ConfigSource:
+    """What a model is captured from."""
     config = model.config(model.layers)
     if isinstance(model, Adapted):
         from .adapters import AdapterSource

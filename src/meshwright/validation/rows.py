@@ -115,14 +115,16 @@ class Table:
 
 
 def read(folder: Path) -> Table:
-    """All rows under `folder`/measured.
+    """All rows of the CSV files in `folder`, or in its folder "measured".
 
     Raises:
         InputError: no measured rows there.
     """
-    files = sorted((folder / "measured").glob("*.csv"))
+    files = sorted((folder / "measured").glob("*.csv")) or sorted(folder.glob("*.csv"))
     if not files:
-        raise InputError(f"no measured rows in {folder / 'measured'}: give the folder that holds measured/*.csv")
+        raise InputError(
+            f"no measured rows in {folder}: give a folder of CSV files, or the one that holds measured/*.csv"
+        )
     found = Table()
     seen: set[Row] = set()
     for file in files:

@@ -1,22 +1,19 @@
-"""`verify`, `check`, `validate`: is the plan right, is the planner right, are the predictions right."""
+"""`verify`, `check`: is the plan right, is the planner right."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...errors import InputError
-from ...report.lines import Line, columns, labelled
-from ...report.words import joined, number, percent, time_part
+from ...report.lines import Line
+from ...report.words import number, time_part
 from .. import options as o
-from ..numbers import amount, whole
+from ..numbers import whole
 from ..screen import Screen
 
 if TYPE_CHECKING:
     from ...execute import VerifyResult
-    from ...validation import Report
 
 
 def verify(
@@ -120,90 +117,3 @@ def check(
         }
     )
     return 0 if report.passed else 1
-
-
-def validate(
-    source: Annotated[str | None, typer.Option("--source", help="Only steps of this source.")] = None,
-    device: Annotated[str | None, typer.Option("--device", metavar="a100|h100|v100", help="Only this device.")] = None,
-    max_error: Annotated[
-        float | None,
-        amount("--max-error", "percent", zero=True, metavar="PCT", help="Exit 1 if the mean error is above this."),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", envvar="MESHWRIGHT_DATA", metavar="FOLDER", help="Folder with measured/*.csv."),
-    ] = None,
-    as_json: o.Json = False,
-    quiet: o.Quiet = False,
-    color: o.ColorChoice = "auto",
-) -> int:
-    """Predict published step times, each source by constants that were fitted without it."""
-    from ...validation import validate as score
-    from ._asked import working
-
-    screen = Screen(as_json, quiet, color=color)
-    if data is None:
-        raise InputError(
-            "the measured steps are not part of the package: give their folder with --data or MESHWRIGHT_DATA "
-            "(docs/data.md says where they come from)",
-            where="--data",
-        )
-    with working(screen) as (progress, _):
-        report = score(
-            data, source, device, progress=lambda name, done, total: progress.search(name, done, total, float("nan"))
-        )
-    screen.lines(validate_lines(report, screen.width))
-    screen.json({"schema": "meshwright.validate/1", "status": "ok", **validate_object(report)})
-    return 1 if max_error is not None and 100 * report.mape > max_error else 0
-
-
-def validate_lines(report: Report, width: int) -> list[Line]:
-    head = ["source", "devices", "steps", "error", "bias", "90 % below", "constant efficiency"]
-    rows = [head]
-    for s in report.sources:
-        rows.append(
-            [
-                s.source, joined(list(s.devices)), f"{s.rows:,}", percent(s.mape), f"{100 * s.bias:+.1f} %", percent(s.p90),
-                percent(s.baseline),
-            ]
-        )  # fmt: skip
-    texts = columns(rows, {2, 3, 4, 5, 6})
-    lines = [Line(texts[0], "quiet"), *map(Line, texts[1:]), Line("")]
-    steps = f"{report.rows:,} steps of {len(report.sources)} sources, each predicted by constants fitted without it"
-    facts = {
-        "Error": f"{percent(report.mape)} mean over sources, {percent(report.median)} median "
-        f"(constant efficiency per device: {percent(report.baseline)})",
-        "Typical": "; ".join(
-            f"80 % of {d} steps within {percent(w)} ({report.steps[d][0]:,} steps, {report.steps[d][1]} sources)"
-            for d, w in report.within.items()
-        ),
-        "Pairs": f"the ratio of two plans of one problem is off by {percent(report.pair_error)} in the median of {report.pairs:,} pairs; "
-        f"where plans differ by more, {percent(report.pair_order)} are in the right order",
-        "Regret": f"{percent(report.regret)}: how much slower the plan it picks is than the best measured one ({report.groups} problems)",
-        "Left out": "; ".join(f"{n:,} {reason}" for reason, n in report.refused.items()) or "none",
-    }  # fmt: skip
-    lines += [Line(t) for t in labelled("Steps", [steps], width, 10)]
-    return lines + [Line(t) for k, v in facts.items() for t in labelled(k, [v], width, 10)]
-
-
-def validate_object(report: Report) -> dict[str, Any]:
-    return {
-        "steps": report.rows,
-        "error": report.mape,
-        "median_error": report.median,
-        "constant_efficiency_error": report.baseline,
-        "within": dict(report.within),
-        "steps_by_device": {d: {"steps": n, "sources": k} for d, (n, k) in report.steps.items()},
-        "pairs": report.pairs,
-        "pair_error": report.pair_error,
-        "pair_order": report.pair_order,
-        "regret": report.regret,
-        "left_out": dict(report.refused),
-        "sources": [
-            {
-                "source": s.source, "devices": list(s.devices), "steps": s.rows, "error": s.mape, "bias": s.bias,
-                "p90": s.p90, "constant_efficiency_error": s.baseline,
-            }
-            for s in report.sources
-        ],
-    }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
 
 import numpy as np
@@ -18,9 +18,13 @@ TABLE_ROWS = 300
 
 
 def plans_chart(
-    fitting: Sequence[Candidate], misses: Sequence[Candidate], usable: float, within: float | None, tied: Sequence[int]
+    fitting: Sequence[Candidate],
+    misses: Sequence[Candidate],
+    usable: float,
+    interval: Callable[[float], tuple[float, float] | None],
+    tied: Sequence[int],
 ) -> Chart:
-    """`within`: relative error of one prediction, drawn at the chosen plan."""
+    """`interval`: where a predicted step may lie, drawn at the chosen plan; None = not known."""
     priced = [c for c in fitting if isfinite(c.step_s)]
     refused = [c for c in misses if isfinite(c.step_s)]
     rows = [_row(str(i + 1), c, f"tie with {tied[i] + 1}" if tied[i] >= 0 else "") for i, c in enumerate(fitting)]
@@ -80,9 +84,8 @@ def plans_chart(
         line_width=2,
         legend_label="chosen",
     )
-    if within is not None:
-        low, high = best.step_s * (1 - within), best.step_s * (1 + within)
-        bars = ColumnDataSource({"base": [best.memory_bytes / GIB], "lower": [low], "upper": [high]})
+    if ends := interval(best.step_s):
+        bars = ColumnDataSource({"base": [best.memory_bytes / GIB], "lower": [ends[0]], "upper": [ends[1]]})
         made.add_layout(Whisker(base="base", lower="lower", upper="upper", source=bars, line_color=BLACK))
     made.add_layout(
         Span(location=usable / GIB, dimension="height", line_color=VERMILLION, line_dash="dashed", line_width=2)

@@ -1,0 +1,126 @@
+"""How far a measured step may lie from a prediction: 80 % intervals from errors of sources that the constants never saw.
+
+Of one device family and kind of model, the errors log(measured / predicted) of all held-out rows have a middle and an 80 %
+range, each source weighing the square root of its rows. The range is then stretched about the middle until it does what it
+says for a source that it has not seen: made without a source and laid over that source's rows, all sources in turn, it
+covers 80 % of the rows. Fewer than `FEWEST` independent sources say nothing about the next one: no interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, exp, nan
+
+import numpy as np
+
+from ..graph.ir import Floats
+from .prediction import Prediction
+
+SHARE = 0.80
+FEWEST = 3
+CAMPAIGNS: Mapping[str, str] = {
+    "vtrain-single": "vtrain", "vtrain-multi": "vtrain",
+    "megatron-jan2021": "megatron-sc21",
+    "megatron-bridge-cards": "megatron-bridge",
+    "torchtitan-quant": "torchtitan",
+}  # fmt: skip
+"""Sources of one team with one software on one machine -> their common name: they are one witness."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """For one device family and kind of model. `low` and `high` are measured over predicted; nan where none is given."""
+
+    family: str
+    kind: str
+    rows: int
+    sources: int
+    """Independent ones."""
+    low: float = nan
+    high: float = nan
+    covered: float = nan
+    """Share of rows inside the interval of equal stretch that was made without their source."""
+    covered_unseen: float = nan
+    """The same with the stretch made without their source, too; nan with three sources, where two would decide it."""
+
+
+def intervals(found: Sequence[Prediction]) -> tuple[Interval, ...]:
+    """One for each device family and kind of model that was measured, with or without a range."""
+    cells: dict[tuple[str, str], list[Prediction]] = {}
+    for p in found:
+        cells.setdefault((p.row.device, p.kind), []).append(p)
+    return tuple(_interval(family, kind, cell) for (family, kind), cell in sorted(cells.items()))
+
+
+def campaign_of(source: str) -> str:
+    """What counts as one independent source (see `CAMPAIGNS`)."""
+    return CAMPAIGNS.get(source, source)
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    middle: float
+    below: float
+    above: float
+
+    def needs(self, errors: Floats) -> Floats:
+        """By how much the range must be stretched to reach each error."""
+        off = errors - self.middle
+        return np.where(off < 0, -off / max(self.below, 1e-9), off / max(self.above, 1e-9))
+
+
+def _interval(family: str, kind: str, found: Sequence[Prediction]) -> Interval:
+    by_source: dict[str, list[float]] = {}
+    for p in found:
+        by_source.setdefault(campaign_of(p.row.source), []).append(float(np.log(p.row.seconds / p.seconds)))
+    errors = {name: np.array(values) for name, values in by_source.items()}
+    if len(errors) < FEWEST:
+        return Interval(family, kind, len(found), len(errors))
+    needs = _needs(errors)
+    stretch = _stretch(needs)
+    whole = _range(errors)
+    return Interval(
+        family,
+        kind,
+        len(found),
+        len(errors),
+        exp(whole.middle - stretch * whole.below),
+        exp(whole.middle + stretch * whole.above),
+        float((_joined(needs) <= stretch).mean()),
+        _unseen(errors, needs) if len(errors) > FEWEST else nan,
+    )
+
+
+def _needs(errors: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Per source: how much the range of the other sources must be stretched to reach each of its rows."""
+    return {
+        name: _range({other: e for other, e in errors.items() if other != name}).needs(own)
+        for name, own in errors.items()
+    }
+
+
+def _stretch(needs: Mapping[str, Floats]) -> float:
+    """The smallest that covers `SHARE` of the rows."""
+    sorted_ = np.sort(_joined(needs))
+    return float(sorted_[ceil(SHARE * len(sorted_)) - 1])
+
+
+def _unseen(errors: Mapping[str, Floats], needs: Mapping[str, Floats]) -> float:
+    covered = [
+        needs[name] <= _stretch(_needs({other: e for other, e in errors.items() if other != name})) for name in errors
+    ]
+    return float(np.concatenate(covered).mean())
+
+
+def _range(errors: Mapping[str, Floats]) -> _Range:
+    values = _joined(errors)
+    weights = np.concatenate([np.full(len(e), len(e) ** -0.5) for e in errors.values()])
+    order = np.argsort(values)
+    reached = (np.cumsum(weights[order]) - 0.5 * weights[order]) / weights.sum()
+    low, middle, high = np.interp([(1 - SHARE) / 2, 0.5, (1 + SHARE) / 2], reached, values[order])
+    return _Range(float(middle), float(middle - low), float(high - middle))
+
+
+def _joined(values: Mapping[str, Floats]) -> Floats:
+    return np.concatenate(list(values.values()))

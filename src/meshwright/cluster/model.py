@@ -72,9 +72,15 @@ class Cluster:
     links: tuple[Link, ...] = ()
     host: Sequence[int] = ()
     """Per device: the CPU device whose memory it can swap to; () = none."""
+    at_once: int = 0
+    """Devices that can work at full speed at the same time, where they share the cores of one machine; 0 = all."""
 
     def type_of(self, device: int) -> DeviceType:
         return self.types[self.device[device] if self.device else 0]
+
+    def turns(self, devices: int) -> float:
+        """How much longer work takes that so many devices do at the same time."""
+        return max(1.0, devices / self.at_once) if self.at_once else 1.0
 
     @property
     def homogeneous(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -89,28 +89,36 @@ def _preset(name: str, row: Mapping[str, Any]) -> Preset:
 LOCAL_SOURCES = {
     "memory": "MemTotal of this machine, divided by its ranks",
     "bandwidth": "assumed: 10 GB/s of memory traffic a core",
-    "peak": "assumed: 32 float32 FLOP a cycle (two FMA of eight lanes) at 2.5 GHz, shared by the ranks",
+    "peak": "assumed: 32 float32 FLOP a cycle (two FMA of eight lanes) at 2.5 GHz; ranks beyond the cores take turns",
     "inside": "measured: gloo all-reduce of 16-64 MiB between 2 ranks of one machine, 0.5 GB/s",
     "latency": "measured: gloo, 0.54 ms for an empty all-reduce of 2 ranks",
 }
+LOCAL_WIRE = Wire("shared memory", 0.5e9, 0.27e-3)
 
 
-def local(ranks: int = 0) -> Cluster:
-    """This machine as `ranks` CPU devices (0: one a core), read when asked for."""
+def local(ranks: int = 0, device: DeviceType | None = None, wire: Wire = LOCAL_WIRE) -> Cluster:
+    """This machine as `ranks` CPU devices (0: one a core), read when asked for.
+
+    Args:
+        device: one that has a core to itself, as it was measured; None: as assumed.
+        wire: between two ranks.
+    """
     cores = os.cpu_count() or 1
     count = ranks or cores
-    share = min(1.0, cores / count)
-    device = DeviceType(
-        name="CPU",
-        kind="cpu",
-        memory=_installed_memory() / count,
-        peak=dict.fromkeys(("float32", "bfloat16", "float16"), 80000000000.0 * share) | {"float64": 40e9 * share},
-        bandwidth=10e9 * share,
-        family="cpu",
-        sources=LOCAL_SOURCES,
-    )
-    wire = Wire("shared memory", 0.5e9 * share, 0.27e-3)
-    return build(f"localx{ranks}" if ranks else "local", [NodeGroup(device, count, 1, wire)])
+    memory = _installed_memory() / count
+    if device is None:
+        device = DeviceType(
+            name="CPU",
+            kind="cpu",
+            memory=memory,
+            peak=dict.fromkeys(("float32", "bfloat16", "float16"), 80e9) | {"float64": 40e9},
+            bandwidth=10e9,
+            family="cpu",
+            sources=LOCAL_SOURCES,
+        )
+    group = NodeGroup(replace(device, memory=memory), count, 1, wire)
+    cluster = build(f"localx{ranks}" if ranks else "local", [group])
+    return replace(cluster, at_once=cores if count > cores else 0)
 
 
 def _installed_memory() -> float:

@@ -279,7 +279,8 @@ class Evaluator:
 
     def _estimate(self, point: Point, plan: Plan, program: Program) -> tuple[float, float]:
         """(seconds, bytes on the fullest device); equal to `simulate`."""
-        if any(t.dst != t.src + 1 for t in program.transfers) or point.schedule not in FAST | SPLIT:
+        crowded = self.problem.cluster.turns(point.size * point.pp) > 1.0
+        if crowded or any(t.dst != t.src + 1 for t in program.transfers) or point.schedule not in FAST | SPLIT:
             simulation = simulate(self.problem, plan, detail=False, program=program, pricer=self.pricer)
             return simulation.step_seconds, float(simulation.peak.max())
         column = self.sizes(point.replicas).index(point.micro_batch)

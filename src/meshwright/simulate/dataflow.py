@@ -82,6 +82,8 @@ def dataflow(problem: Problem, graph: Graph, plan: Plan, *, detail: bool = True)
     lane_of = {d: k for k, d in enumerate(devices)}
     micro = -(-plan.samples // plan.schedule.micro_batches)
     tasks = _build(problem, graph, place, lane_of, micro, plan.schedule.micro_batches)
+    if (turns := problem.cluster.turns(len(devices))) > 1.0:  # devices that share cores: as if all were always at work
+        tasks.seconds = [turns * seconds for seconds in tasks.seconds]
     run = dispatch(tasks.graph())
     return _simulation(problem, graph, plan, place, devices, tasks, run, detail)
 
@@ -210,6 +212,7 @@ def _simulation(
             [float(problem.cost.traffic(np.array([b]), problem.cluster.type_of(d))[0]) for b, d in zip(moved, devices)]
         )
         * derived
+        * (turns := problem.cluster.turns(len(devices)))
     )
     seconds = np.array(tasks.seconds)
     resource = np.array([r[0] for r in tasks.resources])
@@ -240,7 +243,7 @@ def _simulation(
     return Simulation(
         step_seconds=total,
         samples_per_second=plan.samples / total,
-        mfu=model_flops(graph, plan.samples, recipe.attention_share) / (peak * total),
+        mfu=model_flops(graph, plan.samples, recipe.attention_share) * turns / (peak * total),
         bubble=float(np.mean((ended.max() - busy) / total)),
         exposed_communication=send,
         lanes=tuple(

@@ -8,7 +8,8 @@ replicas cost what one costs. Plans that place single ops on single devices go t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from ..lower.program import Program
 from ..plan.model import Plan
 from ..plan.problem import Problem
 from ..plan.schedules.rows import GENERATORS
+from .crowded import share_cores, slowed
 from .engine import relax
 from .estimate import Step, Work, action_seconds, collect, finish, rank_of
 from .memory import curve, deltas, peaks
@@ -70,13 +72,34 @@ def simulate(
     sends = sends_of(program, problem.cluster, pricer)
     work = collect(prices, 0, meshes, sends, problem.cluster, problem.cost)
     tasks = pipeline_tasks(order, action_seconds(work), sends)
-    start = relax(tasks.fixed)
     devices = sum(len(m.devices) for m in _distinct(program))
-    overhead = problem.cost.step_overhead(devices)
     rank = rank_of(order)
+    if problem.cluster.turns(devices) > 1.0:
+        tasks, work = _in_turns(problem.cluster, tasks, work, meshes, rank, devices)
+    start = relax(tasks.fixed)
+    overhead = problem.cost.step_overhead(devices)
     ended = _ends(order, tasks, start)
     step = finish(work, rank, ended, problem.cost.overlap("data"), overhead)
     return _report(problem, graph, plan, program, order, tasks, start, work, prices, sends, step, rank, devices, detail)
+
+
+def _in_turns(
+    cluster: Cluster,
+    tasks: PipelineTasks,
+    work: Work,
+    meshes: Sequence[Mesh],
+    rank: NDArray[np.int32],
+    devices: int,
+) -> tuple[PipelineTasks, Work]:
+    """The same where devices share cores."""
+    ranks = int(rank.max()) + 1
+    lane = np.zeros(ranks)
+    np.maximum.at(lane, rank, [len(m.devices) for m in meshes])
+    fixed = share_cores(tasks.fixed, np.tile(lane, 3), cluster.at_once)
+    own = tasks.fixed.resource[: tasks.actions]
+    alone, shared = (np.bincount(own, f.duration[: tasks.actions], minlength=ranks) for f in (tasks.fixed, fixed))
+    stretch = np.divide(shared, alone, out=np.ones(ranks), where=alone > 0)
+    return replace(tasks, fixed=fixed), slowed(work, stretch[rank], cluster.turns(devices))
 
 
 def _refuse(plan: Plan) -> None:
@@ -256,7 +279,7 @@ def _breakdown(
     )  # fmt: skip
     if len(sends.src):
         tasks = pipeline_tasks(order, action_seconds(work), free)
-        without = float(_ends(order, tasks, relax(tasks.fixed))[slow])
+        without = min(float(ended[slow]), float(_ends(order, tasks, relax(tasks.fixed))[slow]))
         seconds["send"] = float(ended[slow]) - without
     else:
         without = float(ended[slow])
@@ -289,4 +312,5 @@ def _mfu(problem: Problem, graph: Graph, plan: Plan, program: Program, seconds: 
             peak += cluster.types[0].peak.get(dtype, float("nan")) * len(mesh.devices)
         else:
             peak += sum(cluster.type_of(d).peak.get(dtype, float("nan")) for d in mesh.devices)
-    return model_flops(graph, plan.samples, recipe.attention_share) / (peak * seconds)
+    devices = sum(len(mesh.devices) for mesh in _distinct(program))
+    return model_flops(graph, plan.samples, recipe.attention_share) * cluster.turns(devices) / (peak * seconds)

@@ -45,6 +45,7 @@ class ClusterTable(_Table):
     name: str | None = None
     file: str | None = None
     keep_free: str | None = None
+    profile: str | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> ClusterTable:
@@ -86,6 +87,8 @@ class ProblemFile(_Table):
         """With paths made relative to where the command runs."""
         model = self.model.name or _beside(folder, self.model.config or self.model.code or "")
         cluster = self.cluster.name or _beside(folder, self.cluster.file or "")
+        profile = self.cluster.profile or ""
+        profile = _beside(folder, profile) if profile.endswith(".toml") else profile
         planner = _beside(folder, self.search.planner) if self.search.planner.endswith(".py") else self.search.planner
         return Request(
             model,
@@ -103,6 +106,7 @@ class ProblemFile(_Table):
             self.search.seed,
             self.model.attention_share,
             self.model.routing_skew,
+            profile,
         )
 
 

@@ -23,7 +23,8 @@ from .report.words import gib
 from .request import PRECISIONS, Request
 from .save import Opened, check_same_model, stored_candidates
 from .simulate.result import Simulation
-from .stated import Stated, state
+from .stated import Stated, profile_of, state
+from .stated import cluster_of as stated_cluster
 
 if TYPE_CHECKING:
     from .planners.base import Planner
@@ -246,7 +247,7 @@ def by_hand(stated: Stated, layout: LayoutByHand, top: int = 5) -> Outcome:
 
 def cluster_of(request: Request) -> Cluster:
     """Only the cluster: to check degrees before a model is captured."""
-    return resolve(request.cluster)
+    return stated_cluster(request, profile_of(request))
 
 
 @dataclass(frozen=True)

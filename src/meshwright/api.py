@@ -39,6 +39,7 @@ def plan(
     inputs: Batch | None = None,
     loss: Loss | None = None,
     cluster: str = "local",
+    profile: str = "",
     batch: int | None = None,
     seq: int | None = None,
     precision: str = "bf16",
@@ -61,6 +62,7 @@ def plan(
             need none.
         loss: with a function: loss(output, batch), one number, unless the model returns its loss.
         cluster: "h100x64", "local", or a path to a cluster.toml.
+        profile: constants that `meshwright calibrate` wrote: a name or a path; "" = for "local", what was measured here.
         batch, seq: samples a step and tokens a sample; None = the model's default.
         budget: seconds of search; None = until it ends.
         fix, allow: {"tp": 8}, {"recompute": ("none", "full")}.
@@ -74,6 +76,7 @@ def plan(
     request = Request(
         source.spec if source else str(model),
         cluster, batch, seq, precision, "adamw", keep_free, planner, budget, "step", fix or {}, allow or {}, seed,
+        profile=profile,
     )  # fmt: skip
     if folder is not None and source is not None and not source.can_be_found:
         raise InputError(
@@ -108,7 +111,7 @@ def simulate(
     """One step of a plan of a problem; or of a model by name, under a layout given by its degrees.
 
     Args:
-        layout: with a name: cluster, batch, seq, precision, and dp, tp, pp, vpp, zero, micro_batch, recompute, schedule.
+        layout: with a name: cluster, profile, batch, seq, precision, and dp, tp, pp, vpp, zero, micro_batch, recompute, schedule.
 
     Raises:
         InputError: degrees that do not multiply to the devices, or a layout that is not legal for the model.
@@ -119,7 +122,7 @@ def simulate(
         if plan is None:
             raise TypeError("simulate(problem, plan) needs the plan")
         return price(model, plan, detail=detail)
-    asked = {k: layout.pop(k) for k in ("cluster", "batch", "seq", "precision", "seed") if k in layout}
+    asked = {k: layout.pop(k) for k in ("cluster", "profile", "batch", "seq", "precision", "seed") if k in layout}
     return answer.by_hand(state(Request(model, **asked)), LayoutByHand(**layout))
 
 

@@ -49,6 +49,8 @@ class Request:
     """Of packed documents that do not see each other: sum of squared lengths over the squared length of the sequence."""
     routing_skew: float = 1.0
     """Tokens of the busiest device of experts over the mean."""
+    profile: str = ""
+    """Constants of `meshwright calibrate`: a name or a path; "" = the machine's own where the cluster is local."""
 
     def same_problem(self, other: Request) -> bool:
         """Whether both ask the same question, by whatever search."""
@@ -71,7 +73,8 @@ class Request:
             path, colon, function = word.partition(":")
             return os.path.relpath(path, folder) + colon + function if _is_path(word) else word
 
-        return replace(self, model=moved(self.model), cluster=moved(self.cluster), planner=moved(self.planner))
+        model, cluster, planner, profile = map(moved, (self.model, self.cluster, self.planner, self.profile))
+        return replace(self, model=model, cluster=cluster, planner=planner, profile=profile)
 
 
 def to_toml(request: Request, comment: str = "") -> str:
@@ -89,6 +92,8 @@ def to_toml(request: Request, comment: str = "") -> str:
     lines += ["[cluster]", f"{file} = {_quoted(request.cluster)}"]
     if request.keep_free is not None:
         lines.append(f'keep_free = "{request.keep_free / 2**30!r} GiB"')
+    if request.profile:
+        lines.append(f"profile = {_quoted(request.profile)}")
     lines += ["[search]", f"planner = {_quoted(request.planner)}"]
     if request.budget is not None:
         lines.append(f'budget = "{request.budget:g} s"')

@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cluster import describe, resolve
+from .cluster import describe, is_local, resolve
 from .cluster.model import Cluster
 from .errors import InputError
 from .graph.ir import Graph
@@ -21,6 +21,7 @@ from .report.words import number, parameters
 from .request import PRECISIONS, Request
 
 if TYPE_CHECKING:
+    from .calibration.profile import Profile
     from .cost.base import CostModel
     from .graph.source import ModelSource
 
@@ -82,7 +83,10 @@ def state(
         )
     if request.budget is not None and not 0 < request.budget < inf:
         raise InputError(f"--budget {request.budget:g}: must be a number of seconds, above 0", where="--budget")
-    cluster = resolve(request.cluster)
+    profile = profile_of(request)
+    cluster = cluster_of(request, profile)
+    if cost is None and profile is not None:
+        cost = profile.cost(PRECISIONS[request.precision])
     if source is None:
         from .graph.source import resolve as resolve_model
 
@@ -118,12 +122,37 @@ def state(
     return Stated(replace(request, batch=batch, seq=seq if seq > 1 else None), source, problem, question)
 
 
+def profile_of(request: Request) -> Profile | None:
+    """The constants that a request names; else those of this machine, where it is planned for and was measured.
+
+    Raises:
+        InputError: no such profile, or a damaged one.
+    """
+    if not request.profile and not is_local(request.cluster):
+        return None
+    from .calibration.folder import file_of
+    from .calibration.profile import load
+
+    if request.profile:
+        return load(file_of(request.profile))
+    file = file_of("local")
+    return load(file) if file.exists() else None
+
+
+def cluster_of(request: Request, profile: Profile | None = None) -> Cluster:
+    """The cluster of a request; "local" as it was measured, if it was."""
+    found = resolve(request.cluster)
+    if profile is None or profile.local is None or not is_local(request.cluster):
+        return found
+    return profile.local.cluster(0 if request.cluster == "local" else found.count)
+
+
 def problem_of(request: Request, graph: Graph, cluster: Cluster, batch: int, cost: CostModel | None = None) -> Problem:
     """The planner's view of a request."""
     if cost is None:
         from .cost import Analytic
 
-        cost = Analytic()
+        cost = Analytic(precision=PRECISIONS[request.precision])
     compute = PRECISIONS[request.precision]
     state_bytes = {"adamw": 8.0, "adam": 8.0, "sgd": 0.0}[request.optimizer]
     recipe = Recipe(

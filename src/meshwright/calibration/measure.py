@@ -111,7 +111,8 @@ def time_kernels(
     """Every kernel that the device can run, in turns."""
     wanted = kernels(device)
     works = [k.make(device) for k in wanted]
-    timings = in_turns(works, rounds, device, turn=turn, done=done)
+    issued = [k.kind == "launch" for k in wanted]
+    timings = in_turns(works, rounds, device, turn=turn, done=done, issued=issued)
     return Timings(tuple(k.name for k in wanted), tuple(timings))
 
 

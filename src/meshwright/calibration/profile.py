@@ -27,7 +27,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..cluster.model import DeviceType
+from ..cluster._build import NodeGroup, Wire, build
+from ..cluster.model import Cluster, DeviceType
+from ..cluster.presets import LOCAL_WIRE, local
 from ..cost import Analytic
 from ..cost.constants import Family, Software, families, generation, software
 from ..errors import InputError
@@ -60,6 +62,23 @@ class Local:
     bandwidth: float = 0.0
     """Bytes/s one way between two ranks; 0: not measured."""
     latency: float = 0.0
+
+    def cluster(self, ranks: int = 0) -> Cluster:
+        """This machine as so many ranks (0: `count`).
+
+        Raises:
+            InputError: more ranks than GPUs.
+        """
+        if self.device.kind == "cpu":
+            wire = Wire(LOCAL_WIRE.name, self.bandwidth, self.latency) if self.bandwidth else LOCAL_WIRE
+            return local(ranks, self.device, wire)
+        if ranks > self.count:
+            raise InputError(f"localx{ranks}: this machine has {self.count} of {self.device.name}", where="--cluster")
+        n = ranks or self.count
+        group = NodeGroup(
+            self.device, n, 1, Wire("between GPUs", self.bandwidth or self.device.host_bandwidth, self.latency)
+        )
+        return build(f"localx{ranks}" if ranks else "local", [group])
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,11 @@ import torch
 
 SAMPLE_SECONDS = 4e-3
 """What one sample takes at least: far above the resolution of either clock."""
-MOST_RUNS = 2000
-"""Runs in one sample."""
+MOST_RUNS = 300
+"""Runs in one sample; a GPU queues about a thousand launches."""
+STALL_CYCLES = 2**24
+"""Clock cycles, about 8 ms, for which a GPU is kept busy before a sample, so that the host has issued all of it by then:
+otherwise short kernels would show the seconds of their calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +46,14 @@ Turn = Callable[[], object]
 """Called before each sample: ranks that share a machine meet here, so that they work at the same time."""
 
 
-def sample(work: Work, runs: int, device: torch.device) -> float:
-    """Seconds of one of `runs` runs in a row."""
+def sample(work: Work, runs: int, device: torch.device, *, stall: bool = True) -> float:
+    """Seconds of one of `runs` runs in a row. `stall`: of the device alone, not of the host that issues them."""
     if device.type == "cuda":
         events: Any = torch.cuda.Event  # has no types
         begin, end = events(enable_timing=True), events(enable_timing=True)
         torch.cuda.synchronize(device)
+        if stall:
+            _keep_busy()
         begin.record()
         for _ in range(runs):
             work()
@@ -59,6 +64,13 @@ def sample(work: Work, runs: int, device: torch.device) -> float:
     for _ in range(runs):
         work()
     return (time.perf_counter() - began) / runs
+
+
+def _keep_busy() -> None:
+    """torch's own tests stall a stream like this; the function is not public."""
+    sleep: Any = getattr(torch.cuda, "_sleep", None)
+    if sleep is not None:
+        sleep(STALL_CYCLES)
 
 
 def runs_of(work: Work, device: torch.device) -> int:
@@ -79,6 +91,7 @@ def in_turns(
     turn: Turn = lambda: None,
     done: Callable[[int], None] = lambda round_: None,
     runs: Sequence[int] | None = None,
+    issued: Sequence[bool] | None = None,
 ) -> list[Timing]:
     """One timing of each piece of work, over `rounds` rounds.
 
@@ -86,13 +99,14 @@ def in_turns(
         turn: see `Turn`.
         done: called after each round.
         runs: of each piece in a sample; ranks that talk to each other must agree on them.
+        issued: pieces of which the host's calls are timed, too.
     """
     counts = list(runs) if runs is not None else [runs_of(work, device) for work in works]
     seconds = np.zeros((rounds, len(works)))
     for round_ in range(rounds):
         for k, work in enumerate(works):
             turn()
-            seconds[round_, k] = sample(work, counts[k], device)
+            seconds[round_, k] = sample(work, counts[k], device, stall=not (issued and issued[k]))
         done(round_ + 1)
     return [summary(column) for column in seconds.T]
 

@@ -31,6 +31,13 @@ Cluster = Annotated[
         help='A preset with a count (h100x64), local, or a cluster.toml.  [default: local]',
     ),
 ]  # fmt: skip
+Profile = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--profile", metavar="NAME", envvar="MESHWRIGHT_PROFILE",
+        help="Constants from calibrate: a name, or a file.toml.  [default: for local, what was measured here]",
+    ),
+]  # fmt: skip
 Batch = Annotated[int | None, whole("--batch", 1, help="Sequences (or images) a step.")]
 Seq = Annotated[int | None, whole("--seq", 1, help="Tokens a sequence.")]
 AttentionShare = Annotated[

@@ -13,6 +13,12 @@ from .presets import Preset, local, presets
 _COUNTED = re.compile(r"(.+?)x(\d+)")
 
 
+def is_local(spec: str) -> bool:
+    """Whether it names this machine: "local" or "localx4"."""
+    counted = _COUNTED.fullmatch(spec)
+    return spec == "local" or bool(counted and counted[1] == "local" and int(counted[2]) > 0)
+
+
 def resolve(spec: str) -> Cluster:
     """The cluster that `spec` names.
 
@@ -26,7 +32,7 @@ def resolve(spec: str) -> Cluster:
     if spec == "local":
         return local()
     counted = _COUNTED.fullmatch(spec)
-    if counted and counted[1] == "local" and int(counted[2]) > 0:
+    if counted and is_local(spec):
         return local(int(counted[2]))
     if counted and counted[1] in presets():
         preset = presets()[counted[1]]

@@ -14,6 +14,7 @@ from ..screen import Screen
 def compare(
     model: o.Model,
     cluster: o.Cluster = None,
+    profile: o.Profile = None,
     planners: Annotated[
         str, typer.Option("--planners", metavar="a,b,./file.py|all|tag:exact", help="Which planners take part.")
     ] = "all",
@@ -42,6 +43,7 @@ def compare(
     request = request_of(
         model,
         cluster=cluster,
+        profile=profile,
         batch=batch,
         seq=seq,
         precision=precision,

@@ -9,6 +9,7 @@ from ..screen import Screen
 def plan(
     model: o.Model,
     cluster: o.Cluster = None,
+    profile: o.Profile = None,
     batch: o.Batch = None,
     seq: o.Seq = None,
     precision: o.Precision = None,
@@ -38,7 +39,7 @@ def plan(
 
     screen = Screen(as_json, quiet, verbose, color)
     request = request_of(
-        model, cluster=cluster, batch=batch, seq=seq, precision=precision, attention_share=attention_share, routing_skew=routing_skew, planner=planner, budget=budget,
+        model, cluster=cluster, profile=profile, batch=batch, seq=seq, precision=precision, attention_share=attention_share, routing_skew=routing_skew, planner=planner, budget=budget,
         objective=objective, fix=o.parse_fix(fix), allow=o.parse_allow(allow), seed=seed,
     )  # fmt: skip
     with working(screen) as (progress, interrupt):

@@ -24,6 +24,7 @@ def simulate(
         ),
     ],
     cluster: o.Cluster = None,
+    profile: o.Profile = None,
     batch: o.Batch = None,
     seq: o.Seq = None,
     precision: o.Precision = None,
@@ -69,6 +70,7 @@ def simulate(
     screen = Screen(as_json, quiet, verbose, color)
     given = {
         "cluster": cluster,
+        "profile": profile,
         "batch": batch,
         "seq": seq,
         "precision": precision,

@@ -4,8 +4,10 @@
     python benchmarks/bench_single_gpu.py compare FILE.json [--profile FILE]  anywhere
     python benchmarks/bench_single_gpu.py                                     both, if there is a GPU
 
-Weights, gradients and Adam's moments in bfloat16, flash attention, fused AdamW, random tokens; eager and torch.compile; the
-median step of interleaved rounds, and the bytes that the allocator held at most. `--small` runs tiny models, also on a CPU.
+Weights, gradients and Adam's moments in bfloat16, the attention kernel that torch chooses, fused AdamW, random tokens; eager and torch.compile; the
+median of fifteen steps, the bytes that the allocator held at most, and the seconds of kernels by kind in one more step. They
+stand beside those that the model has for each kind: what a step would be shorter by if that kind took no time.
+`--small` runs tiny models, also on a CPU.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import re
 import sys
 import tempfile
 import time
@@ -64,7 +67,7 @@ CASES = tuple(
     )
     for how in GENERATION
 )
-SMALL = (Case("gpt2", 2, 2, 128, "eager"),)
+SMALL = tuple(Case("gpt2", 2, 2, 128, how) for how in GENERATION)
 
 
 # ------------------------------------------------------------------------- on the GPU
@@ -100,24 +103,21 @@ def measure(cases: Sequence[Case], file: Path) -> None:
             torch._dynamo.reset()
 
 
-def run(case: Case, device: Any) -> dict[str, float]:
+def run(case: Case, device: Any) -> dict[str, Any]:
     """Seconds of a step (median, quartiles) and bytes allocated at most."""
     import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     there = device.type == "cuda"
     torch.manual_seed(0)
     source = case.source()
-    module, _ = source.build(case.batch, case.seq, "bfloat16", device=str(device), attention="sdpa")
+    module, _ = source.build(case.batch, case.seq, "bfloat16", device=str(device), attention="meshwright")
     vocabulary = int(module.config.vocab_size)
     ids = torch.randint(0, vocabulary, (case.batch, case.seq), device=device)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5, fused=True)
     forward: Callable[..., Any] = torch.compile(module) if case.how == "compiled" else module
 
     def step() -> None:
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            loss = forward(input_ids=ids, labels=ids).loss
-        loss.backward()
+        forward(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -135,7 +135,38 @@ def run(case: Case, device: Any) -> dict[str, float]:
         seconds.append(time.perf_counter() - began)
     low, middle, high = np.percentile(seconds, (25, 50, 75)).tolist()
     peak = float(torch.cuda.max_memory_allocated()) if there else 0.0
-    return {"seconds": middle, "low": low, "high": high, "peak_bytes": peak}
+    kinds = kernel_seconds(step) if there else {}
+    return {"seconds": middle, "low": low, "high": high, "peak_bytes": peak, "kernels": kinds}
+
+
+KINDS = (
+    ("attention", "flash|fmha|attention|sdpa"),
+    ("optimizer", "multi_tensor|adam"),
+    ("loss", "softmax|nll|cross_entropy"),
+    ("norm", "layer_?norm|rms_?norm|gammabeta"),
+    ("products", "gemm|cutlass|nvjet|xmma|cublas|splitk"),
+    ("lookup", "index|embedding|gather|scatter"),
+    ("light", "elementwise|triton|reduce|copy|memset|memcpy|cat"),
+)
+"""Kind of work -> what the names of its kernels have in them, the first that matches."""
+
+
+def kernel_seconds(step: Callable[[], None]) -> dict[str, float]:
+    """Seconds of the device by kind of kernel in one step, and those of the longest kernels of no kind."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        step()
+        torch.cuda.synchronize()
+    found: dict[str, float] = {}
+    for event in seen.key_averages():
+        if event.device_type != torch.autograd.DeviceType.CUDA or not event.self_device_time_total:
+            continue
+        name = event.key.lower()
+        kind = next((k for k, words in KINDS if re.search(words, name)), f"other: {event.key[:60]}")
+        found[kind] = found.get(kind, 0.0) + event.self_device_time_total / 1e6
+    return dict(sorted(found.items(), key=lambda item: -item[1])[:14])
 
 
 # ------------------------------------------------------------------------- anywhere
@@ -155,6 +186,25 @@ def predict(case: Case, cluster: Any, cost: Any) -> tuple[float, float]:
     assert found.plan is not None, found.reason
     simulation = simulate(problem, found.plan)
     return simulation.step_seconds, float(simulation.peak.max())
+
+
+def without(case: Case, cluster: Any, profile: Any, generation: str) -> dict[str, float]:
+    """Kind of work -> seconds by which the predicted step is shorter if it takes no time."""
+    from meshwright.calibration.profile import with_constants
+    from meshwright.calibration.stack import slower
+    from meshwright.cost import Analytic
+
+    plain = profile.cost("bfloat16", generation)
+    whole, _ = predict(case, cluster, plain)
+    found = {}
+    for kind in ("products", "attention", "memory", "host", "fixed"):
+        factors = {kind: 1e-6}
+        table = {k: with_constants(f, slower(f, factors)) for k, f in profile.family_table().items()}
+        if kind == "products":
+            table = {k: with_constants(f, {"launch": 0.0}) for k, f in table.items()}
+        software = with_constants(plain.software, slower(plain.software, factors))
+        found[kind] = whole - predict(case, cluster, Analytic(software=software, families=table))[0]
+    return found
 
 
 def compare(measured: Mapping[str, Any], profile_file: Path | None) -> list[dict[str, Any]]:
@@ -179,6 +229,7 @@ def compare(measured: Mapping[str, Any], profile_file: Path | None) -> list[dict
         found["shipped_s"], found["predicted_bytes"] = predict(case, cluster, Analytic(software=generation))
         if profile is not None:
             found["calibrated_s"], _ = predict(case, cluster, profile.cost("bfloat16", generation))
+            found["without"] = without(case, cluster, profile, generation)
         rows.append(found)
     return rows
 
@@ -198,6 +249,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> None:
         peak, said = row["peak_bytes"], row["predicted_bytes"]
         memory = f"{said / 2**30:7.2f} {100 * (said / peak - 1):+5.1f} %" if peak else f"{said / 2**30:7.2f}"
         print(f"{name:42}{spread:>20}{cells[0]:>18}{cells[1]:>18}{peak / 2**30:12.2f}{memory:>17}")
+        for title, seconds in (("kernels", row.get("kernels")), ("without", row.get("without"))):
+            if seconds:
+                print(f"    {title}: " + ", ".join(f"{k} {1e3 * x:.1f} ms" for k, x in seconds.items()))
 
 
 def main(arguments: Sequence[str]) -> int:

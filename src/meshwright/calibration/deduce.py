@@ -17,10 +17,10 @@ import numpy as np
 
 from ..cluster.model import DeviceType
 from ..cost import matmul
-from ..cost.analytic import FLASH_BACKWARD
+from ..cost.analytic import FLASH_BACKWARD, LOSS_BYTES
 from ..cost.constants import Family, family
 from ..graph.ir import ITEM_BYTES, Floats
-from .kernels import Kernel
+from .kernels import DEFAULT, Kernel
 from .posterior import Guess, most_likely
 from .profile import with_constants
 from .timing import Timing
@@ -30,8 +30,6 @@ FORMATS = {"bfloat16": "gemm_16", "float16": "gemm_16", "float32": "gemm_32", "f
 NOISE = 0.05
 """Of one product around the model's form: on published operator profiles it errs by 7 to 12 % with fixed constants."""
 BEST = 0.98
-ATTENTION = "flash"
-"""The kernel that `attention_modern` stands for, where the device has it."""
 SMALL_HEAD = 64
 
 
@@ -70,10 +68,27 @@ def deduce(timed: Sequence[Timed], device: DeviceType, *, known: bool) -> Deduce
     products, seconds = _products(timed, device, with_constants(base, found), trusted=known)
     found |= products
     predicted |= seconds
-    for kind, share in (("light", memory), ("norm", norm)):
-        rate = device.bandwidth * share
-        predicted |= {t.kernel.name: t.kernel.nbytes / rate for t in timed if t.kernel.kind == kind}
+    predicted |= _memory_bound(timed, device, memory, norm)
     return Deduced(device, found, predicted)
+
+
+def _memory_bound(timed: Sequence[Timed], device: DeviceType, memory: float, norm: float) -> dict[str, float]:
+    """Seconds of what moves bytes, as the cost model counts them."""
+    found = {}
+    for t in timed:
+        kind, size = t.kernel.kind, t.kernel.sizes
+        elements = float(np.prod(size))
+        item = float(ITEM_BYTES[t.kernel.dtype]) if t.kernel.dtype in ITEM_BYTES else 0.0
+        nbytes = {
+            "light": t.kernel.nbytes,
+            "norm": t.kernel.nbytes * memory / norm if norm else 0.0,
+            "loss": sum(LOSS_BYTES.values()) * elements,
+            "lookup": 5.0 * item * elements,
+            "optimizer": t.kernel.nbytes,
+        }.get(kind, 0.0)
+        if nbytes and memory:
+            found[t.kernel.name] = nbytes / (device.bandwidth * memory)
+    return found
 
 
 def _as_measured(timed: Sequence[Timed], device: DeviceType) -> DeviceType:
@@ -99,12 +114,12 @@ def _bandwidth(timed: Sequence[Timed], kind: str) -> float:
 
 
 def _attention(timed: Sequence[Timed], device: DeviceType) -> tuple[dict[str, float], dict[str, float]]:
-    """Constants, and seconds of every attention kernel by the constants of the one that counts."""
+    """Constants, and seconds of the kernel that they are of; of the others nothing is said."""
     every = [t for t in timed if t.kernel.kind == "attention"]
     names = list(dict.fromkeys(t.kernel.kernel for t in every))
     if not names:
         return {}, {}
-    kernel = ATTENTION if ATTENTION in names else names[0]
+    kernel = DEFAULT if DEFAULT in names else names[0]
     whole = [t for t in every if t.kernel.kernel == kernel and t.kernel.backward]
     wide = [_share(t, device) for t in whole if t.kernel.sizes[3] > SMALL_HEAD]
     small = [_share(t, device) for t in whole if t.kernel.sizes[3] <= SMALL_HEAD]
@@ -114,7 +129,7 @@ def _attention(timed: Sequence[Timed], device: DeviceType) -> tuple[dict[str, fl
     if device.kind == "cpu":  # one kernel whatever the generation
         constants["attention_first"] = constants["attention_modern"]
     predicted = {}
-    for t in every:
+    for t in (t for t in every if t.kernel.kernel == kernel):
         factor = 1.0 + FLASH_BACKWARD if t.kernel.backward else 1.0
         rate = device.peak[t.kernel.dtype] * share * (head if t.kernel.sizes[3] <= SMALL_HEAD else 1.0)
         predicted[t.kernel.name] = factor * _causal_flops(t.kernel) / rate
@@ -162,19 +177,27 @@ def _products(
     rows = [t for found in by_dtype.values() for t in found]
     found = most_likely(predict, np.array([t.timing.seconds for t in rows]), guesses, NOISE)
     constants = with_constants(base, found.values)
-    others = [t for t in timed if t.kernel.kind == "product" and t.kernel.dtype in device.peak]
-    predicted = {t.kernel.name: float(seconds_of([t], device, constants)[0]) for t in others}
+    predicted = {t.kernel.name: float(seconds_of([t], device, constants)[0]) for t in rows}
+    predicted |= {t.kernel.name: _grouped(t, device, constants) for t in timed if t.kernel.kind == "grouped"}
     return dict(found.values), predicted
+
+
+def _grouped(t: Timed, device: DeviceType, constants: Family) -> float:
+    """A batch of products."""
+    batch, m, n, k = (np.array([float(x)]) for x in t.kernel.sizes)
+    return float(matmul.seconds(_rates(t.kernel.dtype, device, constants), batch, m, n, k)[0])
 
 
 def seconds_of(products: Sequence[Timed], device: DeviceType, constants: Family) -> Floats:
     """What the cost model says of products of one dtype on one device."""
-    dtype = products[0].kernel.dtype
-    format_ = FORMATS.get(dtype, "gemm_32")
-    item = max(2.0, float(ITEM_BYTES.get(dtype, 4)))
-    rates = matmul.Rates(
-        device.peak[dtype] * float(getattr(constants, format_)), device.bandwidth * constants.memory, constants.sms, item,
-        constants.depth, constants.launch,
-    )  # fmt: skip
+    rates = _rates(products[0].kernel.dtype, device, constants)
     m, n, k = (np.array([t.kernel.sizes[i] for t in products], np.float64) for i in range(3))
     return matmul.seconds(rates, np.ones(len(m)), m, n, k)
+
+
+def _rates(dtype: str, device: DeviceType, constants: Family) -> matmul.Rates:
+    item = max(2.0, float(ITEM_BYTES.get(dtype, 4)))
+    return matmul.Rates(
+        device.peak[dtype] * float(getattr(constants, FORMATS[dtype])), device.bandwidth * constants.memory, constants.sms, item,
+        constants.depth, constants.launch,
+    )  # fmt: skip

@@ -4,6 +4,11 @@ product     matrix products x · wᵀ, as linear layers run them
 attention   fused causal attention by each kernel that the device has, forward, and forward with backward
 light       element-wise kernels
 norm        normalisations
+loss        cross entropy of 16-bit logits, forward with backward
+lookup      rows of an embedding, forward with backward
+optimizer   AdamW with weights, gradients and moments of one dtype
+grouped     products of experts, each with rows of its own
+quantise    bfloat16 to fp8 with one scale: largest value, scale, cast
 launch      what does nothing, so that only the call is left
 copy        host to device and back
 """
@@ -20,7 +25,9 @@ from torch import Tensor
 
 from .timing import Work
 
-Kind = Literal["product", "attention", "light", "norm", "launch", "copy"]
+Kind = Literal[
+    "product", "attention", "light", "norm", "loss", "lookup", "optimizer", "grouped", "quantise", "launch", "copy"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,8 @@ class Kernel:
     kind: Kind
     dtype: str
     sizes: tuple[int, ...]
-    """product: rows, columns, depth. attention: batch, heads, tokens, head width."""
+    """product: rows, columns, depth. attention: batch, heads, tokens, head width. grouped: experts, rows each, columns,
+    depth. loss: rows, classes. lookup: rows, width. Else elements."""
     make: Callable[[torch.device], Work]
     nbytes: float = 0.0
     """Moved through memory; for a product and attention: of its operands and result."""
@@ -52,6 +60,8 @@ CPU_PRODUCTS = (
 """Rows, columns, depth: squares, and the shapes of small and large transformers."""
 GPU_ATTENTION = ((16, 12, 1024, 64), (4, 32, 2048, 128), (2, 32, 4096, 128), (1, 32, 8192, 128))
 CPU_ATTENTION = ((2, 4, 128, 64), (2, 4, 256, 64), (1, 8, 512, 64), (2, 4, 256, 128))
+DEFAULT = "default"
+"""The kernel of attention that torch chooses by itself."""
 GPU_ELEMENTS, CPU_ELEMENTS = 2**27, 2**21
 """Of light kernels: far more than the caches hold, on a CPU about what a layer's activations are."""
 COPIED = 2**28
@@ -60,7 +70,8 @@ COPIED = 2**28
 
 def every(device: torch.device) -> list[Kernel]:
     """All that could be timed on a device of this kind; nothing is allocated."""
-    return [*_products(device), *_attention(device), *_light(device), *_norms(device), *_launch(), *_copies(device)]
+    memory = (*_light(device), *_norms(device), *_loss(device), *_lookup(device), *_optimizer(device))
+    return [*_products(device), *_attention(device), *memory, *_experts(device), *_launch(), *_copies(device)]
 
 
 def kernels(device: torch.device) -> list[Kernel]:
@@ -143,7 +154,7 @@ def _random(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
 def _attention(device: torch.device) -> Iterator[Kernel]:
     gpu = device.type == "cuda"
     dtype = "bfloat16" if gpu else "float32"
-    names = ("flash", "cudnn", "efficient") if gpu else ("flash",)
+    names = (DEFAULT, "flash", "cudnn", "efficient") if gpu else (DEFAULT,)
     for name in names:
         for b, h, s, d in GPU_ATTENTION if gpu else CPU_ATTENTION:
             for backward in (False, True):
@@ -160,11 +171,13 @@ def _attention(device: torch.device) -> Iterator[Kernel]:
 
 
 def chosen(kernel: str) -> AbstractContextManager[Any]:
-    """Makes torch run one kernel of fused attention, or refuse."""
+    """Makes torch run one kernel of fused attention, or refuse; its own choice if it is `DEFAULT`."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    names = {"flash": "FLASH_ATTENTION", "cudnn": "CUDNN_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "math": "MATH"}
-    found: AbstractContextManager[Any] = sdpa_kernel(getattr(SDPBackend, names[kernel])) if kernel else nullcontext()
+    names = {"flash": "FLASH_ATTENTION", "cudnn": "CUDNN_ATTENTION", "efficient": "EFFICIENT_ATTENTION"}
+    if kernel == DEFAULT:
+        return nullcontext()
+    found: AbstractContextManager[Any] = sdpa_kernel(getattr(SDPBackend, names[kernel]))
     return found
 
 
@@ -237,6 +250,88 @@ def _norms(device: torch.device) -> Iterator[Kernel]:
 
     for name, make in (("layer_norm", layer), ("rms_norm", rms)):
         yield Kernel(f"norm {name} {dtype}", "norm", dtype, (rows, width), make, float(2 * item * rows * width))
+
+
+def _loss(device: torch.device) -> Iterator[Kernel]:
+    gpu = device.type == "cuda"
+    dtype, item = ("bfloat16", 2) if gpu else ("float32", 4)
+    cross_entropy = torch.nn.functional.cross_entropy
+    for rows, classes in ((16384, 50304), (4096, 128256)) if gpu else ((256, 2048),):
+
+        def make(device: torch.device, rows: int = rows, classes: int = classes) -> Work:
+            logits = _random(device, getattr(torch, dtype), rows, classes).requires_grad_()
+            target = torch.zeros(rows, dtype=torch.int64, device=device)
+
+            def both() -> None:
+                torch.autograd.grad(cross_entropy(logits.float(), target), logits)
+
+            return both
+
+        yield Kernel(
+            f"loss {dtype} {rows}x{classes}", "loss", dtype, (rows, classes), make, float(item * rows * classes)
+        )
+
+
+def _lookup(device: torch.device) -> Iterator[Kernel]:
+    gpu = device.type == "cuda"
+    dtype, item = ("bfloat16", 2) if gpu else ("float32", 4)
+    table, rows, width = (50304, 16384, 4096) if gpu else (2048, 2048, 512)
+
+    def make(device: torch.device) -> Work:
+        weight = _random(device, getattr(torch, dtype), table, width).requires_grad_()
+        index = torch.randint(0, table, (rows,), device=device)
+        upstream = torch.ones(rows, width, device=device, dtype=getattr(torch, dtype))
+        return lambda: torch.autograd.grad(torch.nn.functional.embedding(index, weight), weight, upstream)
+
+    yield Kernel(f"lookup {dtype} {rows}x{width}", "lookup", dtype, (rows, width), make, float(item * rows * width))
+
+
+def _optimizer(device: torch.device) -> Iterator[Kernel]:
+    gpu = device.type == "cuda"
+    dtypes = ("float32", "bfloat16") if gpu else ("float32",)
+    n, parts = (2**28, 16) if gpu else (2**21, 8)
+    for dtype in dtypes:
+
+        def make(device: torch.device, dtype: str = dtype) -> Work:
+            kind = getattr(torch, dtype)
+            weights = [torch.nn.Parameter(_random(device, kind, n // parts)) for _ in range(parts)]
+            for w in weights:
+                w.grad = _random(device, kind, n // parts)
+            return torch.optim.AdamW(weights, lr=1e-6, fused=gpu).step
+
+        item = 4 if dtype == "float32" else 2
+        # Reads weight, gradient and two moments; writes all but the gradient.
+        yield Kernel(f"optimizer adamw {dtype}", "optimizer", dtype, (n,), make, float(7 * item * n))
+
+
+def _experts(device: torch.device) -> Iterator[Kernel]:
+    """Grouped products and quantisation: what only GPUs have kernels for. The functions are torch's own, not all public."""
+    if device.type != "cuda":
+        return
+    for experts, rows, n, k in ((8, 4096, 14336, 4096), (64, 512, 2048, 2048), (128, 128, 1536, 4096)):
+
+        def grouped(device: torch.device, experts: int = experts, rows: int = rows, n: int = n, k: int = k) -> Work:
+            x = _random(device, torch.bfloat16, experts * rows, k)
+            w = _random(device, torch.bfloat16, experts, n, k)
+            ends = torch.arange(1, experts + 1, device=device, dtype=torch.int32) * rows
+            run: Any = torch._grouped_mm  # type: ignore[attr-defined,unused-ignore]
+            return lambda: run(x, w.transpose(-2, -1), offs=ends)
+
+        nbytes = float(2 * experts * (rows * k + n * k + rows * n))
+        yield Kernel(
+            f"grouped bfloat16 {experts}x{rows}x{n}x{k}", "grouped", "bfloat16", (experts, rows, n, k), grouped, nbytes
+        )
+
+    def quantise(device: torch.device) -> Work:
+        x = _random(device, torch.bfloat16, 8192, 8192)
+
+        def run() -> None:
+            scale = 448.0 / x.abs().amax().float()
+            (x * scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
+
+        return run
+
+    yield Kernel("quantise bfloat16 8192x8192", "quantise", "bfloat16", (8192 * 8192,), quantise, 3.0 * 8192 * 8192)
 
 
 def _launch() -> Iterator[Kernel]:

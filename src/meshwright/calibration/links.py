@@ -19,7 +19,7 @@ from ..cost.base import Collective, Group
 from ..cost.constants import family, generation
 from ..graph.ir import Floats
 from .posterior import Guess, most_likely
-from .profile import Measured
+from .profile import Measured, with_constants
 from .timing import Timing
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "tran
 KINDS: tuple[Kind, ...] = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "transfer")
 CPU_BYTES = (2**12, 2**16, 2**19, 2**22, 2**24)
 GPU_BYTES = (2**12, 2**16, 2**20, 2**24, 2**28)
+FITTED = ("start", "fill", "exchange")
+"""Constants of the family that are found with the wire."""
+LEAST_FILL = 0.1
+"""Guess where a family has none: a share of 0 has no logarithm."""
 NOISE = 0.2
 """Of one collective around the model's form, which knows one wire and no kinds."""
 
@@ -95,6 +99,8 @@ def fit(wanted: list[Talk], timings: list[Timing], ranks: int, cores: int, devic
         Guess("bandwidth", guess, 1.0),
         Guess("latency", wire.latency / 4, 1.0),
         Guess("start", base.start / 4, 1.0),
+        Guess("fill", max(base.fill, LEAST_FILL), 1.0),
+        Guess("exchange", base.exchange, 0.7),
         Guess("transfer", eager.transfer, 0.7),
     ]
 
@@ -108,7 +114,7 @@ def fit(wanted: list[Talk], timings: list[Timing], ranks: int, cores: int, devic
         for talk, t, p in zip(wanted, timings, predicted, strict=True)
     }
     values = found.values
-    constants = {"start": values["start"], "inner": 1.0}
+    constants = {"inner": 1.0, **{name: values[name] for name in FITTED}}
     return Found(values["bandwidth"], values["latency"], constants, {"transfer": values["transfer"]}, measured)
 
 
@@ -120,7 +126,7 @@ def _seconds(wanted: list[Talk], values: Mapping[str, float], ranks: int, device
     level = replace(cluster.levels[0], bandwidth=values["bandwidth"], latency=values["latency"])
     cluster = replace(cluster, levels=(level,))
     kind = cluster.types[0].family
-    constants = replace(family(kind), start=values["start"], inner=1.0)
+    constants = with_constants(family(kind), {"inner": 1.0, **{name: values[name] for name in FITTED}})
     software = replace(generation("eager"), transfer=values["transfer"])
     cost = Analytic(software=software, families={kind: constants})
     out = []

@@ -10,6 +10,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_profile_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Clusters called local are what the package assumes, whatever was measured on the machine that runs the tests."""
+    os.environ["MESHWRIGHT_PROFILES"] = str(tmp_path_factory.mktemp("profiles"))
+    os.environ.pop("MESHWRIGHT_PROFILE", None)
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of public reference inputs (measured steps, profiles of papers); tests that need it skip without it."""

@@ -60,7 +60,7 @@ def deduce(timed: Sequence[Timed], device: DeviceType, *, known: bool) -> Deduce
     base = family(device.family)
     memory = _bandwidth(timed, "light") / device.bandwidth
     norm = _bandwidth(timed, "norm") / device.bandwidth
-    found: dict[str, float] = {"memory": min(memory, BEST), "norm": min(norm, BEST)} if memory and norm else {}
+    found = {name: min(share, BEST) for name, share in (("memory", memory), ("norm", norm)) if share}
     predicted: dict[str, float] = {}
     attention, seconds = _attention(timed, device)
     found |= attention

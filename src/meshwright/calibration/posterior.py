@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, inf
+from math import exp, inf, log
 
 import numpy as np
 
@@ -54,6 +54,7 @@ def most_likely(
     """
     target = np.log(measured)
     z = np.zeros(len(guesses))
+    limit = np.array([log(g.most / g.value) / g.spread for g in guesses])
     here = np.log(predict(_values(z, guesses))) - target
     normal = np.eye(len(guesses))
     for _ in range(ROUNDS):
@@ -63,6 +64,7 @@ def most_likely(
         weight = np.minimum(1.0, CLIP * noise / np.maximum(np.abs(here), 1e-12)) / noise**2
         normal = (jacobian * weight) @ jacobian.T + np.eye(len(z))
         move = np.clip(np.linalg.solve(normal, -((jacobian * weight) @ here + z)), -TRUST, TRUST)
+        move = np.minimum(z + move, limit) - z
         z = z + move
         here = np.log(predict(_values(z, guesses))) - target
         if np.abs(move).max() < STILL:
@@ -73,4 +75,4 @@ def most_likely(
 
 
 def _values(z: Floats, guesses: Sequence[Guess]) -> dict[str, float]:
-    return {g.name: min(g.most, g.value * exp(g.spread * float(x))) for g, x in zip(guesses, z, strict=True)}
+    return {g.name: g.value * exp(g.spread * float(x)) for g, x in zip(guesses, z, strict=True)}

@@ -19,7 +19,9 @@ from .deduce import Deduced, Timed, deduce
 from .floors import floors
 from .kernels import every, kernels
 from .machine import device_type, here
+from .own_runs import own_steps
 from .profile import Local, Measured, Profile
+from .stack import learn_stack
 from .timing import Timing, in_turns
 
 ROUNDS, QUICK_ROUNDS = 11, 3
@@ -73,7 +75,7 @@ def measure(*, ranks: int = 0, quick: bool = False, name: str = "local", say: Sa
     measured = _evidence(timed, deduced) | dict(wire.measured)
     family = {**deduced.family, **_units(device), **wire.family}
     cores = 0 if device.type == "cuda" else machine.cores
-    return Profile(
+    profile = Profile(
         name,
         "modern" if device.type == "cuda" else "eager",
         machine,
@@ -83,6 +85,24 @@ def measure(*, ranks: int = 0, quick: bool = False, name: str = "local", say: Sa
         measured,
         "; ".join([f"measured on this machine: {len(measured)} timings, medians of {rounds} rounds", *missing]),
     )
+    return _with_own_steps(profile, say) if device.type == "cpu" else profile
+
+
+TRUST = 0.25
+"""In constants that single kernels give, when whole steps speak: on a CPU light ops differ by what they compute."""
+
+
+def _with_own_steps(profile: Profile, say: Say) -> Profile:
+    """The profile after small steps of our own runtime."""
+    steps = own_steps(profile, say)
+    generation = {**profile.generations, profile.software: {**ALONE, **profile.generations.get(profile.software, {})}}
+    start = replace(profile, generations=generation)
+    learnt = learn_stack(steps, name=profile.name, software=profile.software, base=start, trust=TRUST, check=False)
+    return replace(learnt.profile, source=f"{profile.source}; {len(steps)} steps of small models")
+
+
+ALONE = {"overlap_data": 0.0, "overlap_sharded": 0.0, "overlap_tensor": 0.0, "straggle": 0.0}
+"""Ranks of one machine: whoever moves bytes is a core, too, so nothing hides; and there is no other machine to wait for."""
 
 
 def _units(device: torch.device) -> dict[str, float]:

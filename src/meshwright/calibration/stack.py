@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -66,14 +67,15 @@ def slower(row: Family | Software, factors: Factors) -> dict[str, float]:
     return found
 
 
-def learn(price: Callable[[Factors], Floats], measured: Sequence[float]) -> Found:
+def learn(price: Callable[[Factors], Floats], measured: Sequence[float], trust: float = 1.0) -> Found:
     """The factors that explain a few steps best; a term that nothing speaks of stays near 1.
 
     Args:
         price: factors -> predicted seconds of the steps.
         measured: seconds of the same steps.
+        trust: in the constants that the steps begin with; below 1 the spreads are as many times wider.
     """
-    guesses = [Guess(t.name, 1.0, t.spread) for t in TERMS]
+    guesses = [Guess(t.name, 1.0, t.spread / trust) for t in TERMS]
     return most_likely(price, np.asarray(measured, np.float64), guesses, NOISE)
 
 
@@ -102,7 +104,7 @@ class Learnt:
     """Seconds of the steps by the constants that the calibration began with."""
     after: Floats
     without: Floats
-    """Seconds of each step by what the OTHERS teach; nan with a single step."""
+    """Seconds of each step by what the OTHERS teach; nan with a single step, or where it was not asked for."""
     memory: Floats
     """Predicted bytes of the steps on the fullest device."""
 
@@ -113,6 +115,8 @@ def learn_stack(
     name: str,
     software: str,
     base: Profile | None = None,
+    trust: float = 1.0,
+    check: bool = True,
     said: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Learnt:
     """A profile of the stack that ran these steps.
@@ -120,6 +124,8 @@ def learn_stack(
     Args:
         software: the generation that is nearest to it.
         base: constants to begin with, of a machine that was measured; None: the shipped ones.
+        trust: see `learn`.
+        check: also say of each step what the others teach.
         said: called with what is done, how far, of how much.
     """
     names = sorted({s.family for s in steps})
@@ -139,12 +145,12 @@ def learn_stack(
     measured = [s.seconds for s in steps]
     said("steps", 0, len(steps) + 1)
     before = price(steps, {})
-    found = learn(lambda factors: price(steps, factors), measured)
+    found = learn(partial(price, steps), measured, trust)
     without = np.full(len(steps), np.nan)
-    for k in range(len(steps) if len(steps) > 1 else 0):
+    for k in range(len(steps) if check and len(steps) > 1 else 0):
         said("steps", k + 1, len(steps) + 1)
         others = [s for j, s in enumerate(steps) if j != k]
-        own = learn(lambda factors, others=others: price(others, factors), [s.seconds for s in others])  # type: ignore[misc]
+        own = learn(partial(price, others), [s.seconds for s in others], trust)
         without[k] = price([steps[k]], own.values)[0]
     after = price(steps, found.values)
     memory = np.array([float(simulate(s.problem, s.plan, detail=False).peak.max()) for s in steps])
@@ -161,9 +167,8 @@ def learn_stack(
             **start.generations,
             software: _merged(start.generations.get(software, {}), slower(plain, found.values)),
         },
-        measured={
-            s.name: Measured(s.seconds, s.seconds, s.seconds, 1, float(p)) for s, p in zip(steps, after, strict=True)
-        },
+        measured=dict(start.measured)
+        | {s.name: Measured(s.seconds, s.seconds, s.seconds, 1, float(p)) for s, p in zip(steps, after, strict=True)},
         source=f"learnt from {len(steps)} steps of one stack, nearest to the {software} generation of software",
     )
     return Learnt(profile, found.values, before, after, without, memory)

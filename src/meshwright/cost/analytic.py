@@ -244,8 +244,6 @@ class Analytic(CostModel):
 
     def launch_floor(self, ops: Sequence[Op], device: DeviceType, phase: Phase) -> float:
         """See `CostModel.launch_floor`: one layer's floor per attention op, or per `BLOCK_OPS` heavy ops."""
-        if device.kind == "cpu":
-            return 0.0
         attention = sum(op.kind in ATTENTION for op in ops)
         heavy = sum(self._shapes.of(op).product is not None or op.kind in LOOKUPS or op.kind in ATTENTION for op in ops)
         layers = max(float(attention), heavy / BLOCK_OPS)

@@ -71,7 +71,10 @@ class CostModel(abc.ABC):
         return 1.0
 
     def launch_floor(self, ops: Sequence[Op], device: DeviceType, phase: Phase) -> float:
-        """Seconds below which the host cannot issue `phase` of one block of these ops; 0 where the model has no such term."""
+        """Seconds below which the host cannot issue `phase` of one block of these ops; 0 where the model has no such term.
+
+        On a CPU, which is its own host, they come on top of the ops.
+        """
         return 0.0
 
     def step_overhead(self, devices: int) -> tuple[float, float]:

@@ -4,7 +4,7 @@ compute      heavy ops one by one, light ops as fused kernels
 tensor       collectives on activations, and statistics
 sharded      gathers and gradient sums of parameters, one per block as their runtimes batch them
 exposed      max(comm − share · compute, (1 − share) · comm), share = cost.overlap(class), per phase
-block        max(compute + exposed, launch floor): the host must issue it
+block        max(compute + exposed, launch floor): the host must issue it; on a CPU, which is its own host, their sum
 """
 
 from __future__ import annotations
@@ -128,6 +128,7 @@ class SegmentPricer:
             weight = np.maximum(weight, w)
         backward = backward + rerun
         comm, calls, nbytes = self._communication(segment, mesh, micro, sums)
+        own_host = all(device.kind == "cpu" for device in self.devices(mesh))
         phases = []
         for compute, by_class, floor in zip((forward, backward), comm, self._floors(segment, mesh), strict=True):
             parts = np.zeros((n, len(PARTS)))
@@ -136,7 +137,7 @@ class SegmentPricer:
                 total = by_kind.sum(axis=1)
                 shown = exposed(total, compute, self.share[cls])
                 parts[:, 1:-1] += by_kind * np.divide(shown, total, out=np.zeros(n), where=total > 0)[:, None]
-            parts[:, -1] = np.maximum(0.0, floor - parts.sum(axis=1))
+            parts[:, -1] = floor if own_host else np.maximum(0.0, floor - parts.sum(axis=1))
             phases.append(parts)
         kept, summed = segment.kept, sum(i.nbytes * k for i, k in sums)
         space, stays = self._workspace(segment, samples)

@@ -107,7 +107,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--steps", type=int, default=4, help="of each block")
-    parser.add_argument("--cluster", default="h100x1")
+    parser.add_argument("--cluster", default="h200x1")
     asked = parser.parse_args(arguments)
     if not torch.cuda.is_available() and not asked.small:
         print("no GPU here; --small tries the script on the CPU")

@@ -61,11 +61,15 @@ class Small:
 @cache
 def small(family: str, samples: int, micro_batches: int) -> Small:
     source, shrink = resolve(family), Shrink(**{**SMALL, **FAMILY[family].sizes}, dropout=0.0)
-    graph = source.graph(samples, shrink.seq, "float32", shrink=shrink, cache=False)
-    module, _ = source.build(samples, shrink.seq, "float32", device="cpu", shrink=shrink, attention="eager")
+    dtype = FAMILY[family].dtype
+    graph = source.graph(samples, shrink.seq, dtype, shrink=shrink, cache=False)
+    module, _ = source.build(samples, shrink.seq, dtype, device="cpu", shrink=shrink, attention="eager")
     generator = torch.Generator().manual_seed(0)
     batches = tuple(
-        tuple(source.random_inputs(samples, shrink.seq, generator, shrink=shrink) for _ in range(micro_batches))
+        tuple(
+            source.random_inputs(samples, shrink.seq, generator, shrink=shrink, dtype=dtype)
+            for _ in range(micro_batches)
+        )
         for _ in range(STEPS)
     )
     values = Values(0, "uneven")

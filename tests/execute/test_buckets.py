@@ -6,7 +6,7 @@ import pytest
 
 from execute.bucket_jobs import case
 from execute.conftest import Pools
-from meshwright.execute.step.buckets import GRADIENT_BYTES, buckets_of, ways
+from meshwright.execute.step.buckets import buckets_of, ways
 
 SEEDS = 60
 
@@ -38,7 +38,7 @@ def test_a_bucket_holds_like_ways_up_to_its_capacity() -> None:
         for bucket in buckets_of(found.code, found.graph, found.capacity):
             assert len({way[name].like() for name in bucket.names}) == 1
             assert len({found.graph.tensor[name].dtype for name in bucket.names}) == 1
-            assert sum(p.elements[1] for p in bucket.params[:-1]) * GRADIENT_BYTES < found.capacity
+            assert sum(p.elements[1] for p in bucket.params[:-1]) * 4 < found.capacity  # float32
 
 
 def test_buckets_stand_in_the_order_in_which_the_backward_completes_them() -> None:

@@ -28,6 +28,11 @@ def dtype_of(described: Described) -> torch.dtype:
     return getattr(torch, described.dtype)  # type: ignore[no-any-return]
 
 
+def master_dtype(described: Described) -> torch.dtype:
+    """Of what an optimizer updates, and of sums and statistics: float32, or what the tensor has if that is wider."""
+    return torch.promote_types(dtype_of(described), torch.float32)
+
+
 def seeded_part(described: Described, layout: Layout, view: MeshView, seed: int, style: Style = "train") -> Tensor:
     """float32 [local shape]: the part of a parameter that this rank holds under `layout`."""
     index = global_index(described.shape, layout, view, torch.device("cpu"))
@@ -58,12 +63,13 @@ class Values:
         self.seed, self.style, self.given = seed, style, dict(given or {})
 
     def part(self, described: Described, layout: Layout, view: MeshView) -> Tensor:
-        """float32 [local shape]."""
+        """[local shape], of `master_dtype`."""
+        dtype = master_dtype(described)
         if described.name in self.given:
-            return own_part(self.given[described.name].detach().to(torch.float32), layout, view).clone()
-        return seeded_part(described, layout, view, self.seed, self.style)
+            return own_part(self.given[described.name].detach().to(dtype), layout, view).clone()
+        return seeded_part(described, layout, view, self.seed, self.style).to(dtype)
 
     def whole(self, described: Described) -> Tensor:
         if described.name in self.given:
-            return self.given[described.name].detach().to(torch.float32)
-        return seeded(described, self.seed, self.style)
+            return self.given[described.name].detach().to(master_dtype(described))
+        return seeded(described, self.seed, self.style).to(master_dtype(described))

@@ -18,11 +18,11 @@ from ...lower.parameters import STAGES
 from ...lower.program import GRAD, Instr, Program, StageCode
 from ...plan.layout import interval, local_shape
 from ..ops.halo import place
-from ..ops.params import dtype_of
+from ..ops.params import dtype_of, master_dtype
 from ..ranks.collectives import Atom, atoms
 from ..ranks.mesh_groups import Groups, Members, MeshView, ranks_of, sharing
 from ..stage.gathers import Gather, again, gathers_of, group_legs, groups_of, without
-from ..step.buckets import CAPACITY, GRADIENT_BYTES, buckets_of, legs
+from ..step.buckets import CAPACITY, buckets_of, legs
 from ..step.rows import Leg
 from ..torch_compat import c10d_operators, group_members
 
@@ -111,7 +111,7 @@ def _tied(program: Program, stage: StageCode, graph: Graph, view: MeshView) -> C
             who = _sharers(program, stage, instr.on, view.rank, view.position)
             if len(who) > 1:
                 held = prod(local_shape(instr.before, graph.tensor[instr.on].shape, stage.mesh, view.coords))
-                found["all_reduce", held * GRADIENT_BYTES, tuple(sorted(who))] += 1
+                found["all_reduce", held * master_dtype(graph.tensor[instr.on]).itemsize, tuple(sorted(who))] += 1
     return found
 
 
@@ -121,10 +121,11 @@ def bucketed(
     """Sums of gradients and gathers of updated parameters."""
     found: Counter[Call] = Counter()
     for bucket in buckets_of(stage, graph, bucket_bytes, parted=parted):
-        item = dtype_of(graph.tensor[bucket.names[0]]).itemsize
+        described = graph.tensor[bucket.names[0]]
+        item, summed = dtype_of(described).itemsize, master_dtype(described).itemsize
         for steps, times, size in (
-            (bucket.every, micro_batches, GRADIENT_BYTES),
-            (bucket.sums, 1, GRADIENT_BYTES),
+            (bucket.every, micro_batches, summed),
+            (bucket.sums, 1, summed),
             (bucket.gathers, 1, item),
         ):
             _add(found, legs(steps, bucket, graph, view), times, size, view)
@@ -152,7 +153,7 @@ def _occurrences(
 
 
 def _statistic(instr: Instr, reader: Instr, stage: StageCode, graph: Graph, coords: Mapping[str, int]) -> int:
-    """float32 statistics, one per element of the op's first operand without its stat dims; an int64 count."""
+    """Statistics in float32 or wider, one per element of the op's first operand without its stat dims; an int64 count."""
     if instr.op == "count":
         return torch.empty(0, dtype=torch.int64).element_size()
     op = graph.ops[graph.position[instr.on]]
@@ -166,7 +167,7 @@ def _statistic(instr: Instr, reader: Instr, stage: StageCode, graph: Graph, coor
             rows *= n
         else:
             rows *= prod(interval(f.size, cut.get(f.name, ()), stage.mesh, coords)[1] for f in kept)
-    return rows * torch.empty(0, dtype=torch.float32).element_size()
+    return rows * master_dtype(graph.tensor[op.inputs[0]]).itemsize
 
 
 def nbytes(instr: Instr, stage: StageCode, graph: Graph, coords: Mapping[str, int]) -> int:

@@ -273,7 +273,7 @@ def _error(got: Tensor | None, want: Tensor, scale: float) -> float:
         return float("inf")
     if want.numel() == 0:
         return 0.0
-    difference = float((got.to(torch.float32) - want).abs().max())
+    difference = float((got.to(want.dtype) - want).abs().max())
     return difference / scale if difference == difference else float("inf")
 
 
@@ -284,7 +284,7 @@ def _updated(
     before = truth.values.whole(task.graph.tensor[name])
     want = own_part(before.sub(truth.gradients[name], alpha=STEP), layout, view)
     size = float(want.abs().max()) if want.numel() else 0.0
-    allowed = STEP * LIMIT * scale + 4 * torch.finfo(torch.float32).eps * size
+    allowed = STEP * LIMIT * scale + 4 * torch.finfo(want.dtype).eps * size
     error = _error(found.updated.get((stage, name)), want, 1.0)
     if error <= allowed:
         return []

@@ -21,7 +21,7 @@ from ...graph.ir import Graph
 from ...graph.ir import Tensor as Described
 from ...graph.user_model import is_transformers
 from ...plan.model import Layout
-from ..ops.params import Values, dtype_of
+from ..ops.params import Values, dtype_of, master_dtype
 from ..ranks.device import hardware
 from ..ranks.mesh_groups import MeshView
 from .weights import Weights
@@ -43,12 +43,12 @@ class Given(Values):
     def part(self, described: Described, layout: Layout, view: MeshView) -> Tensor:
         """float32 [local shape]."""
         if self.weights is not None and (name := self.stored.get(described.name)):
-            return self.weights.part(name, layout, view, described.shape).to(torch.float32)
+            return self.weights.part(name, layout, view, described.shape).to(master_dtype(described))
         return super().part(described, layout, view)
 
     def whole(self, described: Described) -> Tensor:
         if self.weights is not None and (name := self.stored.get(described.name)):
-            return self.weights.whole(name).to(torch.float32)
+            return self.weights.whole(name).to(master_dtype(described))
         return super().whole(described)
 
 

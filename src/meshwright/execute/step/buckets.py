@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from ...graph.ir import Graph
 from ...lower.parameters import STAGES
 from ...lower.program import Instr, Param, StageCode
+from ..ops.params import master_dtype
 from ..ranks.mesh_groups import MeshView
 from ..stage.flight import completed
 from ..stage.gathers import gathers_of
@@ -22,8 +23,6 @@ from .rows import Leg, Step
 
 CAPACITY = 25 * 2**20
 """Bytes: torch's DistributedDataParallel's default."""
-GRADIENT_BYTES = 4
-"""Gradients are accumulated and summed in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,7 @@ def buckets_of(code: StageCode, graph: Graph, capacity: int = CAPACITY, *, parte
         key = way[name].like(), graph.tensor[name].dtype
         names = filling.setdefault(key, [])
         names.append(name)
-        if sum(params[n].elements[1] * GRADIENT_BYTES for n in names) >= capacity:
+        if sum(params[n].elements[1] for n in names) * master_dtype(graph.tensor[name]).itemsize >= capacity:
             full.append(filling.pop(key))
     full += filling.values()
     return tuple(_bucket([params[n] for n in names], way) for names in sorted(full, key=lambda names: place[names[-1]]))

@@ -156,7 +156,7 @@ class Leg:
         self.step, self.shapes, self.view = step, shapes, view
         self.rows = Rows(step, shapes, view) if step[0].kind == "collective" else None
 
-    def start(self, xs: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> Sent:
+    def start(self, xs: Sequence[Tensor], dtype: torch.dtype) -> Sent:
         """Begins it with tensors that may be anywhere."""
         if self.rows is None:
             return Sent(None, [self.local(k, x) for k, x in enumerate(xs)])
@@ -207,7 +207,7 @@ class Sent:
         return targets
 
 
-def through(legs: Sequence[Leg], xs: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def through(legs: Sequence[Leg], xs: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """The tensors after all legs, one after the other."""
     found = list(xs)
     for leg in legs:

@@ -18,6 +18,7 @@ from torch.profiler import record_function
 
 from ...graph.ir import Graph
 from ...plan.layout import local_shape
+from ..ops.params import master_dtype
 from ..ranks.mesh_groups import MeshView
 from .buckets import Bucket, legs
 from .rows import Leg, Sent, through
@@ -36,6 +37,7 @@ class _Filling:
     def __init__(self, bucket: Bucket, graph: Graph, view: MeshView, device: torch.device, taken: set[int]) -> None:
         """`taken`: addresses of memory that some bucket of the stage holds, or that is lent."""
         self.bucket, self._device, self._taken = bucket, device, taken
+        self._dtype = master_dtype(graph.tensor[bucket.names[0]])
         self._every = legs(bucket.every, bucket, graph, view)
         self._sums = legs(bucket.sums, bucket, graph, view)
         way = self._every or ([] if bucket.tied else self._sums)
@@ -77,7 +79,7 @@ class _Filling:
             return
         assert self._first.rows is not None
         if self._buffer is None:
-            self._buffer = self._first.rows.buffer(torch.float32, self._device)
+            self._buffer = self._first.rows.buffer(self._dtype, self._device)
         self._first.rows.put(k, grad, self._buffer, add=self._rounds > 1 and not self._every)
 
     def _hold(self, k: int, grad: Tensor) -> None:
@@ -86,10 +88,10 @@ class _Filling:
         self.held[k] = self._alone(grad) if self._rounds == 1 else self.held[k].add_(grad)
 
     def _alone(self, grad: Tensor) -> Tensor:
-        """float32, in memory that nothing else reads: it may be written to."""
+        """As wide as a master, in memory that nothing else reads: it may be written to."""
         memory = grad.untyped_storage()
         shared = memory.data_ptr() in self._taken or memory.nbytes() != grad.numel() * grad.element_size()
-        grad = grad.to(torch.float32, copy=shared)
+        grad = grad.to(self._dtype, copy=shared)
         self._taken.add(grad.untyped_storage().data_ptr())
         return grad
 
@@ -97,7 +99,7 @@ class _Filling:
         """Zeros where no gradient flowed."""
         for k, shape in enumerate(self._shapes):
             if k not in self._arrived:
-                self.add(k, torch.zeros(shape, device=self._device))
+                self.add(k, torch.zeros(shape, dtype=self._dtype, device=self._device))
 
     def launch(self, last: bool) -> None:
         """All gradients of this micro-batch are there."""
@@ -113,7 +115,7 @@ class _Filling:
         """What was launched for a micro-batch is added to what is held."""
         if not self._every or self._sent is None:
             return
-        parts, self._sent = through(self._rest, self._sent.received()), None
+        parts, self._sent = through(self._rest, self._sent.received(), self._dtype), None
         self.held = [old.add_(x) for old, x in zip(self.held, parts, strict=True)] if self.held else parts
 
     def gradients(self) -> list[Tensor]:
@@ -121,8 +123,8 @@ class _Filling:
         self.settle()
         if self._sent is not None:
             sent, self._sent = self._sent, None
-            return through(self._rest, sent.received())
-        return through(self._sums, self.held) if self._every or self.bucket.tied else self.held
+            return through(self._rest, sent.received(), self._dtype)
+        return through(self._sums, self.held, self._dtype) if self._every or self.bucket.tied else self.held
 
 
 class Sums:

@@ -20,6 +20,10 @@ MESH = Mesh(range(8), ("dp", "tp"), (4, 2))
 LINEAR, RELU = "layers.0/linear", "layers.0/relu"
 
 
+FRESH = 16 * 16 * 4
+"""Bytes of the gradient of the block's weights that its backward makes before it is added to that of other micro-batches."""
+
+
 def compute(op, phase="forward", outputs=(), sizes=(1.0, 16.0, 16.0), group=-1):
     return Instr("compute", op, phase, outputs=outputs, sizes=sizes, group=group)
 
@@ -59,7 +63,7 @@ def test_heavy_ops_are_priced_at_local_sizes_and_kernels_by_their_bytes():
         assert parts(found.forward[row]) == pytest.approx({"compute": local * (512e-6 + 128e-6)})
         assert parts(found.backward[row]) == pytest.approx({"compute": local * (2 * 512e-6 + 192e-6)})
     assert found.kept.tolist() == [72, 136, 200]
-    assert found.buffers.tolist() == [[192, 192], [384, 384], [576, 576]]
+    assert found.buffers.tolist() == [[192, 192 + FRESH], [384, 384 + FRESH], [576, 576 + FRESH]]
 
 
 def test_a_gradient_that_does_not_flow_is_not_priced():
@@ -117,7 +121,7 @@ def test_the_parameters_of_a_neighbour_arrive_while_a_block_runs():
         ((small, block, block, none), 2048),
     ):
         found = pricer().stage(stage(*segments), [4])
-        assert found.buffers[0].tolist() == [192 + gathered] * 2
+        assert found.buffers[0].tolist() == [192 + gathered, 192 + gathered + FRESH]
 
 
 def test_the_host_sets_a_floor_for_a_block():
@@ -203,7 +207,7 @@ def test_gradients_that_rest_cut_are_scattered_with_every_micro_batch():
     cut = pricer(Rates(share=0.0)).stage(stage(replace(code, count=3), params=(weights(3),), grads=(scatter,)), [4])
     assert cut.backward[0].sum() == pytest.approx(plain.backward[0].sum() + 3 * 4096 * 0.75e-6)
     assert cut.calls[KINDS.index("reduce_scatter")] == 3
-    assert cut.buffers[0, 1] == plain.buffers[0, 1] + 4096
+    assert cut.buffers[0, 1] == plain.buffers[0, 1] - FRESH + 4096  # the sum's own buffer holds the fresh gradient
 
 
 def test_tied_weights_are_summed_over_their_stages_not_over_an_axis():
@@ -242,7 +246,7 @@ def test_work_space_and_unfused_kernels_are_what_the_cost_model_says():
 
     plain = pricer(Roomy()).segment(segment(), MESH, np.array([8]))
     # 2 samples: result 16 floats a sample; kept 8 + 2 · 64 and 2 · (25 − 10)
-    assert plain.buffers[0].tolist() == [2 * 64 + 1000 - 2 * 64] * 2
+    assert plain.buffers[0].tolist() == [1000, 1000 + FRESH]
     assert plain.kept[0] == 136 + 30
     again = pricer(Roomy()).segment(segment(rerun=segment().forward), MESH, np.array([8]))
-    assert again.kept[0] == 136 and again.buffers[0].tolist() == [1000, 1030]
+    assert again.kept[0] == 136 and again.buffers[0].tolist() == [1000, 1030 + FRESH]

@@ -34,6 +34,11 @@ SCORE_BACKWARD = 1.4
 """Bytes moved per score by the backward of unfused attention over those of its forward (fitted: 7 over 5)."""
 SCORES_KEPT = 5.0
 """Bytes kept per score without fused attention: two 16-bit matrices and a dropout mask."""
+LOSS_KEPT = {"plain": 4.0, "in-place": 4.0, "fused": 2.0}
+"""Bytes kept per logit from the forward of a cross entropy to its backward: float32 log-probabilities or softmax; nothing
+but the logits, which become their gradient. See `loss` in software.toml."""
+LOSS_SPACE = {"plain": 4.0, "in-place": 2.0, "fused": 0.0}
+"""Bytes per logit besides, while a cross entropy runs."""
 LOSS_BYTES = {"forward": 10.0, "backward": 12.0}
 """Bytes moved per logit of a cross entropy: 16-bit logits, float32 log-probabilities, gradients of both."""
 OPTIMIZER_BYTES = 30.0
@@ -195,11 +200,16 @@ class Analytic(CostModel):
             kept = kept + SCORES_KEPT * scores
             transient = transient + self.item * scores
         if op.kind in LOSSES:
-            transient = transient + 4.0 * volume(local, shape.operands[0])
+            how = variant or self.software.loss
+            logits = volume(local, shape.operands[0])
+            kept = kept + (LOSS_KEPT[how] - LOSS_KEPT["plain"]) * logits
+            transient = transient + LOSS_SPACE[how] * logits
         return OpMemory(static=zero, kept=kept, transient=transient)
 
     def variants(self, op: Op, sizes: Ints) -> tuple[str, ...]:
-        """Attention: as the software does, fused, or through the score matrix."""
+        """As the software does; of attention also fused and through the score matrix, of a loss also as torch computes it."""
+        if op.kind in LOSSES and self.software.loss != "plain":
+            return ("", "plain")
         return ("", "fused", "unfused") if op.kind in ATTENTION else ("",)
 
     # ---------------------------------------------------------------- bytes

@@ -82,7 +82,7 @@ class Pricer:
 
     def __init__(self, graph: Graph, cluster: Cluster, cost: CostModel, recipe: Recipe) -> None:
         self.graph, self.cluster, self.cost, self.recipe = graph, cluster, cost, recipe
-        self._blocks = SegmentPricer(graph, cluster, cost, recipe.attention_share)
+        self._blocks = SegmentPricer(graph, cluster, cost, recipe.attention_share, recipe.grad_dtype)
         self._segments: dict[tuple[object, ...], tuple[Segment, SegmentPrice]] = {}
         self._params: dict[int, tuple[Segment, frozenset[str]]] = {}
         self._scalars: dict[tuple[object, ...], float] = {}

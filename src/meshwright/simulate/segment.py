@@ -18,6 +18,7 @@ import numpy as np
 from ..cluster.model import Cluster, DeviceType, Mesh
 from ..cost.base import Collective, CostModel, Group
 from ..graph.ir import ITEM_BYTES, Floats, Graph, Ints, Op, Phase
+from ..lower.atoms import PRODUCTS
 from ..lower.program import GRAD, RAW, Instr, Segment
 
 KINDS: tuple[Collective, ...] = (
@@ -100,10 +101,18 @@ class _Samples:
 class SegmentPricer:
     """Prices blocks of one graph on one cluster."""
 
-    def __init__(self, graph: Graph, cluster: Cluster, cost: CostModel, attention_share: float = 1.0) -> None:
-        """`attention_share`: see `Recipe`."""
+    def __init__(
+        self,
+        graph: Graph,
+        cluster: Cluster,
+        cost: CostModel,
+        attention_share: float = 1.0,
+        grad_dtype: str = "float32",
+    ) -> None:
+        """`attention_share`, `grad_dtype`: see `Recipe`."""
         self.graph, self.cluster, self.cost = graph, cluster, cost
         self.attention_share = attention_share
+        self.grad_bytes = ITEM_BYTES[grad_dtype]
         self._heavy: dict[tuple[object, ...], dict[int, list[float]]] = {}
         self.share = {TENSOR: cost.overlap("tensor"), SHARDED: cost.overlap("sharded")}
 
@@ -140,14 +149,15 @@ class SegmentPricer:
             parts[:, -1] = floor if own_host else np.maximum(0.0, floor - parts.sum(axis=1))
             phases.append(parts)
         kept, summed = segment.kept, sum(i.nbytes * k for i, k in sums)
-        space, stays = self._workspace(segment, samples)
-        transient = np.maximum(_affine(kept.transient, local), space)
+        space, stays, whole = self._workspace(segment, samples)
+        # Where the loss works otherwise than torch does, the casts around it that lowering counts are part of it.
+        transient = space if whole else np.maximum(_affine(kept.transient, local), space)
         table = np.empty((n, WIDTH))
         table[:, FORWARD], table[:, BACKWARD], table[:, WEIGHT] = phases[0], phases[1], weight
         table[:, STREAMS] = comm.sum(axis=3).reshape(4, n).T
         table[:, BYTES], table[:, CALLS] = nbytes, calls
         table[:, KEPT] = _affine(kept.activations, local) + stays[0]
-        again = transient + _affine(kept.rerun, local) + stays[1] + summed
+        again = transient + _affine(kept.rerun, local) + stays[1] + np.maximum(summed, self._fresh(segment))
         if kept.op_by_op is not None:  # the worst instants are known; what is kept is among them
             alive = [_affine(columns, local) - _affine(kept.activations, local) for columns in kept.op_by_op]
             transient, again = alive[0], alive[1] + stays[1] + summed
@@ -160,10 +170,26 @@ class SegmentPricer:
         kinds = sorted({self.cluster.device[d] for d in mesh.devices})
         return tuple(self.cluster.types[k] for k in kinds)
 
-    def _workspace(self, segment: Segment, samples: _Samples) -> tuple[Floats, tuple[Floats, Floats]]:
+    def _fresh(self, segment: Segment) -> float:
+        """Bytes of the largest gradient of a weight that the backward makes before it is added to the others."""
+        found = 0.0
+        for i in segment.backward:
+            op = self.graph.ops[self.graph.position[i.on]] if i.kind == "compute" else None
+            if op is None or op.kind not in PRODUCTS:
+                continue
+            made = {base(v) for v in i.outputs}
+            column = {f.name: k for k, f in enumerate(op.rule.factors)}
+            for name, dims in zip(op.inputs, op.rule.operands, strict=True):
+                if name in made and self.graph.tensor[name].role == "param":
+                    found = max(found, self.grad_bytes * prod(i.sizes[column[f]] for dim in dims for f in dim))
+        return found
+
+    def _workspace(self, segment: Segment, samples: _Samples) -> tuple[Floats, tuple[Floats, Floats], bool]:
         """What only the cost model knows of heavy ops: (bytes [n] of the largest work space besides the result, (more
-        bytes kept than by a fused kernel, the same of ops that run again and keep nothing))."""
+        bytes kept than by a fused kernel, the same of ops that run again and keep nothing), whether a loss is among them
+        whose figures stand for all of its casts)."""
         space, stays, remade = np.zeros((3, samples.n))
+        whole = False
         rerun = {i.on for i in segment.rerun if i.kind == "compute"}
         for i in segment.forward:
             if i.kind != "compute" or i.group >= 0:
@@ -172,14 +198,16 @@ class SegmentPricer:
             np.maximum(space, room, out=space)
             into = remade if i.on in rerun else stays
             into += more
-        return space, (stays, remade)
+            op = self.graph.ops[self.graph.position[i.on]]
+            whole = whole or "plain" in self.cost.variants(op, _sizes(i, op, samples.of(i)))
+        return space, (stays, remade), whole
 
     def _memory(self, op: Op, sizes: Ints) -> Floats:
         """Bytes [n, 2]: work space besides the result; kept beyond what a fused kernel keeps."""
         found = self.cost.memory(op, sizes)
         more = np.zeros(len(sizes))
-        if "fused" in self.cost.variants(op, sizes):
-            more = np.maximum(0.0, found.kept - self.cost.memory(op, sizes, "fused").kept)
+        for usual in {"fused", "plain"}.intersection(self.cost.variants(op, sizes)):
+            more = found.kept - self.cost.memory(op, sizes, usual).kept
         return np.stack([np.maximum(0.0, found.transient - self._results(op, sizes)), more], axis=1)
 
     def _known(self, instr: Instr, key: tuple[str, ...], local: Ints, price: Callable[[Op, Ints], Floats]) -> Floats:

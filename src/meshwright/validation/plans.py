@@ -38,6 +38,8 @@ def cost_of(
     found = (software or {}).get(row.software) or generation(row.software)
     if row.attention and (row.attention == "unfused") != (found.attention == "unfused"):
         found = replace(found, attention="unfused" if row.attention == "unfused" else "modern")
+    if row.loss:
+        found = replace(found, loss=row.loss)
     return Analytic(precision=row.precision, software=found, families=dict(families or {}))
 
 

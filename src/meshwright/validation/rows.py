@@ -10,6 +10,7 @@ import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from ..cluster._units import quantity
 from ..errors import InputError
@@ -81,6 +82,8 @@ class Row:
     """Experts are cut over tp as over ep, none inside."""
     attention: str = ""
     """The attention kernel where the source states it: fused, unfused; "" = what the software usually has."""
+    loss: Literal["", "plain", "in-place", "fused"] = ""
+    """How the cross entropy holds its logits (`Software.loss`), where the source states it; "" = as the software usually does."""
     memory_kind: str = "unknown"
     """What `memory` counts: allocated, reserved, nvidia-smi (with the driver's context) or unknown."""
     allocated: float = 0.0
@@ -206,6 +209,7 @@ def _row(raw: Columns) -> Row:
         ep=ep,
         whole_experts=whole_experts,
         attention=attention_of(raw),
+        loss="fused" if raw.flag("ce_fusion") else known.get("loss", ""),
         memory_kind=memory_kind_of(raw),
         allocated=raw.number("mem_allocated_gib", 0.0) * 2**30,
         status="oom" if raw.text("status").startswith("oom") else "ok",

@@ -53,6 +53,7 @@ class Software:
     straggle: float
     fixed: float
     rate: float
+    loss: Literal["plain", "in-place", "fused"]
     dispatch: float
 
 

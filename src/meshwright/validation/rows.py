@@ -19,6 +19,7 @@ from .machines import machine_of, machines
 from .models import Shape
 from .settings import (
     attention_of,
+    chunks_of,
     experts_of,
     flags_of,
     layers_of,
@@ -174,7 +175,7 @@ def _row(raw: Columns) -> Row:
     if batch % (dp * micro):
         raise Refused("the batch does not split over replicas and micro-batches")
     ep, whole_experts = experts_of(raw, dp, tp)
-    chunks = max(1, raw.whole("vpp", 1)) if pp > 1 else 1
+    chunks = chunks_of(raw, known, model, pp)
     if chunks > 1 and batch // dp // micro % pp:
         raise Refused("interleaving needs a multiple of pp micro-batches")
     if model.layers < pp * chunks:

@@ -177,6 +177,15 @@ def memory_kind_of(row: Columns) -> str:
     return "unknown"
 
 
+def chunks_of(row: Columns, known: Mapping[str, Any], model: Shape, pp: int) -> int:
+    """Chunks of the model on each pipeline rank; see `most_chunks` in sources.toml."""
+    if pp == 1:
+        return 1
+    most, odd = known.get("most_chunks", 1), model.layers % pp
+    usual = 1 if odd else max(n for n in range(1, most + 1) if model.layers // pp % n == 0)
+    return max(1, row.whole("vpp", usual))
+
+
 def layers_of(row: Columns, model: Shape, stages: int) -> tuple[int, ...]:
     """Blocks of each stage where the source deals them unevenly; () = evenly.
 

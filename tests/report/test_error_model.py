@@ -13,6 +13,9 @@ VALIDATED = {
         {"family": "h100", "kind": "dense", "rows": 128, "sources": 8, "low": 0.9012, "high": 1.2, "covered": 80.1},
         {"family": "v100", "kind": "dense", "rows": 21, "sources": 2, "low": None, "high": None, "covered": None},
     ],
+    "memory_intervals": [
+        {"family": "", "kind": "dense", "rows": 52, "sources": 4, "low": 0.8, "high": 1.25, "covered": 80.8},
+    ],
 }  # fmt: skip
 MODEL = from_toml(to_toml(VALIDATED))
 
@@ -48,3 +51,11 @@ def test_what_was_never_measured_says_so(kind: str, what: str) -> None:
     assert MODEL.sentence("h100", kind, "X1", 10.0).startswith(
         f"No measured steps of {what} on X1 stand behind these figures"
     )
+
+
+def test_peaks_of_memory_have_an_interval_of_their_own() -> None:
+    assert MODEL.memory_interval("dense", 8 * 2**30) == pytest.approx((6.4 * 2**30, 10 * 2**30))
+    assert MODEL.memory_sentence("dense", 8 * 2**30) == (
+        "80 % of measured peaks were 0.80 to 1.25 times the prediction: here 6.4 to 10.0 GiB (4 independent sources, 52 runs)."
+    )
+    assert MODEL.memory_sentence("MoE", 1.0) == "No interval for memory: too few measured peaks of mixtures of experts."

@@ -55,9 +55,10 @@ def test_the_table_is_the_documented_one() -> None:
 def test_what_is_printed_beside_plans_is_what_is_measured() -> None:
     stated, now = error_model(), from_toml(to_toml(whole()))
     assert stated.pairs_within == pytest.approx(now.pairs_within, abs=0.005)
-    assert stated.ranges.keys() == now.ranges.keys()
-    for key, row in now.ranges.items():
-        old = stated.ranges[key]
+    ours, theirs = {**stated.ranges, **stated.memory}, {**now.ranges, **now.memory}
+    assert ours.keys() == theirs.keys()
+    for key, row in theirs.items():
+        old = ours[key]
         assert (old.steps, old.sources) == (row.steps, row.sources), key
         assert (old.low, old.high) == (
             (None, None) if row.low is None else pytest.approx((row.low, row.high), abs=0.02)
@@ -65,11 +66,13 @@ def test_what_is_printed_beside_plans_is_what_is_measured() -> None:
 
 
 def test_intervals_hold_four_of_five_rows_of_a_source_that_they_were_made_without() -> None:
-    given = [i for i in whole()["intervals"] if i["low"] is not None]
+    found = [*whole()["intervals"], *whole()["memory_intervals"]]
+    given = [i for i in found if i["low"] is not None]
     assert len(given) >= 3
-    assert all(75 <= i["covered"] <= 85 for i in given)
+    # Of a handful of rows no interval holds exactly four of five.
+    assert all(80 <= i["covered"] <= (85 if i["rows"] >= 20 else 100) for i in given)
     assert all(i["sources"] >= 3 for i in given)
-    assert all(i["low"] is None for i in whole()["intervals"] if i["sources"] < 3)
+    assert all(i["low"] is None for i in found if i["sources"] < 3)
 
 
 def test_the_model_beats_constant_efficiency_and_ranks_plans() -> None:

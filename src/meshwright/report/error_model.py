@@ -18,7 +18,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from .words import number, plural
+from .words import gib, memory_unit, number, plural
 
 KINDS: Mapping[str, str] = {
     "dense": "dense transformers",
@@ -49,14 +49,30 @@ class ErrorModel:
     """Per cent of held-out steps that the intervals speak of."""
     ranges: Mapping[tuple[str, str], Range]
     """(device family, kind) -> range."""
+    memory: Mapping[str, Range]
+    """Kind -> range of the allocated peak, of whatever device."""
     provenance: str
 
     def interval(self, family: str, kind: str, seconds: float) -> tuple[float, float] | None:
         """Seconds between which a step predicted to take `seconds` lies; None where too little was measured to say."""
-        found = self.ranges.get((family, kind))
-        if found is None or found.low is None or found.high is None or not isfinite(seconds):
-            return None
-        return seconds * found.low, seconds * found.high
+        return _times(seconds, self.ranges.get((family, kind)))
+
+    def memory_interval(self, kind: str, nbytes: float) -> tuple[float, float] | None:
+        """Bytes between which a peak predicted to be `nbytes` lies; None where too little was measured to say."""
+        return _times(nbytes, self.memory.get(kind))
+
+    def memory_sentence(self, kind: str, nbytes: float) -> str:
+        """How sure a predicted peak of `nbytes` is."""
+        found = self.memory.get(kind)
+        interval = self.memory_interval(kind, nbytes)
+        if found is None or interval is None:
+            return f"No interval for memory: too few measured peaks of {KINDS.get(kind, 'models of this kind')}."
+        unit, name = memory_unit(nbytes)
+        return (
+            f"{self.share:.0f} % of measured peaks were {found.low:.2f} to {found.high:.2f} times the prediction: here "
+            f"{gib(interval[0], unit)} to {gib(interval[1], unit)} {name} ({plural(found.sources, 'independent source')}, "
+            f"{plural(found.steps, 'run')})."
+        )
 
     def sentence(self, family: str, kind: str, device: str, seconds: float) -> str:
         """How sure a prediction of `seconds` for devices of `family`, called `device`, is."""
@@ -81,6 +97,12 @@ class ErrorModel:
         )
 
 
+def _times(value: float, found: Range | None) -> tuple[float, float] | None:
+    if found is None or found.low is None or found.high is None or not isfinite(value):
+        return None
+    return value * found.low, value * found.high
+
+
 @cache
 def error_model() -> ErrorModel:
     """The figures that ship with this version."""
@@ -90,11 +112,20 @@ def error_model() -> ErrorModel:
 def from_toml(text: str) -> ErrorModel:
     """The inverse of `to_toml`."""
     table = tomllib.loads(text)
-    ranges = {
-        (row["family"], row["kind"]): Range(row["steps"], row["sources"], row.get("low"), row.get("high"))
-        for row in table.get("range", [])
+    found = {
+        part: [
+            (row, Range(row["steps"], row["sources"], row.get("low"), row.get("high"))) for row in table.get(part, [])
+        ]
+        for part in ("range", "memory")
     }
-    return ErrorModel(table["pairs"]["within"], table["pairs"]["source"], table["share"], ranges, table["provenance"])
+    return ErrorModel(
+        table["pairs"]["within"],
+        table["pairs"]["source"],
+        table["share"],
+        {(row["family"], row["kind"]): one for row, one in found["range"]},
+        {row["kind"]: one for row, one in found["memory"]},
+        table["provenance"],
+    )
 
 
 def to_toml(validated: Mapping[str, Any]) -> str:
@@ -116,8 +147,16 @@ def to_toml(validated: Mapping[str, Any]) -> str:
         f"{pairs['near']:g} % of each other; of plans predicted to differ by more, {pairs['ordered']:.0f} % are in the right "
         'order"',
     ]
-    for row in validated["intervals"]:
-        lines += ["", "[[range]]", f'family = "{row["family"]}"', f'kind = "{row["kind"]}"']
+    for name, row in (
+        *(("range", row) for row in validated["intervals"]),
+        *(("memory", row) for row in validated["memory_intervals"]),
+    ):
+        lines += [
+            "",
+            f"[[{name}]]",
+            *([f'family = "{row["family"]}"'] if row["family"] else []),
+            f'kind = "{row["kind"]}"',
+        ]
         lines += [f"steps = {row['rows']}", f"sources = {row['sources']}"]
         if row["low"] is not None:
             lines += [f"low = {row['low']:.3f}", f"high = {row['high']:.3f}", f"covered = {row['covered']:.1f}"]

@@ -147,6 +147,10 @@ class Outcome(Viewed):
         """Seconds between which most measured steps lie where `seconds` are predicted; None: too little was measured."""
         return self.error.interval(self.family, self.kind, seconds)
 
+    def memory_interval(self, nbytes: float) -> tuple[float, float] | None:
+        """Likewise, of a predicted peak."""
+        return self.error.memory_interval(self.kind, nbytes)
+
     @cached_property
     def tied_with(self) -> list[int]:
         """Per candidate: row that it cannot be told from, or -1."""
@@ -169,8 +173,9 @@ class Outcome(Viewed):
         """One record a candidate, those that fit first; units in the keys. `pandas.DataFrame` takes it as it is."""
         from .payload import candidate_object
 
-        rows = [candidate_object(c, self.tied_with[i], self.interval(c.step_s)) for i, c in enumerate(self.candidates)]
-        return rows + [candidate_object(c, -1, self.interval(c.step_s)) for c in self.misses]
+        ties_ = [*self.tied_with, *[-1] * len(self.misses)]
+        rows = zip((*self.candidates, *self.misses), ties_, strict=True)
+        return [candidate_object(c, t, self.interval(c.step_s), self.memory_interval(c.memory_bytes)) for c, t in rows]
 
     def show(self) -> Frame:
         """The report, in a notebook's cell."""

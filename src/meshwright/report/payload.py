@@ -69,8 +69,14 @@ def plan_object(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def candidate_object(c: Candidate, tie: int = -1, interval: tuple[float, float] | None = None) -> dict[str, Any]:
+def candidate_object(
+    c: Candidate,
+    tie: int = -1,
+    interval: tuple[float, float] | None = None,
+    memory_interval: tuple[float, float] | None = None,
+) -> dict[str, Any]:
     low, high = interval or (None, None)
+    memory_low, memory_high = memory_interval or (None, None)
     return {
         "layout": c.layout,
         "micro_batch": c.micro_batch,
@@ -83,6 +89,8 @@ def candidate_object(c: Candidate, tie: int = -1, interval: tuple[float, float] 
         "items_per_s_per_device": c.tokens_per_s_per_device,
         "mfu": c.mfu,
         "memory_bytes": c.memory_bytes,
+        "memory_low_bytes": memory_low,
+        "memory_high_bytes": memory_high,
         "over_bytes": c.over_bytes,
         "fits": c.fits,
         "tie_with": tie + 1 if tie >= 0 else None,

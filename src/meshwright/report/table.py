@@ -210,6 +210,8 @@ def sure(outcome: Outcome) -> list[str]:
     device = q.cluster.types[0].name if q.cluster.types else "these devices"
     seconds = outcome.simulation.step_seconds if outcome.simulation is not None else nan
     words = [outcome.error.sentence(outcome.family, outcome.kind, device, seconds)]
+    if outcome.simulation is not None:
+        words.append(outcome.error.memory_sentence(outcome.kind, float(outcome.simulation.peak.max())))
     tied = [i for i, t in enumerate(outcome.tied_with[: outcome.top]) if t == 0]
     pair = f"Two plans of one model closer than {number(100 * outcome.error.pairs_within, 2)} % are a tie"
     words.append(f"{pair}: time {', '.join(str(i + 1) for i in [0, *tied])}." if tied else f"{pair}: here none is.")

@@ -96,6 +96,7 @@ def facts(answer: Mapping[str, Any]) -> dict[str, list[str]]:
             "right order"
         ],
         "Intervals": [interval_words(i, answer["share"]) for i in answer["intervals"]],
+        "Memory": [interval_words(i, answer["share"]) for i in answer["memory_intervals"]],
         "Fit": fit_words(answer["out_of_memory"]),
         "Left out": ["; ".join(f"{n:,} {reason}" for reason, n in answer["left_out"].items()) or "none"],
     }
@@ -103,7 +104,8 @@ def facts(answer: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def interval_words(i: Mapping[str, Any], wanted: float) -> str:
-    who = f"{i['family']}, {i['kind']} ({plural(i['sources'], 'source')}, {plural(i['rows'], 'step')})"
+    where = f"{i['family']}, " if i["family"] else ""
+    who = f"{where}{i['kind']} ({plural(i['sources'], 'source')}, {plural(i['rows'], 'step')})"
     if i["low"] is None:
         return f"{who}: none, three independent sources are needed"
     unseen = (

@@ -4,13 +4,15 @@ Of one device family and kind of model, the errors log(measured / predicted) of 
 range, each source weighing the square root of its rows. The range is then stretched about the middle until it does what it
 says for a source that it has not seen: made without a source and laid over that source's rows, all sources in turn, it
 covers 80 % of the rows. Fewer than `FEWEST` independent sources say nothing about the next one: no interval.
+
+Peaks of memory likewise, of whatever device: bytes do not depend on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, exp, nan
+from math import ceil, exp, log, nan
 
 import numpy as np
 
@@ -33,6 +35,7 @@ class Interval:
     """For one device family and kind of model. `low` and `high` are measured over predicted; nan where none is given."""
 
     family: str
+    """Empty: of all devices."""
     kind: str
     rows: int
     sources: int
@@ -47,10 +50,16 @@ class Interval:
 
 def intervals(found: Sequence[Prediction]) -> tuple[Interval, ...]:
     """One for each device family and kind of model that was measured, with or without a range."""
-    cells: dict[tuple[str, str], list[Prediction]] = {}
-    for p in found:
-        cells.setdefault((p.row.device, p.kind), []).append(p)
-    return tuple(_interval(family, kind, cell) for (family, kind), cell in sorted(cells.items()))
+    return _intervals((p.row.device, p.kind, p.row.source, p.row.seconds / p.seconds) for p in found)
+
+
+def memory_intervals(found: Sequence[Prediction]) -> tuple[Interval, ...]:
+    """One for each kind of model whose allocated peak was measured."""
+    return _intervals(
+        ("", p.kind, p.row.source, p.row.memory / p.memory)
+        for p in found
+        if p.row.memory and p.row.memory_kind == "allocated"
+    )
 
 
 def campaign_of(source: str) -> str:
@@ -70,20 +79,28 @@ class _Range:
         return np.where(off < 0, -off / max(self.below, 1e-9), off / max(self.above, 1e-9))
 
 
-def _interval(family: str, kind: str, found: Sequence[Prediction]) -> Interval:
-    by_source: dict[str, list[float]] = {}
-    for p in found:
-        by_source.setdefault(campaign_of(p.row.source), []).append(float(np.log(p.row.seconds / p.seconds)))
-    errors = {name: np.array(values) for name, values in by_source.items()}
+def _intervals(ratios: Iterable[tuple[str, str, str, float]]) -> tuple[Interval, ...]:
+    """From (family, kind, source, measured over predicted)."""
+    cells: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for family, kind, source, ratio in ratios:
+        cells.setdefault((family, kind), {}).setdefault(campaign_of(source), []).append(log(ratio))
+    return tuple(
+        _interval(family, kind, {source: np.array(errors) for source, errors in cell.items()})
+        for (family, kind), cell in sorted(cells.items())
+    )
+
+
+def _interval(family: str, kind: str, errors: Mapping[str, Floats]) -> Interval:
+    rows = sum(map(len, errors.values()))
     if len(errors) < FEWEST:
-        return Interval(family, kind, len(found), len(errors))
+        return Interval(family, kind, rows, len(errors))
     needs = _needs(errors)
     stretch = _stretch(needs)
     whole = _range(errors)
     return Interval(
         family,
         kind,
-        len(found),
+        rows,
         len(errors),
         exp(whole.middle - stretch * whole.below),
         exp(whole.middle + stretch * whole.above),

@@ -1,5 +1,7 @@
 """Does the model rank plans as measuring them did? Only plans of one problem are compared.
 
+Rows of one plan (other releases, other submitters) are one plan, as fast as they are in the geometric mean.
+
 pairs    of plans whose measured steps differ by more than `APART`, and the share in the right order
 tau      Kendall's, over all pairs of a group: right minus wrong order, over their number
 regret   measured step of the plan that the model ranks first over the best measured one, − 1
@@ -16,6 +18,7 @@ import numpy as np
 
 from ..graph.ir import Floats
 from .prediction import Prediction
+from .rows import Row
 
 APART = 0.08
 """Relative: nearer than this, repeated measurements of one plan already disagree."""
@@ -44,7 +47,7 @@ def order_of(found: Sequence[Prediction]) -> Order:
     groups = groups_of(found)
     measured, predicted, _ = _pairs_of(groups)
     far = np.abs(measured) > np.log1p(APART)
-    regrets = [_regret(group) for group in groups]
+    regrets = [g.regret for g in groups]
     return Order(
         groups=len(groups),
         pairs=int(far.sum()),
@@ -81,8 +84,21 @@ def pair_error(found: Sequence[Prediction]) -> PairError:
     return PairError(len(measured), float(np.expm1(middle)), ordered)
 
 
-def groups_of(found: Sequence[Prediction]) -> list[list[Prediction]]:
-    """Plans of one problem, where there are at least two."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Different plans of one problem: logarithms of their steps in seconds."""
+
+    measured: Floats
+    predicted: Floats
+
+    @property
+    def regret(self) -> float:
+        first = int(np.argmin(self.predicted))
+        return float(np.expm1(self.measured[first] - self.measured.min()))
+
+
+def groups_of(found: Sequence[Prediction]) -> list[Group]:
+    """Of every problem of which at least two plans were measured."""
     return _grouped(found, lambda p: (*_model_key(p), p.row.batch))
 
 
@@ -105,33 +121,31 @@ def _unpadded(model: Any) -> Any:
     return replace(model, **changes, **({"vocab": 0} if "vocab" in parts else {}))
 
 
-def _grouped(found: Sequence[Prediction], key: Callable[[Prediction], tuple[Hashable, ...]]) -> list[list[Prediction]]:
-    by_problem: dict[tuple[Hashable, ...], list[Prediction]] = {}
+def _grouped(found: Sequence[Prediction], key: Callable[[Prediction], Hashable]) -> list[Group]:
+    by_problem: dict[Hashable, dict[Row, list[Prediction]]] = {}
     for p in found:
-        by_problem.setdefault(key(p), []).append(p)
-    return [g for g in by_problem.values() if len(g) > 1]
+        plan = replace(p.row, id="", where="", seconds=0.0, memory=0.0, allocated=0.0, memory_kind="", memory_at="")
+        by_problem.setdefault(key(p), {}).setdefault(plan, []).append(p)
+    return [_group(list(plans.values())) for plans in by_problem.values() if len(plans) > 1]
 
 
-def _pairs_of(groups: Sequence[Sequence[Prediction]]) -> tuple[Floats, Floats, Floats]:
+def _group(plans: Sequence[Sequence[Prediction]]) -> Group:
+    measured = [np.mean(np.log([p.row.seconds for p in rows])) for rows in plans]
+    return Group(np.array(measured), np.log([rows[0].seconds for rows in plans]))
+
+
+def _pairs_of(groups: Sequence[Group]) -> tuple[Floats, Floats, Floats]:
     """Per pair of plans of a group: log ratio of the measured and of the predicted steps, and its weight in all."""
-    measured, predicted, weight = [], [], []
+    measured, predicted, weight = [np.empty(0)], [np.empty(0)], [np.empty(0)]
     for group in groups:
-        a, b = np.triu_indices(len(group), 1)
-        m, p = np.log([x.row.seconds for x in group]), np.log([x.seconds for x in group])
-        measured.append(m[a] - m[b])
-        predicted.append(p[a] - p[b])
-        weight.append(np.full(len(a), len(group) / len(a)))
-    if not groups:
-        return np.empty(0), np.empty(0), np.empty(0)
+        a, b = np.triu_indices(len(group.measured), 1)
+        measured.append(group.measured[a] - group.measured[b])
+        predicted.append(group.predicted[a] - group.predicted[b])
+        weight.append(np.full(len(a), len(group.measured) / len(a)))
     return np.concatenate(measured), np.concatenate(predicted), np.concatenate(weight)
 
 
-def _tau(groups: Sequence[Sequence[Prediction]]) -> float:
+def _tau(groups: Sequence[Group]) -> float:
     measured, predicted, _ = _pairs_of(groups)
     told = measured != 0
     return float((np.sign(measured) * np.sign(predicted))[told].mean()) if told.any() else nan
-
-
-def _regret(group: Sequence[Prediction]) -> float:
-    first = min(group, key=lambda p: p.seconds)
-    return first.row.seconds / min(p.row.seconds for p in group) - 1.0

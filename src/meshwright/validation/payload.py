@@ -39,6 +39,7 @@ def validate_object(report: Report, *, rows: bool = True) -> dict[str, Any]:
         "intervals": [_interval(i) for i in report.intervals],
         "share": _percent(SHARE),
         "memory": [_memory(m) for m in report.memory],
+        "memory_intervals": [_interval(i) for i in report.memory_intervals],
         "out_of_memory": _fits(report.fits),
         "left_out": dict(report.refused),
         **({"predictions": [_prediction(p) for p in report.predictions]} if rows else {}),

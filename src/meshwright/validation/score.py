@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from math import nan
@@ -22,7 +22,7 @@ import numpy as np
 from ..errors import InputError
 from ..graph.ir import Floats
 from .baseline import Efficiency
-from .intervals import Interval, intervals
+from .intervals import Interval, intervals, memory_intervals
 from .memory import Fits, MemoryScore, fits_of, memory_scores
 from .order import Order, PairError, order_of, pair_error
 from .parameters import Values
@@ -75,6 +75,7 @@ class Report:
     pairs: PairError
     intervals: tuple[Interval, ...]
     memory: tuple[MemoryScore, ...]
+    memory_intervals: tuple[Interval, ...]
     fits: Fits
     refused: Mapping[str, int]
     """Reason -> rows left out."""
@@ -120,7 +121,9 @@ def validate(
     efficiency = Efficiency(table.rows)
     ran = predictions(chosen, constants_without, efficiency, progress)
     out = predictions(failed, constants_without, efficiency)
-    return report(ran, out, {reason: len(ids) for reason, ids in table.refused.items()})
+    found = report(ran, out, {reason: len(ids) for reason, ids in table.refused.items()})
+    # One source says nothing about the next.
+    return found if source is None else replace(found, intervals=(), memory_intervals=())
 
 
 def report(ran: Sequence[Prediction], failed: Sequence[Prediction] = (), refused: Mapping[str, int] = {}) -> Report:
@@ -145,6 +148,7 @@ def report(ran: Sequence[Prediction], failed: Sequence[Prediction] = (), refused
         pairs=pair_error(plain),
         intervals=intervals(plain),
         memory=memory_scores(ran),
+        memory_intervals=memory_intervals(plain),
         fits=fits_of(ran, failed),
         refused=dict(sorted(refused.items(), key=lambda item: (-item[1], item[0]))),
         predictions=tuple(ran),

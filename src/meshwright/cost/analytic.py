@@ -259,6 +259,10 @@ class Analytic(CostModel):
         layers = max(float(attention), heavy / BLOCK_OPS)
         return layers * (self.software.floor_forward if phase == "forward" else self.software.floor_backward)
 
+    def workspace(self, device: DeviceType) -> float:
+        """See `CostModel.workspace`."""
+        return self._family(device).workspace
+
     def step_overhead(self, devices: int) -> tuple[float, float]:
         """Stragglers per doubling of nodes of 8, and fixed host work."""
         nodes = max(1.0, devices / 8)

@@ -77,6 +77,10 @@ class CostModel(abc.ABC):
         """
         return 0.0
 
+    def workspace(self, device: DeviceType) -> float:
+        """Bytes of a device that libraries hold all the time, whatever is computed."""
+        return 0.0
+
     def step_overhead(self, devices: int) -> tuple[float, float]:
         """(factor on the step time, seconds added once a step): stragglers and fixed work."""
         return 1.0, 0.0

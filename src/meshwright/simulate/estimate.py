@@ -47,6 +47,8 @@ class Work:
     """Bytes [stage, 2]: while a forward, while a backward runs."""
     boundary: Floats
     """Bytes [stage] of buffers for what arrives from and leaves for other stages."""
+    workspace: float
+    """Bytes of a device that are there whatever it computes."""
     tied: tuple[tuple[tuple[int, ...], float], ...]
     """(stages, seconds) of the sums of tied gradients."""
     gone: Floats | None = None
@@ -94,6 +96,7 @@ def collect(
         kept=np.array([(p.kept[column], p.loss[column]) for p in prices]),
         buffers=np.array([p.buffers[column] for p in prices]),
         boundary=boundary,
+        workspace=max(cost.workspace(t) for t in cluster.types),
         tied=tuple((s, tied_seconds(s, b, meshes, cluster, cost)) for s, b in groups.items()),
         gone=np.array([p.gone[column] for p in prices]),
     )
@@ -197,7 +200,7 @@ def estimate(
 def peak_bytes(work: Work, orders: Orders) -> Floats:
     """Bytes [rank]: the order of a rank's actions decides, not their times."""
     rank = rank_of(orders)
-    fixed = np.zeros(orders.ranks)
+    fixed = np.full(orders.ranks, work.workspace)
     np.add.at(fixed, rank, work.static.sum(axis=1) + work.boundary)
     return fixed + peaks(orders, work.kept.sum(axis=1), work.buffers)
 

@@ -203,6 +203,7 @@ def _report(
     rest = np.zeros((p, len(CATEGORIES)))
     for column, name in enumerate(("weights", "gradients", "optimizer")):
         np.add.at(rest[:, CATEGORIES.index(name)], rank, work.static[:, column])
+    rest[:, CATEGORIES.index("buffers")] = work.workspace
     np.add.at(rest[:, CATEGORIES.index("buffers")], rank, work.boundary)
     peak = rest.sum(axis=1) + peaks(order, work.kept.sum(axis=1), work.buffers)
     changes = deltas(order, work.kept, work.buffers, work.gone)

@@ -36,6 +36,7 @@ class Family:
     score_rate: float
     score_bytes: float
     misaligned: float
+    workspace: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,8 @@ class Block(nn.Module):
         x = x + self.attention(self.first(x))
         y = self.second(x)
         routed = self.mlp(y)
-        return x + (routed if self.shared is None else routed + self.shared(y))
+        out: Tensor = x + (routed if self.shared is None else routed + self.shared(y))
+        return out
 
 
 class GptMoe(nn.Module):

@@ -140,8 +140,9 @@ def op_cuts(
         held = _held(node, rest)
         batch = [a for a in free if node.samples[a]]
         for x in axes:
-            if held.get(x) in free:
-                a = held[x]
+            resting = [b for b in held.get(x, ()) if b in free]
+            if resting:
+                a = resting[0]
             elif batch:
                 a = batch[0]
             else:
@@ -154,14 +155,14 @@ def op_cuts(
     return tuple(cuts)
 
 
-def _held(node: Node, rest: Mapping[str, Axes]) -> dict[str, int]:
-    """Axis -> the atom on which it cuts an operand at rest, the first operand that has it."""
-    held: dict[str, int] = {}
+def _held(node: Node, rest: Mapping[str, Axes]) -> dict[str, list[int]]:
+    """Axis -> the atoms on which it cuts operands at rest, in the order of the operands."""
+    held: dict[str, list[int]] = {}
     for t, m in zip(node.inputs, node.operands):
         for a, axes in zip(m, rest.get(t, ())):
             if a != FIXED:
                 for x in axes:
-                    held.setdefault(x, a)
+                    held.setdefault(x, []).append(a)
     return held
 
 

@@ -1,7 +1,8 @@
 """Data, tensor, sequence, context and expert parallelism without names: the expert layout of any captured graph.
 
 samples             cut over "dp" (and "ep") everywhere
-product x·W         row parallel over "tp" if x arrives cut on what is summed and is not narrow, else column parallel
+product x·W         row parallel over "tp" if x arrives cut on what is summed and is not narrow, else column parallel;
+                    a router, and what makes a latent, stay whole, on the positions if these are cut
 embedding table     cut over "tp" on the vocabulary when data indexes it
 everything else     follows its largest operand that is cut
 sequence parallel   results that are partial sums over "tp" rest cut along their longest dim that is neither samples
@@ -75,6 +76,7 @@ class Expert:
         self._computed: dict[object, tuple[dict[str, OpSharding], dict[str, Layout], dict[str, Axes]]] = {}
         self._stored: dict[object, dict[str, Storage]] = {}
         self._again: dict[str, frozenset[str]] = {}
+        self._whole: dict[tuple[int, int], bool] = {}
 
     def choices(self, style: Style) -> Choices:
         key = style.compute
@@ -205,7 +207,43 @@ class Expert:
         other = {a for a in node.operands[0] if a != FIXED}
         mine = [a for a in node.results[0] if a != FIXED and a not in other]
         fit = [a for a in mine if node.kind[a] == "free" and node.size[a] % tp == 0]
-        return next((a for a in fit if a not in node.awkward), None)
+        return next((a for a in fit if a not in node.awkward and not self.whole_feature(node, a)), None)
+
+    def whole_feature(self, node: Node, atom: int) -> bool:
+        """Whether a product's feature is better left whole: a router's scores, of which the best are taken, or a latent
+        that is normed and then multiplied again (DeepSeek-AI, arXiv 2405.04434, §2.1). Cut, both cost more in gathering
+        than their narrow products save.
+        """
+        key = node.index, atom
+        if key not in self._whole:
+            self._whole[key] = self._read_whole(node, atom)
+        return self._whole[key]
+
+    def _read_whole(self, node: Node, atom: int) -> bool:
+        normed = multiplied = False
+        waiting = [(node.outputs[0], node.results[0].index(atom))]
+        seen = set(waiting)
+        while waiting:
+            t, k = waiting.pop()
+            for n, j in self.atoms.users.get(t, ()):
+                reader = self.atoms.nodes[n]
+                a, kind = reader.operands[j][k], self.graph.ops[reader.index].kind
+                if kind == "topk":
+                    return True
+                if a == FIXED:
+                    continue
+                if kind in PRODUCTS and a in reader.summed:
+                    multiplied = True
+                elif n not in self.atoms.light:
+                    return False
+                elif a in reader.summed or reader.kind[a] == "stat":
+                    normed = True
+                else:
+                    more = ((u, i) for u, m in zip(reader.outputs, reader.results) for i, b in enumerate(m) if b == a)
+                    new = [x for x in more if x not in seen]
+                    seen.update(new)
+                    waiting += new
+        return normed and multiplied
 
     # ---- storage
 

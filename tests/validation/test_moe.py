@@ -4,6 +4,7 @@ import pytest
 
 from meshwright.lower import Program
 from meshwright.validation.columns import Columns, Refused
+from meshwright.validation.layouts import lighter_last, stated
 from meshwright.validation.models import Graphs
 from meshwright.validation.moe import PUBLIC, Plain, Sparse
 from meshwright.validation.plans import Cases
@@ -93,3 +94,10 @@ def test_expert_degrees_of_megatron(columns: dict[str, str], found: tuple[int, b
 def test_experts_over_more_than_the_replicas_are_refused() -> None:
     with pytest.raises(Refused, match="context-parallel"):
         experts_of(Columns({"ep": "8", "etp": "1"}), 2, 2)
+
+
+def test_layouts_of_megatron_are_read() -> None:
+    assert stated("Et*4|(t*4|)*14tmL") == (4,) * 15 + (2,)
+    assert stated("Et|(tt|)*30mL") == (1, *(2,) * 30, 1)
+    assert lighter_last(62, 16) == stated("Et*4|(t*4|)*14tmL")
+    assert lighter_last(8, 5) == ()

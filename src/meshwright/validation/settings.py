@@ -10,8 +10,10 @@ from importlib import resources
 from itertools import pairwise
 from typing import Any
 
+from . import layouts
 from .columns import Columns, Refused
 from .models import Shape
+from .moe import Sparse
 
 SMALL, NOISY = "small", "noisy"
 """Flags of rows that say little of large training: bound by the host; on a shared host, or a device short of power."""
@@ -190,7 +192,7 @@ def layers_of(row: Columns, model: Shape, stages: int) -> tuple[int, ...]:
     """Blocks of each stage where the source deals them unevenly; () = evenly.
 
     Sources count differently: Mist names blocks; Sailor counts embedding and head as a layer each; AMP gives boundaries in
-    a list of modules whose first three and last three are no blocks.
+    a list of modules whose first three and last three are no blocks. Megatron-LM has a language for it (layouts.py).
     """
     other = row.text("other")
     if found := re.findall(r"\blayers=(\d+)", other):
@@ -203,6 +205,10 @@ def layers_of(row: Columns, model: Shape, stages: int) -> tuple[int, ...]:
     elif found := re.findall(r"module indices: \[([\d, ]+)\]", other):
         ends = [min(max(int(n) - 3, 0), model.layers) for n in found[0].split(",")]
         layers = tuple(b - a for a, b in pairwise(ends))
+    elif text := row.settings.get("layout") or row.settings.get("pipeline_model_parallel_layout"):
+        layers = layouts.stated(text)
+    elif isinstance(model, Sparse) and model.later and stages > 1:
+        return layouts.lighter_last(model.layers, stages)
     else:
         return ()
     if len(layers) != stages or sum(layers) != model.layers or min(layers) < 1:

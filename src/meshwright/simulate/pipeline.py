@@ -100,6 +100,8 @@ def warm_up(name: str, p: int, v: int, m: int) -> Index32:
         return np.full(p, m * v, np.int32)
     if v == 1:
         return np.minimum(p - 1 - rank, m - 1).astype(np.int32)
+    if m == p:  # Megatron runs all forwards first
+        return np.full(p, m * v, np.int32)
     return np.minimum(2 * (p - 1 - rank) + (v - 1) * p, m * v).astype(np.int32)
 
 

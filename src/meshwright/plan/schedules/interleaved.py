@@ -23,7 +23,8 @@ def interleaved(p: int, m: int, r: int, v: int) -> tuple[Action, ...]:
             return Action("F", chunk * p + r, group * p + j)
         return Action("B", (v - 1 - chunk) * p + r, group * p + j)
 
-    warm_up = min(total, 2 * (p - r - 1) + (v - 1) * p)
+    # With m = p the pairs would begin before the first backward can arrive: all forwards are warm-up.
+    warm_up = total if m == p else min(total, 2 * (p - r - 1) + (v - 1) * p)
     actions = [action("F", k) for k in range(warm_up)]
     for k in range(total):
         if warm_up + k < total:

@@ -1,6 +1,6 @@
 """One GPU: our step against torch's own on the same model, and both against the prediction.
 
-python benchmarks/bench_gpu.py [--small] [--steps 12]
+python benchmarks/bench_execute_gpu.py [--small] [--steps 12]
 
 bfloat16 products with float32 weights: ours keeps float32 masters beside bfloat16 weights, torch's loop runs under
 autocast. Times are medians over interleaved blocks of steps; memory is the allocator's peak of a step. `--small` shrinks the

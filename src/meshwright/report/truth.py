@@ -109,7 +109,7 @@ def interval_words(i: Mapping[str, Any], wanted: float) -> str:
     if i["low"] is None:
         return f"{who}: none, three independent sources are needed"
     unseen = (
-        f", {share(i['covered_unseen'])} with the width made without them, too"
+        f", {share(i['covered_unseen'])} with the width decided without it, too"
         if i["covered_unseen"] is not None
         else ""
     )

@@ -9,14 +9,18 @@ from math import nan
 import numpy as np
 
 from .rows import Row
+from .settings import NOISY, SMALL
 
 
 class Efficiency:
-    """Median useful FLOP/s a device of measured rows, by device and width of the operands."""
+    """Median useful FLOP/s a device of measured rows, by device and width of the operands.
+
+    Rows that are bound by the host or ran on a shared one say nothing of a device.
+    """
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rates: dict[tuple[str, str, int], list[float]] = defaultdict(list)
-        for row in rows:
+        for row in (r for r in rows if not {SMALL, NOISY} & set(r.flags)):
             self._rates[row.source, row.device, bits(row)].append(_work(row) / row.seconds)
 
     def of_others(self, row: Row) -> float:

@@ -1,9 +1,9 @@
 """How far a measured step may lie from a prediction: 80 % intervals from errors of sources that the constants never saw.
 
-Of one device family and kind of model, the errors log(measured / predicted) of all held-out rows have a middle and an 80 %
-range, each source weighing the square root of its rows. The range is then stretched about the middle until it does what it
-says for a source that it has not seen: made without a source and laid over that source's rows, all sources in turn, it
-covers 80 % of the rows. Fewer than `FEWEST` independent sources say nothing about the next one: no interval.
+Of one device family and kind of model, the errors log(measured / predicted) of all held-out rows have an 80 % range, each
+source weighing the square root of its rows. The range is then widened (or narrowed) by the same on both sides until it does
+what it says for a source that it has not seen: made without a source and laid over that source's rows, all sources in turn,
+it covers 80 % of the rows (conformal quantile regression, Romano et al., arXiv 1905.03222, with sources for folds). Fewer than `FEWEST` independent sources say nothing about the next one: no interval.
 
 Peaks of memory likewise, of whatever device: bytes do not depend on it.
 """
@@ -43,9 +43,9 @@ class Interval:
     low: float = nan
     high: float = nan
     covered: float = nan
-    """Share of rows inside the interval of equal stretch that was made without their source."""
+    """Share of rows inside the interval, equally widened, that was made without their source."""
     covered_unseen: float = nan
-    """The same with the stretch made without their source, too; nan with three sources, where two would decide it."""
+    """The same with the widening decided without their source, too; nan with three sources, where two would decide it."""
 
 
 def intervals(found: Sequence[Prediction]) -> tuple[Interval, ...]:
@@ -67,18 +67,6 @@ def campaign_of(source: str) -> str:
     return CAMPAIGNS.get(source, source)
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
-    middle: float
-    below: float
-    above: float
-
-    def needs(self, errors: Floats) -> Floats:
-        """By how much the range must be stretched to reach each error."""
-        off = errors - self.middle
-        return np.where(off < 0, -off / max(self.below, 1e-9), off / max(self.above, 1e-9))
-
-
 def _intervals(ratios: Iterable[tuple[str, str, str, float]]) -> tuple[Interval, ...]:
     """From (family, kind, source, measured over predicted)."""
     cells: dict[tuple[str, str], dict[str, list[float]]] = {}
@@ -95,48 +83,50 @@ def _interval(family: str, kind: str, errors: Mapping[str, Floats]) -> Interval:
     if len(errors) < FEWEST:
         return Interval(family, kind, rows, len(errors))
     needs = _needs(errors)
-    stretch = _stretch(needs)
-    whole = _range(errors)
+    widening = _widening(needs)
+    low, high = _range(errors)
     return Interval(
         family,
         kind,
         rows,
         len(errors),
-        exp(whole.middle - stretch * whole.below),
-        exp(whole.middle + stretch * whole.above),
-        float((_joined(needs) <= stretch).mean()),
+        exp(low - widening),
+        exp(high + widening),
+        float((_joined(needs) <= widening).mean()),
         _unseen(errors, needs) if len(errors) > FEWEST else nan,
     )
 
 
 def _needs(errors: Mapping[str, Floats]) -> dict[str, Floats]:
-    """Per source: how much the range of the other sources must be stretched to reach each of its rows."""
-    return {
-        name: _range({other: e for other, e in errors.items() if other != name}).needs(own)
-        for name, own in errors.items()
-    }
+    """Per source: by how much the range of the other sources must be widened to reach each of its rows."""
+    found = {}
+    for name, own in errors.items():
+        low, high = _range({other: e for other, e in errors.items() if other != name})
+        found[name] = np.maximum(low - own, own - high)
+    return found
 
 
-def _stretch(needs: Mapping[str, Floats]) -> float:
-    """The smallest that covers `SHARE` of the rows."""
+def _widening(needs: Mapping[str, Floats]) -> float:
+    """The smallest that covers `SHARE` of the rows; below 0 where the range is wider than need be."""
     sorted_ = np.sort(_joined(needs))
     return float(sorted_[ceil(SHARE * len(sorted_)) - 1])
 
 
 def _unseen(errors: Mapping[str, Floats], needs: Mapping[str, Floats]) -> float:
     covered = [
-        needs[name] <= _stretch(_needs({other: e for other, e in errors.items() if other != name})) for name in errors
+        needs[name] <= _widening(_needs({other: e for other, e in errors.items() if other != name})) for name in errors
     ]
     return float(np.concatenate(covered).mean())
 
 
-def _range(errors: Mapping[str, Floats]) -> _Range:
+def _range(errors: Mapping[str, Floats]) -> tuple[float, float]:
+    """(low, high) of the middle `SHARE` of the weight."""
     values = _joined(errors)
     weights = np.concatenate([np.full(len(e), len(e) ** -0.5) for e in errors.values()])
     order = np.argsort(values)
     reached = (np.cumsum(weights[order]) - 0.5 * weights[order]) / weights.sum()
-    low, middle, high = np.interp([(1 - SHARE) / 2, 0.5, (1 + SHARE) / 2], reached, values[order])
-    return _Range(float(middle), float(middle - low), float(high - middle))
+    low, high = np.interp([(1 - SHARE) / 2, (1 + SHARE) / 2], reached, values[order])
+    return float(low), float(high)
 
 
 def _joined(values: Mapping[str, Floats]) -> Floats:

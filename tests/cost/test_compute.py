@@ -255,3 +255,45 @@ def test_v100_products_meet_published_operator_profiles(data_folder: Path) -> No
     assert len(errors["forward"]) == 48
     assert np.mean(np.abs(errors["forward"])) < 0.12
     assert np.mean(np.abs(errors["backward"])) < 0.32
+
+
+@pytest.mark.parametrize(
+    ("precision", "scaling", "nbytes"),
+    [
+        ("float8_e4m3fn", "delayed", 2 + 2 * 1), ("float8_e4m3fn", "current", 2 * 2 + 2 * 1),
+        ("float8_e4m3fn", "row", 2 * 2 + 2 * 1), ("float8_e4m3fn", "block", 2 + 2 * 1),
+        ("float4", "block", 2 * 2 + 2 * 0.5), ("bfloat16", "delayed", 0),
+    ],
+)  # fmt: skip
+def test_what_flows_through_a_product_is_read_and_written_twice_to_be_quantised(
+    precision: str, scaling: str, nbytes: float
+) -> None:
+    """By hand: 16-bit reads (once more for the largest element), and a copy each way in the format."""
+    op, device = linear(4096, 8192, 2048), presets()["b200"].device
+    model = Analytic(precision=precision, scaling=scaling)
+    free = Analytic(precision=precision, scaling=scaling, software=replace(model.software, quantise=0.0))
+    rate = device.bandwidth * family("blackwell").memory / model.software.quantise
+    for phase, elements in (("forward", 4096 * 2048), ("input_grad", 4096 * 8192), ("weight_grad", 0)):
+        more = _seconds(model, op, phase, device) - _seconds(free, op, phase, device)
+        assert more == pytest.approx(nbytes * elements / rate)
+    head = linear(4096, 8192, 2048, module="lm_head")
+    assert _seconds(model, head, device=device) == _seconds(free, head, device=device)
+
+
+def test_narrow_heads_cost_tensor_cores_only() -> None:
+    odd, even = attention(1, 16, 2048, 60), attention(1, 16, 2048, 120)
+    tensor = Analytic(software="unfused", precision="float16")
+    plain = Analytic(software="unfused", precision="float32")
+    scores = 16 * 2048 * 2048
+    moved = scores * family("a100").score_bytes / (A100.bandwidth * family("a100").memory)
+    ratio = [
+        (_seconds(model, odd, device=A100) - moved) / (_seconds(model, even, device=A100) - moved)
+        for model in (plain, tensor)
+    ]
+    assert ratio[0] == pytest.approx(0.5)
+    assert ratio[1] == pytest.approx(0.5 * (2 * 120 / 248) / (2 * 60 / 188) * family("a100").misaligned)
+
+
+def test_a_scaling_that_is_not_known_is_refused() -> None:
+    with pytest.raises(InputError, match='no scaling "none": known are delayed, current, row, block'):
+        Analytic(precision="float8_e4m3fn", scaling="none")

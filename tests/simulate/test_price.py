@@ -93,6 +93,24 @@ def test_communication_hides_under_its_share_of_the_compute():
     assert exposed(np.array([0.0]), np.array([1.0]), 0.9) == 0
 
 
+def test_gradients_hide_in_the_backward_by_a_share_of_their_own_what_runs_again_does_not():
+    """Of the backward's 1,152 µs and the 640 µs that run again 90 % hide gradients; nothing hides activations."""
+
+    class Late(Rates):
+        def overlap(self, kind: str) -> float:
+            return {"gradient": 0.9}.get(kind, 0.0)
+
+    ahead, again, back = reduce(200), reduce(400), reduce(600)
+    code = segment(forward=(*segment().forward, ahead), backward=(*segment().backward, back))
+    found = pricer(Late()).segment(replace(code, rerun=(*segment().forward, again)), MESH, np.array([4]))
+    assert parts(found.forward[0]) == pytest.approx({"compute": 640e-6, "all_reduce": 200e-6})
+    seen = 400e-6 + (1 - 0.9) * 600e-6
+    assert parts(found.backward[0]) == pytest.approx({"compute": 640e-6 + 1216e-6, "all_reduce": seen})
+    # Experts' tokens are waited for.
+    code = segment(backward=(*segment().backward, reduce(600, kind="all_to_all")))
+    assert parts(pricer(Late()).segment(code, MESH, np.array([4])).backward[0])["all_to_all"] == pytest.approx(300e-6)
+
+
 def test_several_kinds_share_what_is_visible_in_proportion():
     code = segment(forward=(*segment().forward, reduce(600), reduce(1200, kind="all_gather")))
     found = parts(pricer(Rates(share=0.5)).segment(code, MESH, np.array([4])).forward[0])

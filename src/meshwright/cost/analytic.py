@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from ..errors import InputError, Unsupported
 from ..graph.ir import ITEM_BYTES, Floats, Ints, Op, Phase
 from . import matmul
 from ._shapes import ATTENTION, LOOKUPS, LOSSES, MATMULS, NORMS, VIEWS, OpShape, Product, Shapes, volume
-from .base import Collective, CostModel, Group, OpMemory
+from .base import Collective, CostModel, Group, OpMemory, Traffic
 from .collectives import CollectivePrices
 from .constants import Family, Software, family, generation
 
@@ -41,6 +41,9 @@ LOSS_SPACE = {"plain": 4.0, "in-place": 2.0, "fused": 0.0}
 """Bytes per logit besides, while a cross entropy runs."""
 LOSS_BYTES = {"forward": 10.0, "backward": 12.0}
 """Bytes moved per logit of a cross entropy: 16-bit logits, float32 log-probabilities, gradients of both."""
+READS = {"delayed": 1, "current": 2, "row": 2, "block": 1}
+"""How often an operand is read to be quantised, by how its scales are found: from earlier steps, or from its own largest
+element first. A scale per block of 8-bit numbers is found on the way; blocks of 4-bit numbers need the tensor's, too."""
 OPTIMIZER_BYTES = 30.0
 """Bytes moved per parameter by a mixed-precision Adam step."""
 DISPATCH = "moe_dispatch"
@@ -54,6 +57,7 @@ class Analytic(CostModel):
     precision: dtype of operands of matrix products ("bfloat16", "float8_e4m3fn", "float32", …); other ops and the
     modules in `high_precision` use 16 bits where it is below.
     software: a generation of constants/software.toml.
+    scaling: how scales of 8- and 4-bit operands are found: delayed, current, row or block.
     """
 
     name: ClassVar[str] = "analytic"
@@ -63,18 +67,22 @@ class Analytic(CostModel):
         *,
         precision: str = "bfloat16",
         software: str | Software = "modern",
+        scaling: str = "delayed",
         high_precision: Sequence[str] = ("lm_head",),
         families: dict[str, Family] | None = None,
     ) -> None:
         """`families` overrides constants by family name (calibration, validation)."""
         if precision not in _FORMAT:
             raise InputError(f'no precision "{precision}": known are {", ".join(_FORMAT)}', where="precision")
+        if scaling not in READS:
+            raise InputError(f'no scaling "{scaling}": known are {", ".join(READS)}', where="scaling")
         self.precision = precision
         self.software = software if isinstance(software, Software) else generation(software)
         self.high_precision = frozenset(high_precision)
         self.wide = "bfloat16" if _FORMAT[precision] in ("gemm_8", "gemm_4") else precision
         """dtype of everything but matrix products."""
         self.item = float(ITEM_BYTES.get(self.wide, 4))  # tfloat32 is float32 in memory
+        self._quantised = _quantised(precision, scaling) * self.software.quantise
         self._families = families or {}
         self._shapes = Shapes()
         self._prices = CollectivePrices()
@@ -110,11 +118,13 @@ class Analytic(CostModel):
         else:
             whole = 2.0 * batch * m * n
             k = self._flops(op, shape, local) / np.maximum(whole, 1.0)
+        # What flows through the product is quantised for it and, transposed, for the weights' gradient; weights once a step.
+        quantise = 0.0 if self._is_wide(op) else self._quantised / rates.bandwidth
         if phase == "forward":
-            return matmul.seconds(rates, batch, m, n, k)
+            return matmul.seconds(rates, batch, m, n, k) + quantise * batch * m * k
         found = np.zeros(len(local))
         if phase in ("backward", "input_grad"):
-            found = found + matmul.seconds(rates, batch, m, k, n)
+            found = found + matmul.seconds(rates, batch, m, k, n) + quantise * batch * m * n
         if phase in ("backward", "weight_grad"):
             found = found + matmul.seconds(rates, batch, n, k, m)
         return found
@@ -130,9 +140,10 @@ class Analytic(CostModel):
         flops = self._flops(op, shape, local)
         forward = phase == "forward"
         if variant == "unfused" or (not variant and self.software.attention == "unfused"):
-            product = peak * float(getattr(constants, _FORMAT[self.wide])) * self.software.rate
-            rate = product * constants.score_rate * 2.0 * width / (width + 128.0)
-            rate = rate / np.where(width % 8, constants.misaligned, 1.0)
+            rate = np.full(len(local), peak * float(getattr(constants, _FORMAT[self.wide])) * self.software.rate)
+            if self.wide != "float32":  # what narrow heads cost tensor cores
+                rate *= constants.score_rate * 2.0 * width / (width + 128.0)
+                rate /= np.where(width % 8, constants.misaligned, 1.0)
             moved = constants.score_bytes * (1.0 if forward else SCORE_BACKWARD) * volume(local, shape.scores)
             found: Floats = (1.0 if forward else 2.0) * flops / rate + moved / (device.bandwidth * constants.memory)
             return found
@@ -268,11 +279,12 @@ class Analytic(CostModel):
         nodes = max(1.0, devices / 8)
         return 1.0 + self.software.straggle * float(np.log2(nodes)), self.software.fixed
 
-    def overlap(self, kind: Literal["data", "tensor", "sharded"]) -> float:
+    def overlap(self, kind: Traffic) -> float:
         """See `CostModel.overlap`."""
         return {
             "data": self.software.overlap_data,
             "tensor": self.software.overlap_tensor,
+            "gradient": self.software.overlap_gradient,
             "sharded": self.software.overlap_sharded,
         }[kind]
 
@@ -315,6 +327,15 @@ class Analytic(CostModel):
         if parameters:
             return volume(local, shape.operands[0]) if shape.operands else np.zeros(len(local))
         return sum((volume(local, f) for f in (*shape.operands, *shape.results)), np.zeros(len(local)))
+
+
+def _quantised(precision: str, scaling: str) -> float:
+    """Bytes moved per element of an operand that is quantised: read in 16 bits, written as it is and transposed."""
+    if _FORMAT[precision] not in ("gemm_8", "gemm_4"):
+        return 0.0
+    four = _FORMAT[precision] == "gemm_4"
+    reads = READS[scaling] + (four and scaling == "block")
+    return 2.0 * reads + 2.0 * (0.5 if four else 1.0)
 
 
 def is_causal(op: Op) -> bool:

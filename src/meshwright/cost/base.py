@@ -10,6 +10,9 @@ from typing import ClassVar, Literal
 from ..cluster.model import Cluster, DeviceType, Mesh
 from ..graph.ir import Floats, Ints, Op, Phase
 
+Traffic = Literal["data", "sharded", "tensor", "gradient"]
+"""What can hide: gradients of replicas at the end of a step, gathers and scatters of sharded parameters, activations between
+members in forward and recomputation, their gradients in backward."""
 Collective = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "permute"]
 
 
@@ -85,7 +88,7 @@ class CostModel(abc.ABC):
         """(factor on the step time, seconds added once a step): stragglers and fixed work."""
         return 1.0, 0.0
 
-    def overlap(self, kind: Literal["data", "tensor", "sharded"]) -> float:
+    def overlap(self, kind: Traffic) -> float:
         """Share of the concurrent compute under which communication of this kind can hide."""
         return 0.0
 

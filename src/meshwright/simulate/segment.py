@@ -26,7 +26,9 @@ KINDS: tuple[Collective, ...] = (
 )  # fmt: skip
 PARTS = ("compute", *KINDS, "launch")
 """Columns of a phase's seconds: busy, exposed collectives, waiting for the host. They add up to its duration."""
-TENSOR, SHARDED = 0, 1
+TENSOR, SHARDED, GRADIENT = 0, 1, 2
+"""Classes of communication by what can hide it; gradients of activations (a backward's own traffic) beside products that
+do not wait for them."""
 
 N = len(PARTS)
 FORWARD, BACKWARD, WEIGHT = slice(0, N), slice(N, 2 * N), 2 * N
@@ -44,7 +46,7 @@ class SegmentPrice:
 
     sums: Floats
     """[n, WIDTH], all that adds up over blocks: seconds by part of forward and backward, of weight gradients inside the
-    backward, of communication per (phase, class), hidden or not; bytes and calls per collective; bytes kept."""
+    backward, of communication per (phase, class), hidden or not, gradients counting as tensors; bytes and calls per collective; bytes kept."""
     buffers: Floats
     """[n, 2] bytes of work space while the forward, the backward runs."""
     gathered: Floats
@@ -114,7 +116,9 @@ class SegmentPricer:
         self.attention_share = attention_share
         self.grad_bytes = ITEM_BYTES[grad_dtype]
         self._heavy: dict[tuple[object, ...], dict[int, list[float]]] = {}
-        self.share = {TENSOR: cost.overlap("tensor"), SHARDED: cost.overlap("sharded")}
+        self.share = {
+            TENSOR: cost.overlap("tensor"), SHARDED: cost.overlap("sharded"), GRADIENT: cost.overlap("gradient"),
+        }  # fmt: skip
 
     def price(
         self, segment: Segment, mesh: Mesh, micro: Ints, sums: tuple[tuple[Instr, float], ...], split: bool
@@ -154,7 +158,9 @@ class SegmentPricer:
         transient = space if whole else np.maximum(_affine(kept.transient, local), space)
         table = np.empty((n, WIDTH))
         table[:, FORWARD], table[:, BACKWARD], table[:, WEIGHT] = phases[0], phases[1], weight
-        table[:, STREAMS] = comm.sum(axis=3).reshape(4, n).T
+        streams = comm.sum(axis=3)
+        streams[:, TENSOR] += streams[:, GRADIENT]
+        table[:, STREAMS] = streams[:, :GRADIENT].reshape(4, n).T
         table[:, BYTES], table[:, CALLS] = nbytes, calls
         table[:, KEPT] = _affine(kept.activations, local) + stays[0]
         again = transient + _affine(kept.rerun, local) + stays[1] + np.maximum(summed, self._fresh(segment))
@@ -297,7 +303,7 @@ class SegmentPricer:
     ) -> tuple[Floats, Ints, Floats]:
         """Seconds [phase, class, n, KINDS], calls [KINDS], bytes [n, KINDS]."""
         n = len(micro)
-        seconds, nbytes = np.zeros((2, 2, n, len(KINDS))), np.zeros((n, len(KINDS)))
+        seconds, nbytes = np.zeros((2, 3, n, len(KINDS))), np.zeros((n, len(KINDS)))
         calls = np.zeros(len(KINDS), np.int64)
         pending: dict[tuple[Collective, tuple[str, ...], int], list[tuple[int, int, Floats]]] = {}
         together: dict[tuple[int, Collective, tuple[str, ...]], Floats] = {}
@@ -315,7 +321,8 @@ class SegmentPricer:
                     together[key] = together.get(key, np.zeros(n)) + size
                 else:
                     copies = self._copies(i) if kind == "all_to_all" else 1
-                    pending.setdefault((kind, i.axes, copies), []).append((which, TENSOR, size))
+                    cls = GRADIENT if which == 2 and kind != "all_to_all" else TENSOR
+                    pending.setdefault((kind, i.axes, copies), []).append((which, cls, size))
         for i, times in sums:
             if i.communicates and i.collective:
                 key = (3, i.collective, i.axes)

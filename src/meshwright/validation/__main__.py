@@ -1,6 +1,6 @@
 """Makes what the package ships of measured steps.
 
-python -m meshwright.validation fit FOLDER     constants fitted to the steps in FOLDER/measured: fitted.toml
+python -m meshwright.validation fit FOLDER     constants fitted to the steps in FOLDER/measured: fitted.toml and cost/constants
 python -m meshwright.validation ship FOLDER    the rows themselves and the graphs of their models: data/
 """
 
@@ -11,14 +11,18 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ..cost import constants
 from ..errors import MeshwrightError
-from .fit import fit, prepare, write
+from .fit import chosen, fit, prepare, write
 from .rows import Table, read
 from .shipped import ship
+from .tables import rewrite
 
 
 def _fit(table: Table) -> None:
-    write(fit(prepare(table.rows)), Path(__file__).with_name("fitted.toml"))
+    found = fit(prepare(chosen(table.rows)))
+    write(found, Path(__file__).with_name("fitted.toml"))
+    rewrite(found["all"], Path(constants.__file__).parent)
 
 
 COMMANDS: Mapping[str, Callable[[Table], None]] = {"fit": _fit, "ship": ship}

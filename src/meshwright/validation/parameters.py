@@ -37,22 +37,40 @@ PARAMETERS = (
     Parameter("h100.attention_first", ("family h100.attention_first", "family h100-500w.attention_first"), 0.22, 0.15),
     Parameter("a100.attention_modern", ("family a100.attention_modern",), 0.55, 0.15),
     Parameter("h100.attention_modern", ("family h100.attention_modern", "family h100-500w.attention_modern"), 0.45, 0.20),
+    Parameter("blackwell.gemm_16", ("family blackwell.gemm_16", "family blackwell-ultra.gemm_16"), 0.65, 0.15),
+    Parameter("blackwell.gemm_8", ("family blackwell.gemm_8",), 0.60, 0.15),
+    Parameter("blackwell.gemm_4", ("family blackwell.gemm_4",), 0.45, 0.20),
+    Parameter("blackwell-ultra.gemm_8", ("family blackwell-ultra.gemm_8",), 0.65, 0.15),
+    Parameter("blackwell-ultra.gemm_4", ("family blackwell-ultra.gemm_4",), 0.45, 0.20),
+    Parameter("blackwell.attention_modern", ("family blackwell.attention_modern", "family blackwell-ultra.attention_modern"), 0.45, 0.25),
+    Parameter("t4.gemm_16", ("family t4.gemm_16",), 0.45, 0.20),
+    Parameter("l4.gemm_16", ("family l4.gemm_16",), 0.45, 0.20),
     Parameter("small_head", ("family *.small_head",), 0.85, 0.15),
-    Parameter("depth", ("family *.depth",), 250.0, 0.70),
+    Parameter("depth", ("family a100.depth", "family v100.depth", "family p100.depth", "family t4.depth", "family l4.depth",
+                        "family a10g.depth"), 250.0, 0.70),
+    Parameter("h100.depth", ("family h100*.depth", "family blackwell*.depth", "family cdna*.depth"), 150.0, 0.70),
     Parameter("launch", ("family *.launch",), 7e-6, 0.60),
     Parameter("score_rate", ("family *.score_rate",), 0.55, 0.25),
     Parameter("score_bytes", ("family *.score_bytes",), 5.0, 0.30),
-    Parameter("misaligned", ("family *.misaligned",), 2.0, 0.50),
-    Parameter("outer", ("family *.outer",), 0.80, 0.20),
+    Parameter("misaligned", ("family *.misaligned",), 4.0, 0.40),
+    Parameter("outer", ("family [!c]*.outer", "family cdna*.outer"), 0.80, 0.20),
     Parameter("inner", ("family h100.inner", "family h100-500w.inner"), 0.85, 0.10),
-    Parameter("floor.eager", ("software eager.floor_*", "software first.floor_*", "software unfused.floor_*"), 0.8e-3, 0.50),
-    Parameter("floor.compiled", ("software modern.floor_*", "software overlapped.floor_*", "software xla*.floor_*"), 0.4e-3, 0.50),
-    Parameter("fused.eager", ("software eager.fused", "software first.fused", "software unfused.fused"), 1.0, 0.30),
-    Parameter("fused.compiled", ("software modern.fused", "software overlapped.fused", "software xla*.fused"), 0.7, 0.30),
+    Parameter("floor.eager", ("software eager.floor_*", "software first.floor_*", "software unfused*.floor_*"), 0.8e-3, 0.50),
+    Parameter("floor.compiled", ("software modern.floor_*", "software overlapped.floor_*", "software counted.floor_*", "software xla*.floor_*"), 0.4e-3, 0.50),
+    Parameter("fused.eager", ("software eager.fused", "software first.fused", "software unfused*.fused"), 1.0, 0.30),
+    Parameter("fused.compiled", ("software modern.fused", "software overlapped.fused", "software graphed.fused", "software counted.fused", "software xla*.fused"), 0.7, 0.30),
+    Parameter("quantise", ("software overlapped.quantise", "software graphed.quantise", "software counted.quantise", "software xla*.quantise",
+                           "software [ef]*.quantise", "software unfused*.quantise"), 0.8, 0.40),
+    Parameter("quantise.compiled", ("software modern.quantise",), 0.8, 0.80),
     Parameter("overlap", ("software modern.overlap_[ds]*", "software eager.overlap_[ds]*", "software first.overlap_[ds]*",
-                          "software overlapped.overlap_[ds]*", "software xla*.overlap_[ds]*"), 0.85, 0.10),
-    Parameter("overlap_tensor", ("software overlapped.overlap_tensor",), 0.60, 0.20),
+                          "software overlapped.overlap_[ds]*", "software graphed.overlap_[ds]*",
+                          "software counted.overlap_[ds]*", "software xla*.overlap_[ds]*"), 0.85, 0.10),
+    Parameter("overlap_tensor", ("software overlapped.overlap_tensor", "software graphed.overlap_tensor", "software counted.overlap_tensor"), 0.60, 0.20),
+    Parameter("overlap_gradient", ("software unfused-2022.overlap_gradient", "software overlapped.overlap_gradient",
+                                   "software graphed.overlap_gradient", "software counted.overlap_gradient"), 0.70, 0.20),
     Parameter("transfer", ("software *.transfer",), 0.80, 0.40),
+    Parameter("dispatch", ("software overlapped.dispatch", "software modern.dispatch", "software eager.dispatch"), 2.5e-3, 0.40),
+    Parameter("dispatch.counted", ("software counted.dispatch",), 0.8e-3, 0.40),
     Parameter("straggle", ("software *.straggle",), 0.004, 0.70),
     Parameter("fixed", ("software *.fixed",), 0.010, 0.80),
     Parameter("rate.first", ("software first.rate",), 1.0, 0.06),
@@ -79,7 +97,7 @@ def tables(values: Values) -> tuple[dict[str, Family], dict[str, Software]]:
         if p.name not in values:
             continue
         scale = values[p.name] / _first(p)
-        for kind, name, field in _targets(p):
+        for kind, name, field in targets(p):
             if kind == "family":
                 found_f[name] = _replaced(found_f[name], field, scale)
             else:
@@ -94,7 +112,8 @@ def _replaced(row: _Row, field: str, scale: float) -> _Row:
     return replace(row, **changes)
 
 
-def _targets(parameter: Parameter) -> Iterable[tuple[str, str, str]]:
+def targets(parameter: Parameter) -> Iterable[tuple[str, str, str]]:
+    """("family" or "software", name, field) of each target."""
     for pattern in parameter.targets:
         kind, _, path = pattern.partition(" ")
         table, row = (families(), Family) if kind == "family" else (software(), Software)
@@ -105,7 +124,7 @@ def _targets(parameter: Parameter) -> Iterable[tuple[str, str, str]]:
 
 
 def _first(parameter: Parameter) -> float:
-    kind, name, field = next(iter(_targets(parameter)))
+    kind, name, field = next(iter(targets(parameter)))
     return float(getattr(families()[name] if kind == "family" else software()[name], field))
 
 

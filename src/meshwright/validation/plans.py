@@ -40,7 +40,9 @@ def cost_of(
         found = replace(found, attention="unfused" if row.attention == "unfused" else "modern")
     if row.loss:
         found = replace(found, loss=row.loss)
-    return Analytic(precision=row.precision, software=found, families=dict(families or {}))
+    return Analytic(
+        precision=row.precision, software=found, scaling=row.scaling or "delayed", families=dict(families or {})
+    )
 
 
 class Cases:

@@ -10,6 +10,7 @@ from importlib import resources
 from itertools import pairwise
 from typing import Any
 
+from ..cost.constants import generation
 from . import layouts
 from .columns import Columns, Refused
 from .models import Shape
@@ -147,7 +148,7 @@ def recompute_of(row: Columns, known: Mapping[str, Any], software: str) -> str:
         how = known.get("recompute", "none")
     if re.fullmatch(r"[0 ]+", how):
         return "none"
-    fused = software != "unfused"
+    fused = generation(software).attention != "unfused"
     if how in ("none", "None", "selective-none", "minimal_flash"):
         return "none"
     if how == "full":

@@ -49,7 +49,9 @@ class Software:
     overlap_data: float
     overlap_sharded: float
     overlap_tensor: float
+    overlap_gradient: float
     fused: float
+    quantise: float
     transfer: float
     straggle: float
     fixed: float

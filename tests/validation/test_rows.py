@@ -174,7 +174,7 @@ def test_a_step_that_ran_out_of_memory_stands_apart(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no measured rows in .*: give the folder that holds measured"):
+    with pytest.raises(InputError, match=r"no measured rows in .*: give a folder of CSV files"):
         read(tmp_path)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from meshwright.lower import Program
 from meshwright.validation.columns import Columns, Refused
-from meshwright.validation.layouts import lighter_last, stated
+from meshwright.validation.layouts import lighter_last, stated, with_counted_ends, with_ends
 from meshwright.validation.models import Graphs
 from meshwright.validation.moe import PUBLIC, Plain, Sparse
 from meshwright.validation.plans import Cases
@@ -101,3 +101,5 @@ def test_layouts_of_megatron_are_read() -> None:
     assert stated("Et|(tt|)*30mL") == (1, *(2,) * 30, 1)
     assert lighter_last(62, 16) == stated("Et*4|(t*4|)*14tmL")
     assert lighter_last(8, 5) == ()
+    assert with_ends(12, 4, 2, 2) == (2, 4, 4, 2)
+    assert with_counted_ends(6, 8) == (0, 1, 1, 1, 1, 1, 1, 0)

@@ -19,3 +19,14 @@ def lighter_last(layers: int, stages: int) -> tuple[int, ...]:
     each = -(-layers // stages)
     last = layers - each * (stages - 1)
     return (each,) * (stages - 1) + (last,) if last > 0 else ()
+
+
+def with_ends(layers: int, stages: int, first: int, last: int) -> tuple[int, ...]:
+    """So many on the first and the last stage, the others evenly."""
+    return (first, *((layers - first - last) // (stages - 2),) * (stages - 2), last)
+
+
+def with_counted_ends(layers: int, stages: int) -> tuple[int, ...]:
+    """Evenly where embedding and loss count as a layer each: the first and the last stage have one less."""
+    each = (layers + 2) // stages
+    return (each - 1, *(each,) * (stages - 2), each - 1)

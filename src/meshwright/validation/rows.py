@@ -178,8 +178,7 @@ def _row(raw: Columns) -> Row:
     chunks = chunks_of(raw, known, model, pp)
     if chunks > 1 and batch // dp // micro % pp:
         raise Refused("interleaving needs a multiple of pp micro-batches")
-    if model.layers < pp * chunks:
-        raise Refused("more stages than layers")
+    layers = layers_of(raw, model, pp * chunks)
     software = software_of(raw, known["software"])
     pure = raw.text("precision") == "bf16-pure"
     row = Row(
@@ -214,7 +213,7 @@ def _row(raw: Columns) -> Row:
         memory_kind=memory_kind_of(raw),
         allocated=raw.number("mem_allocated_gib", 0.0) * 2**30,
         status="oom" if raw.text("status").startswith("oom") else "ok",
-        layers=layers_of(raw, model, pp * chunks),
+        layers=layers,
         flags=flags_of(raw),
         memory_at="last" if "last rank" in raw.text("mem_kind") else "fullest",
         where=raw.text("loc"),

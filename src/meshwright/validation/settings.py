@@ -208,11 +208,17 @@ def layers_of(row: Columns, model: Shape, stages: int) -> tuple[int, ...]:
         layers = tuple(b - a for a, b in pairwise(ends))
     elif text := row.settings.get("layout") or row.settings.get("pipeline_model_parallel_layout"):
         layers = layouts.stated(text)
+    elif first := row.settings.get("first_stage_layers"):
+        layers = layouts.with_ends(model.layers, stages, int(first), int(row.settings["last_stage_layers"]))
+    elif row.flag("embedding_counts_as_layer") and row.flag("loss_counts_as_layer"):
+        layers = layouts.with_counted_ends(model.layers, stages)
     elif isinstance(model, Sparse) and model.later and stages > 1:
         return layouts.lighter_last(model.layers, stages)
+    elif model.layers < stages:
+        raise Refused("more stages than layers")
     else:
         return ()
-    if len(layers) != stages or sum(layers) != model.layers or min(layers) < 1:
+    if len(layers) != stages or sum(layers) != model.layers or min(layers[1:-1], default=1) < 1:
         raise Refused("layers of the stages do not add up")
     return layers
 

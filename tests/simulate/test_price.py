@@ -268,3 +268,12 @@ def test_work_space_and_unfused_kernels_are_what_the_cost_model_says():
     assert plain.kept[0] == 136 + 30
     again = pricer(Roomy()).segment(segment(rerun=segment().forward), MESH, np.array([8]))
     assert again.kept[0] == 136 and again.buffers[0].tolist() == [1000, 1030 + FRESH]
+
+
+def test_buckets_of_the_runtime_are_there_all_the_time_up_to_what_there_is_to_send():
+    plain = pricer().stage(stage(segment(), params=(weights(3),)), [4])
+    for bucket, elements in ((100.0, 100), (1e9, 3 * 128)):
+        recipe = Recipe(64, compute_dtype="float32", bucket=bucket)
+        found = Pricer(chain(), cluster(8), Rates(), recipe).stage(stage(segment(), params=(weights(3),)), [4])
+        # two for gradients, one for weights, four bytes each
+        assert (found.buffers - plain.buffers).tolist() == [[elements * 12.0] * 2]

@@ -29,6 +29,9 @@ class Recipe:
     """Packed documents that do not see each other: sum of their squared lengths over the squared length of the sequence."""
     routing_skew: float = 1.0
     """Where experts are cut over devices: tokens that come to the busiest of these devices, over the mean of all."""
+    bucket: float = 0.0
+    """Elements at most of the buffers through which gradients and updated weights pass, made once and kept (DeepSpeed's
+    reduce and all-gather buckets: 5e8); 0 = none."""
     fused: bool = True
     """Light ops run together as fused kernels (a compiler's, or hand-written ones); False: one by one, as eager torch."""
 

@@ -118,6 +118,7 @@ class Pricer:
                 near = price.gathered + (np.max(beside, axis=0) if beside else 0.0)
                 np.maximum(buffers, price.buffers + near[:, None], out=buffers)
         np.maximum(buffers, alive - total[:, KEPT, None], out=buffers)
+        buffers += self._buckets(code)
         kept = np.stack([total[:, KEPT] - loss, loss], axis=1)[:, :, None]
         gone = np.where((alive > 0)[:, None, :], kept - there, 0.0)
         weights, gradients, state, optimizer = self._held(code)
@@ -247,6 +248,12 @@ class Pricer:
                 else 0.0
             )
         return rest * use, grads * grad, copied * master + state * recipe.state_bytes, self._scalars[key]
+
+    def _buckets(self, code: StageCode) -> float:
+        """Bytes of the buffers for gradients, twice as one is filled while the other is sent, and for updated weights."""
+        recipe = self.recipe
+        elements = min(recipe.bucket, sum(p.count * p.elements[1] for p in code.params))
+        return elements * (2 * ITEM_BYTES[recipe.grad_dtype] + ITEM_BYTES[recipe.compute_dtype])
 
     def _step(self, code: StageCode, place: object) -> tuple[Floats, Floats, Ints, Floats]:
         """Collectives once a step: seconds of sums and of gathers, calls, bytes, each [KINDS]. Equal ones go in one bucket."""

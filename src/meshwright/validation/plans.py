@@ -69,6 +69,7 @@ class Cases:
             param_dtype="bfloat16" if row.pure else "float32",
             compute_dtype="bfloat16",
             grad_dtype=row.grad,
+            bucket=row.bucket,
             routing_skew=LEARNED_SKEW if LEARNED in row.flags else 1.0,
         )
         problem = Problem(graph, cluster_of(row), cost or cost_of(row), recipe)

@@ -22,6 +22,7 @@ from .settings import (
     chunks_of,
     experts_of,
     flags_of,
+    grad_of,
     layers_of,
     memory_kind_of,
     precision_of,
@@ -85,6 +86,8 @@ class Row:
     """The attention kernel where the source states it: fused, unfused; "" = what the software usually has."""
     loss: Literal["", "plain", "in-place", "fused"] = ""
     """How the cross entropy holds its logits (`Software.loss`), where the source states it; "" = as the software usually does."""
+    bucket: float = 0.0
+    """See `Recipe.bucket`."""
     memory_kind: str = "unknown"
     """What `memory` counts: allocated, reserved, nvidia-smi (with the driver's context) or unknown."""
     allocated: float = 0.0
@@ -191,7 +194,7 @@ def _row(raw: Columns) -> Row:
         nic=quantity(known["nic"], "bandwidth") if "nic" in known else 0.0,
         precision=precision_of(raw, known),
         software=software,
-        grad="float32" if known.get("grad") == "float32" and not pure else "bfloat16",
+        grad=grad_of(raw, known),
         pure=pure,
         dp=dp // ep,
         tp=tp,
@@ -209,6 +212,7 @@ def _row(raw: Columns) -> Row:
         ep=ep,
         whole_experts=whole_experts,
         attention=attention_of(raw),
+        bucket=float(known.get("bucket", 0.0)),
         loss="fused" if raw.flag("ce_fusion") else known.get("loss", ""),
         memory_kind=memory_kind_of(raw),
         allocated=raw.number("mem_allocated_gib", 0.0) * 2**30,

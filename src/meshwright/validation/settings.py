@@ -94,6 +94,14 @@ def precision_of(row: Columns, known: Mapping[str, Any]) -> str:
     return PRECISIONS[name]
 
 
+def grad_of(row: Columns, known: Mapping[str, Any]) -> str:
+    """dtype of accumulated gradients: 16 bits where weights and optimizer have no more."""
+    if row.text("precision") == "bf16-pure":
+        return "bfloat16"
+    found: str = known.get("grads", {}).get(row.text("precision"), known.get("grad", "bfloat16"))
+    return found
+
+
 def scaling_of(row: Columns) -> str:
     """See `Row.scaling`."""
     name = row.text("precision")

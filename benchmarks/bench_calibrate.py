@@ -29,7 +29,7 @@ sys.path[:0] = [str(HERE)]  # the ranks look here, too
 
 from meshwright.calibration import Profile, load  # noqa: E402
 from meshwright.calibration.measure import measure  # noqa: E402
-from meshwright.errors import Unsupported  # noqa: E402
+from meshwright.errors import InputError, Unsupported  # noqa: E402
 from meshwright.execute.proof.refusal import must_run  # noqa: E402
 from meshwright.execute.ranks.pool import Pool  # noqa: E402
 from meshwright.execute.training.training import prepare  # noqa: E402
@@ -78,9 +78,12 @@ def drawn(asked: Problem, count: int, seed: int) -> list[Drawn]:
 
 
 def _runs(asked: Problem, considered: Considered) -> bool:
+    plan = considered.plan()
+    if plan.samples // max(1, plan.schedule.micro_batches) < 2:
+        return False  # this model is captured as another graph with a single sample
     try:
-        must_run(considered.plan(), asked.graph)
-    except Unsupported:
+        must_run(plan, asked.graph)
+    except (Unsupported, InputError):
         return False
     return True
 

@@ -30,12 +30,12 @@ sys.path[:0] = [str(HERE)]  # the ranks look here, too
 from meshwright.calibration import Profile, load  # noqa: E402
 from meshwright.calibration.measure import measure  # noqa: E402
 from meshwright.errors import InputError, Unsupported  # noqa: E402
-from meshwright.execute.proof.refusal import must_run  # noqa: E402
 from meshwright.execute.ranks.pool import Pool  # noqa: E402
+from meshwright.execute.training.samples import Samples  # noqa: E402
+from meshwright.execute.training.trainer import Setup  # noqa: E402
 from meshwright.execute.training.training import prepare  # noqa: E402
 from meshwright.graph.source import ConfigSource  # noqa: E402
 from meshwright.graph.zoo.gpt import config  # noqa: E402
-from meshwright.plan.model import Plan  # noqa: E402
 from meshwright.plan.problem import Problem, Recipe  # noqa: E402
 from meshwright.planners.grid import Grid  # noqa: E402
 from meshwright.planners.types import Considered  # noqa: E402
@@ -50,8 +50,9 @@ WARM_UP = 2
 @dataclass
 class Drawn:
     words: str
-    plan: Plan
     predicted: float
+    setup: Setup
+    samples: Samples
 
 
 def source() -> ConfigSource:
@@ -67,25 +68,27 @@ def problem(profile: Profile) -> Problem:
 
 
 def drawn(asked: Problem, count: int, seed: int) -> list[Drawn]:
-    """Plans that can run, by their predicted step; the draw is among all within `WITHIN` of the best."""
+    """Plans that can run, by their predicted step; drawn among all within `WITHIN` of the best, before anything is measured."""
     result = Grid(top=100_000, prune=False).plan(asked)
-    near = [c for c in result.considered if c.objective <= WITHIN * result.considered[0].objective and _runs(asked, c)]
-    chosen = random.Random(seed).sample(near, min(count, len(near)))
+    near = [c for c in result.considered if c.objective <= WITHIN * result.considered[0].objective]
+    random.Random(seed).shuffle(near)
+    found: list[Drawn] = []
+    refused = 0
+    for c in near:
+        if len(found) == count:
+            break
+        try:
+            setup, samples, _ = prepare(c.plan(), source(), seq=SEQ, seed=0)
+        except (Unsupported, InputError):  # priced, but not run: `docs/refusals.md`
+            refused += 1
+            continue
+        found.append(Drawn(_words(c), c.objective, setup, samples))
+        print(f"  {len(found)} of {count} drawn: {found[-1].words}", file=sys.stderr, flush=True)
     print(
-        f"{len(result.considered)} plans priced, {len(near)} within {WITHIN:g} of the best, {len(chosen)} drawn by seed {seed}"
+        f"{len(result.considered)} plans priced, {len(near)} within {WITHIN:g} of the best; {len(found)} drawn by seed {seed}, "
+        f"{refused} more drawn that cannot run"
     )
-    return [Drawn(_words(c), c.plan(), c.objective) for c in sorted(chosen, key=lambda c: c.objective)]
-
-
-def _runs(asked: Problem, considered: Considered) -> bool:
-    plan = considered.plan()
-    if plan.samples // max(1, plan.schedule.micro_batches) < 2:
-        return False  # this model is captured as another graph with a single sample
-    try:
-        must_run(plan, asked.graph)
-    except (Unsupported, InputError):
-        return False
-    return True
+    return sorted(found, key=lambda d: d.predicted)
 
 
 def _words(c: Considered) -> str:
@@ -99,17 +102,13 @@ def run(plans: Sequence[Drawn], rounds: int, seed: int) -> tuple[np.ndarray, np.
     order = random.Random(seed)
     losses: dict[int, set[float]] = {}
     with Pool(RANKS, timeout=600) as pool:
-        batches = []
         for k, d in enumerate(plans):
-            setup, samples, _ = prepare(d.plan, source(), seq=SEQ, seed=0)
-            pool.run("_many_plans:start", (k, setup), timeout=1200)
-            batches.append(samples)
-            print(f"  {k + 1} of {len(plans)} ready: {d.words}", file=sys.stderr, flush=True)
+            pool.run("_many_plans:start", (k, d.setup), timeout=1200)
         for round_ in range(-WARM_UP, rounds):
             turn = list(range(len(plans)))
             order.shuffle(turn)
             for k in turn:
-                found = pool.run("_many_plans:step", (k, batches[k].batch(round_ + WARM_UP)), timeout=600)
+                found = pool.run("_many_plans:step", (k, plans[k].samples.batch(round_ + WARM_UP)), timeout=600)
                 losses.setdefault(round_, set()).add(round(found[0][2], 3))
                 if round_ >= 0:
                     seconds[round_, k] = max(f[0] for f in found)

@@ -174,9 +174,16 @@ def kernel_seconds(step: Callable[[], None]) -> dict[str, float]:
 
 def predict(case: Case, cluster: Any, cost: Any) -> tuple[float, float]:
     """(seconds of a step, bytes at most) by the simulator, of everything on one device."""
+    from meshwright.simulate import simulate
+
+    simulation = simulate(*planned(case, cluster, cost))
+    return simulation.step_seconds, float(simulation.peak.max())
+
+
+def planned(case: Case, cluster: Any, cost: Any) -> tuple[Any, Any]:
+    """The problem of a case and its plan."""
     from meshwright.plan.problem import Problem, Recipe
     from meshwright.planners.grid import Grid
-    from meshwright.simulate import simulate
 
     recipe = Recipe(
         case.batch, state_bytes=4.0, param_dtype="bfloat16", grad_dtype="bfloat16", fused=case.how == "compiled"
@@ -184,8 +191,7 @@ def predict(case: Case, cluster: Any, cost: Any) -> tuple[float, float]:
     problem = Problem(case.source().graph(2, case.seq, "bfloat16"), cluster, cost, recipe)
     found = Grid(fix={"dp": 1, "micro_batch": case.batch, "recompute": "none", "zero": 0}, top=1).plan(problem)
     assert found.plan is not None, found.reason
-    simulation = simulate(problem, found.plan)
-    return simulation.step_seconds, float(simulation.peak.max())
+    return problem, found.plan
 
 
 def without(case: Case, cluster: Any, profile: Any, generation: str) -> dict[str, float]:
@@ -208,9 +214,12 @@ def without(case: Case, cluster: Any, profile: Any, generation: str) -> dict[str
 
 
 def compare(measured: Mapping[str, Any], profile_file: Path | None) -> list[dict[str, Any]]:
-    """A row a case, with what is predicted by shipped constants and by the profile's."""
+    """A row a case, with what is predicted by shipped constants, by the profile's, and by the profile after the OTHER cases that
+    ran alike were learnt from.
+    """
     from meshwright.calibration import load
     from meshwright.calibration.machine import preset_of
+    from meshwright.calibration.stack import Step, learn_stack
     from meshwright.cost import Analytic
 
     preset = preset_of(measured["device"], 0.0)
@@ -219,6 +228,7 @@ def compare(measured: Mapping[str, Any], profile_file: Path | None) -> list[dict
     cluster = preset.cluster(1)
     profile = load(profile_file) if profile_file else None
     rows = []
+    taught: dict[str, list[Any]] = {}
     for row in measured["rows"]:
         if "error" in row:
             rows.append(row)
@@ -230,12 +240,20 @@ def compare(measured: Mapping[str, Any], profile_file: Path | None) -> list[dict
         if profile is not None:
             found["calibrated_s"], _ = predict(case, cluster, profile.cost("bfloat16", generation))
             found["without"] = without(case, cluster, profile, generation)
+            problem, plan = planned(case, cluster, profile.cost("bfloat16", generation))
+            taught.setdefault(generation, []).append((found, Step(case.name, problem, plan, row["seconds"])))
         rows.append(found)
+    for generation, pairs in taught.items():
+        learnt = learn_stack([s for _, s in pairs], name="own", software=generation, base=profile)
+        for (found, _), seconds in zip(pairs, learnt.without, strict=True):
+            found["learnt_s"] = float(seconds)
     return rows
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> None:
-    print(f"{'case':42}{'measured':>20}{'shipped':>18}{'calibrated':>18}{'memory GiB':>12}{'predicted':>17}")
+    print(
+        f"{'case':42}{'measured':>20}{'shipped':>18}{'calibrated':>18}{'others learnt':>18}{'memory GiB':>12}{'predicted':>17}"
+    )
     for row in rows:
         name = Case(*(row[k] for k in ("model", "layers", "batch", "seq", "how"))).name
         if "error" in row:
@@ -244,11 +262,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> None:
         spread = f"{1e3 * row['seconds']:8.1f} ms ± {100 * (row['high'] - row['low']) / 2 / row['seconds']:.1f} %"
         cells = [
             f"{1e3 * row[k]:8.1f} {100 * (row[k] / row['seconds'] - 1):+5.1f} %" if k in row else "–"
-            for k in ("shipped_s", "calibrated_s")
+            for k in ("shipped_s", "calibrated_s", "learnt_s")
         ]
         peak, said = row["peak_bytes"], row["predicted_bytes"]
         memory = f"{said / 2**30:7.2f} {100 * (said / peak - 1):+5.1f} %" if peak else f"{said / 2**30:7.2f}"
-        print(f"{name:42}{spread:>20}{cells[0]:>18}{cells[1]:>18}{peak / 2**30:12.2f}{memory:>17}")
+        print(f"{name:42}{spread:>20}{cells[0]:>18}{cells[1]:>18}{cells[2]:>18}{peak / 2**30:12.2f}{memory:>17}")
         for title, seconds in (("kernels", row.get("kernels")), ("without", row.get("without"))):
             if seconds:
                 print(f"    {title}: " + ", ".join(f"{k} {1e3 * x:.1f} ms" for k, x in seconds.items()))

@@ -25,6 +25,9 @@ ACCELERATORS = (
 DOMAINS = frozenset({"gb200", "gb300"})
 """Whose NVLink joins the devices of many hosts; of a domain's 72 as many are taken as divide the run evenly."""
 
+MIXED = {"3 nodes V100-16GB + 1 node T4": "t4-and-v100"}
+"""Runs on nodes of several kinds -> machine."""
+
 
 def machine_of(accelerator: str) -> str:
     """Key of `machines()` for the name that a row gives.
@@ -32,6 +35,8 @@ def machine_of(accelerator: str) -> str:
     Raises:
         Refused: no such machine here, or several kinds of device in one run.
     """
+    if accelerator in MIXED:
+        return MIXED[accelerator]
     if "+" in accelerator or "node" in accelerator:
         raise Refused("devices of several kinds in one run")
     found = next((machine for start, machine in ACCELERATORS if accelerator.startswith(start)), "")
@@ -53,11 +58,27 @@ def machines() -> Mapping[str, Preset]:
     found["h100-500w"] = replace(h100, name="h100-500w", device=limited)
     # PCIe boards of the same chip under 600 W: NVLink bridges join four (data sheet).
     found["h200-nvl"] = replace(found["h200"], name="h200-nvl", node=4)
+    # AMP's mixed nodes count as what sets their pace.
+    found["t4-and-v100"] = replace(found["t4"], name="t4-and-v100")
     return found
+
+
+def _t4_and_v100() -> Cluster:
+    """AMP's mixed nodes: one g4dn.12xlarge, three p3.8xlarge (4 devices, 10 Gb/s out). The T4 stand first: where the stages
+    of a pipeline are uneven the first ones have fewest blocks.
+    """
+    t4, v100 = machines()["t4"], machines()["v100-p3"]
+    slow = replace(v100.nic, bandwidth=1.25e9)
+    return build(
+        "t4-and-v100x16",
+        [NodeGroup(t4.device, 4, 1, t4.inside, t4.nic, 1), NodeGroup(v100.device, 4, 3, v100.inside, slow, 1)],
+    )
 
 
 def cluster_of(row: Row) -> Cluster:
     """As many devices as the row used, in nodes as large as its own, with its NICs."""
+    if row.machine == "t4-and-v100":
+        return _t4_and_v100()
     preset = machines()[row.machine]
     node = min(row.node, row.devices)
     if row.machine in DOMAINS:

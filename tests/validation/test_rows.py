@@ -73,7 +73,7 @@ def test_a_row_becomes_settings(tmp_path: Path) -> None:
     row = table.rows[0]
     assert (row.dp, row.tp, row.pp, row.micro_batch, row.batch, row.seconds) == (2, 2, 2, 4, 32, 0.25)
     assert row.model.vocab == 50432  # 50,257 padded to a multiple of 128 · tp
-    assert (row.software, row.recompute, row.precision) == ("unfused", "full", "float16")
+    assert (row.software, row.recompute, row.precision) == ("unfused-2022", "full", "float16")
     cluster = cluster_of(row)
     assert (cluster.count, cluster.types[0].name) == (8, "A100-80GB")
 
@@ -83,7 +83,7 @@ def test_a_row_becomes_settings(tmp_path: Path) -> None:
     [
         ({"family": "moe"}, "a kind of model that no shape says: moe"),
         ({"accel": "Abacus-1"}, "device Abacus-1"),
-        ({"accel": "3 nodes V100-16GB + 1 node T4"}, "devices of several kinds in one run"),
+        ({"accel": "RTX-3090+Titan-RTX"}, "devices of several kinds in one run"),
         ({"source": "nowhere"}, "nowhere: how its software ran is not stated"),
         (
             {"cp": "2", "dp": "1", "tp": "2", "pp": "2", "heads": "7", "hidden": "896"},
@@ -159,6 +159,14 @@ def test_nvlink_domains_hold_many_hosts(tmp_path: Path) -> None:
         ).rows[0]
         cluster = cluster_of(row)
         assert (cluster.count, cluster.node_size) == (int(devices), domain)
+
+
+def test_nodes_of_two_kinds_are_one_cluster(tmp_path: Path) -> None:
+    mixed = _but(accel="3 nodes V100-16GB + 1 node T4", devices="16", devices_per_node="4", dp="4")
+    row = read(_file(tmp_path, mixed)).rows[0]
+    cluster = cluster_of(row)
+    assert [cluster.type_of(d).name for d in (0, 3, 4, 15)] == ["T4-16GB", "T4-16GB", "V100-16GB", "V100-16GB"]
+    assert row.flags == ("noisy",)
 
 
 def test_duplicates_stand_once(tmp_path: Path) -> None:

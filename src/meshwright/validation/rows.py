@@ -97,7 +97,7 @@ class Row:
     layers: tuple[int, ...] = ()
     """Blocks of each stage where they are dealt unevenly."""
     flags: tuple[str, ...] = ()
-    """small (bound by the host), noisy (a host that others shared, a device short of power)."""
+    """See `settings.flags_of`."""
     memory_at: str = "fullest"
     """Which device `memory` and `allocated` are of: the fullest, or one of the last pipeline stage ("last")."""
     where: str = ""

@@ -13,11 +13,13 @@ from typing import Any
 from ..cost.constants import generation
 from . import layouts
 from .columns import Columns, Refused
+from .machines import MIXED
 from .models import Shape
 from .moe import Sparse
 
 SMALL, NOISY = "small", "noisy"
-"""Flags of rows that say little of large training: bound by the host; on a shared host, or a device short of power."""
+"""Flags of rows that say little of large training: bound by the host; on a shared host, a device short of power, or
+nodes of several kinds."""
 LEARNED = "learned"
 """Flag of rows of experts whose router chose by what it had learned, instead of evenly."""
 LEARNED_SKEW = 1.5
@@ -173,7 +175,8 @@ def recompute_of(row: Columns, known: Mapping[str, Any], software: str) -> str:
 def flags_of(row: Columns) -> tuple[str, ...]:
     """Which of `SMALL`, `NOISY` and `LEARNED` the row is."""
     found = [SMALL] if row.flag("small_model") else []
-    found += [NOISY] if "noisy" in row.text("trust") or "power-limited" in row.text("note") else []
+    mixed = row.text("accel") in MIXED
+    found += [NOISY] if mixed or "noisy" in row.text("trust") or "power-limited" in row.text("note") else []
     return (*found, LEARNED) if row.settings.get("force_balance") == "0" else tuple(found)
 
 

@@ -120,13 +120,14 @@ class Analytic(CostModel):
             k = self._flops(op, shape, local) / np.maximum(whole, 1.0)
         # What flows through the product is quantised for it and, transposed, for the weights' gradient; weights once a step.
         quantise = 0.0 if self._is_wide(op) else self._quantised / rates.bandwidth
+        slow = self._unaligned(op, n, k)
         if phase == "forward":
-            return matmul.seconds(rates, batch, m, n, k) + quantise * batch * m * k
+            return slow * matmul.seconds(rates, batch, m, n, k) + quantise * batch * m * k
         found = np.zeros(len(local))
         if phase in ("backward", "input_grad"):
-            found = found + matmul.seconds(rates, batch, m, k, n) + quantise * batch * m * n
+            found = found + slow * matmul.seconds(rates, batch, m, k, n) + quantise * batch * m * n
         if phase in ("backward", "weight_grad"):
-            found = found + matmul.seconds(rates, batch, n, k, m)
+            found = found + slow * matmul.seconds(rates, batch, n, k, m)
         return found
 
     def _attention(
@@ -275,9 +276,9 @@ class Analytic(CostModel):
         return self._family(device).workspace
 
     def step_overhead(self, devices: int) -> tuple[float, float]:
-        """Stragglers per doubling of nodes of 8, and fixed host work."""
+        """Stragglers per doubling of nodes of 8, and what the processes of a job wait for each other, per doubling of them."""
         nodes = max(1.0, devices / 8)
-        return 1.0 + self.software.straggle * float(np.log2(nodes)), self.software.fixed
+        return 1.0 + self.software.straggle * float(np.log2(nodes)), self.software.fixed * float(np.log2(devices))
 
     def overlap(self, kind: Traffic) -> float:
         """See `CostModel.overlap`."""
@@ -316,6 +317,18 @@ class Analytic(CostModel):
                 flops, device.bandwidth * constants.memory, constants.sms, self.item, constants.depth, constants.launch
             )
             self._rates[key] = found
+        return found
+
+    def _unaligned(self, op: Op, n: Floats, k: Floats) -> Floats | float:
+        """Factor on products whose rows in memory, of n or k elements, are no whole vectors of eight: by how few they hold.
+
+        Tensor cores take 16-bit operands by vectors; halves, quarters and single elements cost equal steps up to
+        `Software.odd`.
+        """
+        if self.software.odd == 1.0 or _FORMAT[self.wide if self._is_wide(op) else self.precision] != "gemm_16":
+            return 1.0
+        vector = np.gcd(np.gcd(n.astype(np.int64), k.astype(np.int64)), 8)
+        found: Floats = self.software.odd ** (1.0 - np.log2(vector) / 3.0)
         return found
 
     def _flops(self, op: Op, shape: OpShape, local: Floats) -> Floats:

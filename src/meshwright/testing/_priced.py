@@ -140,9 +140,14 @@ class Draw:
         return np.array(found, dtype=np.int64)
 
     def larger(self, op: Op, sizes: Ints) -> Ints:
-        """Sizes that are nowhere smaller and, of a factor that may be cut anyhow, sometimes larger, by one or by any number."""
+        """Sizes that are nowhere smaller and, of a factor that may be cut anyhow, sometimes larger: samples by one or by any
+        number, others by a whole factor, since an odd width is legally slower than the even one after it."""
         found = [
-            self.whole(n, self.one_of(min(n + 1, f.size), f.size)) if self._free(f) else n
+            n
+            if not self._free(f)
+            else self.whole(n, self.one_of(min(n + 1, f.size), f.size))
+            if f.samples
+            else n * self.whole(1, f.size // n)
             for f, n in zip(op.rule.factors, sizes[0].tolist(), strict=True)
         ]
         return np.array([found], dtype=np.int64)

@@ -28,11 +28,13 @@ class Parameter:
     spread: float
 
 
+# Of Hopper: 35 products alone on one H200 (torch 2.11) reach .92 and .80 of the 16- and 8-bit peaks at depth 141, and run
+# 10 % slower under the power that whole steps draw.
 PARAMETERS = (
     Parameter("a100.gemm_16", ("family a100.gemm_16",), 0.75, 0.10),
     Parameter("v100.gemm_16", ("family v100.gemm_16",), 0.72, 0.12),
-    Parameter("h100.gemm_16", ("family h100.gemm_16", "family h100-500w.gemm_16"), 0.75, 0.10),
-    Parameter("h100.gemm_8", ("family h100.gemm_8", "family h100-500w.gemm_8"), 0.65, 0.12),
+    Parameter("h100.gemm_16", ("family h100.gemm_16", "family h100-500w.gemm_16"), 0.80, 0.10),
+    Parameter("h100.gemm_8", ("family h100.gemm_8", "family h100-500w.gemm_8"), 0.70, 0.12),
     Parameter("a100.attention_first", ("family a100.attention_first",), 0.42, 0.10),
     Parameter("h100.attention_first", ("family h100.attention_first", "family h100-500w.attention_first"), 0.22, 0.15),
     Parameter("a100.attention_modern", ("family a100.attention_modern",), 0.55, 0.15),
@@ -48,7 +50,7 @@ PARAMETERS = (
     Parameter("small_head", ("family *.small_head",), 0.85, 0.15),
     Parameter("depth", ("family a100.depth", "family v100.depth", "family p100.depth", "family t4.depth", "family l4.depth",
                         "family a10g.depth"), 250.0, 0.70),
-    Parameter("h100.depth", ("family h100*.depth", "family blackwell*.depth", "family cdna*.depth"), 150.0, 0.70),
+    Parameter("h100.depth", ("family h100*.depth", "family blackwell*.depth", "family cdna*.depth"), 140.0, 0.50),
     Parameter("launch", ("family *.launch",), 7e-6, 0.60),
     Parameter("score_rate", ("family *.score_rate",), 0.55, 0.25),
     Parameter("score_bytes", ("family *.score_bytes",), 5.0, 0.30),
@@ -72,7 +74,7 @@ PARAMETERS = (
     Parameter("dispatch", ("software overlapped.dispatch", "software modern.dispatch", "software eager.dispatch"), 2.5e-3, 0.40),
     Parameter("dispatch.counted", ("software counted.dispatch",), 0.8e-3, 0.40),
     Parameter("straggle", ("software *.straggle",), 0.004, 0.70),
-    Parameter("fixed", ("software *.fixed",), 0.010, 0.80),
+    Parameter("fixed", ("software *.fixed",), 0.003, 0.60),
     Parameter("rate.first", ("software first.rate",), 1.0, 0.06),
     Parameter("rate.xla", ("software xla*.rate",), 1.0, 0.08),
 )  # fmt: skip

@@ -56,6 +56,7 @@ class Software:
     straggle: float
     fixed: float
     rate: float
+    odd: float
     loss: Literal["plain", "in-place", "fused"]
     dispatch: float
 

@@ -6,7 +6,7 @@ schedules of stages that are priced already: about 100 µs. Both doors are equal
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -19,7 +19,7 @@ from ..cost.base import CostModel, Group
 from ..graph.ir import Floats
 from ..plan.model import Schedule
 from .memory import STATIC, peaks
-from .pipeline import SPLIT, Orders, orders, pipeline_times, split_times
+from .pipeline import SPLIT, Orders, orders, pipeline_times, short, split_times
 from .price import KINDS, StagePrice, exposed
 from .tasks import Sends
 
@@ -193,7 +193,7 @@ def estimate(
         _, end = pipeline_times(schedule, forward.reshape(v, p).T, backward.reshape(v, p).T, *lag)
     rank = np.arange(stages, dtype=np.int32) % p
     step = finish(work, rank, end, share, overhead)
-    order = _orders(schedule.name, schedule.micro_batches, v, stages)
+    order = _orders(schedule.name, schedule.micro_batches, v, stages, short(schedule))
     return step.seconds, peak_bytes(work, order)
 
 
@@ -206,8 +206,8 @@ def peak_bytes(work: Work, orders: Orders) -> Floats:
 
 
 @lru_cache(maxsize=16)
-def _orders(name: str, m: int, v: int, stages: int) -> Orders:
-    args: Mapping[str, int] = {"v": v} if v > 1 else {}
+def _orders(name: str, m: int, v: int, stages: int, short: bool) -> Orders:
+    args = ({"v": v} if v > 1 else {}) | ({"short": 1} if short else {})
     return orders(Schedule(name, m, args), stages)
 
 

@@ -67,7 +67,7 @@ def orders(schedule: Schedule, stages: int, rows: tuple[Row, ...] = ()) -> Order
     if name == "zb-h1":
         return _zero_bubble(p, m)
     if name in FAST:
-        return _two_pass(p, v, m, warm_up(name, p, v, m), breadth=name in ("gpipe", "bfs"))
+        return _two_pass(p, v, m, warm_up(name, p, v, m, short(schedule)), breadth=name in ("gpipe", "bfs"))
     if name in GENERATORS:
         return _from_rows(rows_of(schedule, stages), stages, m)
     raise Unsupported(
@@ -93,14 +93,19 @@ def chunks(schedule: Schedule, stages: int) -> int:
     return v
 
 
-def warm_up(name: str, p: int, v: int, m: int) -> Index32:
+def short(schedule: Schedule) -> bool:
+    """Whether interleaved steps of as many micro-batches as ranks warm up no longer than others."""
+    return bool(schedule.args.get("short", 0))
+
+
+def warm_up(name: str, p: int, v: int, m: int, short: bool) -> Index32:
     """Per rank: forwards before the first backward, less one."""
     rank = np.arange(p)
     if name in ("gpipe", "bfs"):
         return np.full(p, m * v, np.int32)
     if v == 1:
         return np.minimum(p - 1 - rank, m - 1).astype(np.int32)
-    if m == p:  # Megatron runs all forwards first
+    if m == p and not short:  # Megatron runs all forwards first
         return np.full(p, m * v, np.int32)
     return np.minimum(2 * (p - 1 - rank) + (v - 1) * p, m * v).astype(np.int32)
 
@@ -126,7 +131,13 @@ def pipeline_times(
     chunks(schedule, p * v)
     m = schedule.micro_batches
     last, end = _pipeline_kernels.pipeline(
-        forward, backward, lag_forward, lag_backward, warm_up(name, p, v, m), m, int(name in ("gpipe", "bfs"))
+        forward,
+        backward,
+        lag_forward,
+        lag_backward,
+        warm_up(name, p, v, m, short(schedule)),
+        m,
+        int(name in ("gpipe", "bfs")),
     )
     return last, end
 

@@ -81,6 +81,8 @@ class Cases:
             row.cp, row.ep, "ulysses", row.whole_experts,
         )  # fmt: skip
         plan = space.plan(point, _parts(space.units, row))
+        if row.short_warm_up:
+            plan = replace(plan, schedule=replace(plan.schedule, args={**plan.schedule.args, "short": 1}))
         if how != row.recompute:
             key = (row.model, row.recompute)
             if key not in self._again:

@@ -86,6 +86,8 @@ class Row:
     """The attention kernel where the source states it: fused, unfused; "" = what the software usually has."""
     loss: Literal["", "plain", "in-place", "fused"] = ""
     """How the cross entropy holds its logits (`Software.loss`), where the source states it; "" = as the software usually does."""
+    short_warm_up: bool = False
+    """Interleaved steps of as many micro-batches as ranks warm up no longer than others (`short` of the schedule)."""
     bucket: float = 0.0
     """See `Recipe.bucket`."""
     memory_kind: str = "unknown"
@@ -212,6 +214,7 @@ def _row(raw: Columns) -> Row:
         ep=ep,
         whole_experts=whole_experts,
         attention=attention_of(raw),
+        short_warm_up=chunks > 1 and bool(known.get("short_warm_up")),
         bucket=float(known.get("bucket", 0.0)),
         loss="fused" if raw.flag("ce_fusion") else known.get("loss", ""),
         memory_kind=memory_kind_of(raw),

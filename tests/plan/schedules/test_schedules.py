@@ -155,3 +155,10 @@ def test_rows_of_a_plan_come_from_its_schedule() -> None:
     assert rows(plan(1, Schedule("custom", 1, rows=own))) == own
     with pytest.raises(InputError, match="schedule bfs: 7 stages do not divide into v = 2 a rank"):
         rows(plan(7, Schedule("bfs", 8, {"v": 2})))
+
+
+def test_a_short_warm_up_of_p_micro_batches_takes_as_long_and_holds_less() -> None:
+    usual, short = (evaluate(generate("interleaved", 4, 4, 2, short=n), 2) for n in (0, 1))
+    assert short.makespan == usual.makespan
+    assert list(short.memory) == [4, 4, Q("3.5"), Q("2.5")]
+    assert generate("interleaved", 4, 8, 2, short=1) == generate("interleaved", 4, 8, 2)

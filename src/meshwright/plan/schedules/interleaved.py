@@ -9,8 +9,11 @@ from ..model import Action
 from .one_f_one_b import one_f_one_b
 
 
-def interleaved(p: int, m: int, r: int, v: int) -> tuple[Action, ...]:
-    """Actions of rank r; m is a multiple of p. With v = 1 this is 1F1B."""
+def interleaved(p: int, m: int, r: int, v: int, *, short: bool = False) -> tuple[Action, ...]:
+    """Actions of rank r; m is a multiple of p. With v = 1 this is 1F1B.
+
+    short: steps of p micro-batches warm up no longer than others. Peak memory of Megatron-LM's tests of 2025 is of that.
+    """
     if v == 1:
         return one_f_one_b(p, m, r)
     total = m * v
@@ -24,7 +27,7 @@ def interleaved(p: int, m: int, r: int, v: int) -> tuple[Action, ...]:
         return Action("B", (v - 1 - chunk) * p + r, group * p + j)
 
     # With m = p the pairs would begin before the first backward can arrive: all forwards are warm-up.
-    warm_up = total if m == p else min(total, 2 * (p - r - 1) + (v - 1) * p)
+    warm_up = total if m == p and not short else min(total, 2 * (p - r - 1) + (v - 1) * p)
     actions = [action("F", k) for k in range(warm_up)]
     for k in range(total):
         if warm_up + k < total:

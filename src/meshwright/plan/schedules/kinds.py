@@ -132,7 +132,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "gpipe": Kind(_each(lambda p, m, r, v, args: gpipe(p, m, r))),
         "1f1b": Kind(_each(lambda p, m, r, v, args: one_f_one_b(p, m, r))),
-        "interleaved": Kind(_each(lambda p, m, r, v, args: interleaved(p, m, r, v)), chunks=0, asks=_multiple),
+        "interleaved": Kind(
+            _each(lambda p, m, r, v, args: interleaved(p, m, r, v, short=bool(args["short"]))),
+            args={"short": 0},
+            chunks=0,
+            asks=_multiple,
+        ),
         "bfs": Kind(_each(lambda p, m, r, v, args: breadth_first(p, m, r, v)), chunks=0),
         "zb-h1": Kind(_each(lambda p, m, r, v, args: zb_h1(p, m, r)), split=True),
         "zb-h2": Kind(lambda p, m, v, args: zb_auto(p, m, 2 * p), split=True),

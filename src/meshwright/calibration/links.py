@@ -7,7 +7,7 @@ was timed best. Ranks that share a core take turns: what they say together is sl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
@@ -29,6 +29,8 @@ Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "tran
 KINDS: tuple[Kind, ...] = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "transfer")
 CPU_BYTES = (2**12, 2**16, 2**19, 2**22, 2**24)
 GPU_BYTES = (2**12, 2**16, 2**20, 2**24, 2**28)
+FAMILY = "cpu"
+"""Whose other constants are used: the wire is found with them, whatever it joins."""
 FITTED = ("start", "fill", "exchange")
 """Constants of the family that are found with the wire."""
 LEAST_FILL = 0.1
@@ -84,13 +86,13 @@ def measure(
 
     timings = pool.run("meshwright.calibration.jobs:collectives", (wanted, rounds), event=event)
     slowest = [max((t[k] for t in timings), key=lambda t: t.seconds) for k in range(len(wanted))]
-    return fit(wanted, slowest, ranks, cores if device == "cpu" else ranks, device)
+    return fit(wanted, slowest, ranks, cores if device == "cpu" else ranks)
 
 
-def fit(wanted: list[Talk], timings: list[Timing], ranks: int, cores: int, device: str) -> Found:
-    """The wire that explains the timings best."""
+def fit(wanted: list[Talk], timings: list[Timing], ranks: int, cores: int) -> Found:
+    """The wire that explains the timings best, between ranks that have `cores` to share."""
     seconds = np.array([t.seconds for t in timings])
-    base, eager = family("cpu" if device == "cpu" else "a100"), generation("eager")
+    base, eager = family(FAMILY), generation("eager")
     wire = local(2).levels[0]
     big = max(range(len(wanted)), key=lambda k: wanted[k].nbytes * (wanted[k].kind == "all_reduce"))
     guess = max(wire.bandwidth, wanted[big].nbytes / timings[big].seconds)
@@ -105,7 +107,7 @@ def fit(wanted: list[Talk], timings: list[Timing], ranks: int, cores: int, devic
     ]
 
     def predict(values: Mapping[str, float]) -> Floats:
-        return turns * _seconds(wanted, values, ranks, device)
+        return turns * _seconds(wanted, values, ranks)
 
     found = most_likely(predict, seconds, guesses, NOISE)
     predicted = predict(found.values)
@@ -118,17 +120,14 @@ def fit(wanted: list[Talk], timings: list[Timing], ranks: int, cores: int, devic
     return Found(values["bandwidth"], values["latency"], constants, {"transfer": values["transfer"]}, measured)
 
 
-def _seconds(wanted: list[Talk], values: Mapping[str, float], ranks: int, device: str) -> Floats:
+def _seconds(wanted: list[Talk], values: Mapping[str, float], ranks: int) -> Floats:
     """By the cost model, each rank on a core of its own."""
-    from dataclasses import replace
-
     cluster = local(ranks)
     level = replace(cluster.levels[0], bandwidth=values["bandwidth"], latency=values["latency"])
     cluster = replace(cluster, levels=(level,))
-    kind = cluster.types[0].family
-    constants = with_constants(family(kind), {"inner": 1.0, **{name: values[name] for name in FITTED}})
+    constants = with_constants(family(FAMILY), {"inner": 1.0, **{name: values[name] for name in FITTED}})
     software = replace(generation("eager"), transfer=values["transfer"])
-    cost = Analytic(software=software, families={kind: constants})
+    cost = Analytic(software=software, families={FAMILY: constants})
     out = []
     for talk in wanted:
         nbytes = np.array([float(talk.nbytes)])

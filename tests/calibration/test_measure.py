@@ -1,0 +1,40 @@
+"""This machine measured: what the profile holds, and that an interrupted measurement leaves nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from meshwright.calibration import measure as measuring
+from meshwright.calibration.profile import load, save
+from meshwright.cli.entry import run
+from meshwright.cost.constants import family
+
+
+def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(**options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measuring, "measure", stopped)
+    assert run(["calibrate", "-o", str(tmp_path / "local.toml"), "-q"]) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="measures ranks on cores")
+def test_this_machine_becomes_a_profile(tmp_path: Path) -> None:
+    seen: set[str] = set()
+    profile = measuring.measure(ranks=2, quick=True, say=lambda what, done, total: seen.add(what))
+    assert seen == {"kernels", "collectives", "own steps"}
+    save(profile, tmp_path / "local.toml")
+    found = load(tmp_path / "local.toml")
+    assert found.machine is not None and found.machine.ranks == 2 and found.machine.cores == os.cpu_count()
+    assert found.local is not None and found.local.device.peak["float32"] > 1e9
+    assert found.local.bandwidth > 1e7 and found.local.cluster(2).levels[0].bandwidth == found.local.bandwidth
+    constants = found.family_table()["cpu"]
+    assert 0 < constants.gemm_32 <= 1 and constants != family("cpu")
+    own = [m for name, m in found.measured.items() if name.startswith("own step")]
+    assert len(own) == 6 and all(abs(m.predicted / m.seconds - 1) < 0.5 for m in own)

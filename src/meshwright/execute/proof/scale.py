@@ -39,14 +39,30 @@ class Scaled:
     words: str
     """"2 of 32 blocks, width 4,096 to 64, dp64 to dp2"; empty if nothing was scaled."""
     not_verified: tuple[str, ...]
+    dtype: str = "float32"
+    """Of all arithmetic."""
+
+
+KINKED = frozenset(
+    {
+        "relu", "relu6", "leaky_relu", "prelu", "threshold", "hardtanh", "hardswish", "hardsigmoid", "max_pool1d",
+        "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices",
+    }
+)  # fmt: skip
+
+
+def exact(graph: Graph) -> str:
+    """What to compute in so that plans can be told from rounding. In float32 rounding moves some of millions of values over
+    a kink, and one process with inputs changed by 1e-7 has a gradient that is off by 1e-2 (Wide-ResNet-101-8)."""
+    return "float64" if any(op.kind in KINKED for op in graph.ops) else "float32"
 
 
 def full_size(plan: Plan, graph: Graph, source: ModelSource, seq: int) -> Scaled:
-    """The plan as it is, on its own model in float32."""
+    """The plan as it is, on its own model in float32 or float64."""
     micro_batches = max(1, plan.schedule.micro_batches)
-    own = source.graph(plan.samples // micro_batches, seq, "float32")
+    own = source.graph(plan.samples // micro_batches, seq, exact(graph))
     used = {d for s in plan.stages for d in s.mesh.devices}
-    return Scaled(fitted(plan, own), own, None, seq, len(used), "", _untested(plan, graph))
+    return Scaled(fitted(plan, own), own, None, seq, len(used), "", _untested(plan, graph), exact(graph))
 
 
 def fitted(plan: Plan, graph: Graph) -> Plan:
@@ -124,13 +140,14 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
     dropped = _untested(plan, graph)
     new = Plan(small.digest, micro_batch * micro_batches, stages.stages, schedule, plan.frozen & set(small.tensor))
     words = _words(source, graph, small, mesh, lengths, depth, new_depth)
-    return Scaled(new, small, shrink, shrink.seq, prod(lengths) * new_depth, words, (*dropped, *stages.dropped))
+    left_out = (*dropped, *stages.dropped)
+    return Scaled(new, small, shrink, shrink.seq, prod(lengths) * new_depth, words, left_out, exact(graph))
 
 
 # ------------------------------------------------------------------ structure
 
 CASTS = frozenset({"to", "_to_copy", "float", "type_as"})
-"""Gone in float32, where they change nothing."""
+"""Gone in float32 and float64, where they change nothing."""
 
 
 def _small(
@@ -138,7 +155,7 @@ def _small(
 ) -> tuple[Graph, Shrink, Run | None]:
     """The scaled-down graph whose blocks are those of `graph`: with fewer blocks if the model can have fewer, else all."""
     for tried in dict.fromkeys((shrink, replace(shrink, blocks=0))):
-        small = source.graph(micro_batch, tried.seq, "float32", shrink=tried)
+        small = source.graph(micro_batch, tried.seq, exact(graph), shrink=tried)
         found = next((r for r in small.runs if run is not None and r.name == run.name), None)
         if run is None:
             return small, tried, found
@@ -416,11 +433,11 @@ def _layout(
 
 
 def _untested(plan: Plan, graph: Graph) -> tuple[str, ...]:
-    """What a check in float32 on CPU ranks cannot say anything about."""
+    """What a check in float32 or float64 on CPU ranks cannot say anything about."""
     found = []
-    types = {t.dtype for t in graph.params()} - {"float32"}
+    types = {t.dtype for t in graph.params()} - {"float32", "float64"}
     if types:
-        found.append(f"arithmetic in {', '.join(sorted(types))} (checked in float32)")
+        found.append(f"arithmetic in {', '.join(sorted(types))} (checked in {exact(graph)})")
     if any("dropout" in op.kind for op in graph.ops):
         found.append("dropout (off while comparing)")
     if any(s.offload for s in plan.stages):

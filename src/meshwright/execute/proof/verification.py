@@ -360,10 +360,10 @@ def verify(
     program = unrolled(lower(small.graph, small.plan, Recipe(small.plan.samples, compute_dtype="float32")), small.graph)
     progress("one process")
     count = small.graph.samples
-    module, _ = source.build(count, small.seq, "float32", device="cpu", shrink=small.shrink, attention="eager")
+    module, _ = source.build(count, small.seq, small.dtype, device="cpu", shrink=small.shrink, attention="eager")
     generator = torch.Generator().manual_seed(seed)
     batch = [
-        source.random_inputs(count, small.seq, generator, shrink=small.shrink)
+        source.random_inputs(count, small.seq, generator, shrink=small.shrink, dtype=small.dtype)
         for _ in range(max(1, small.plan.schedule.micro_batches))
     ]
     values = Values(seed, "uneven")

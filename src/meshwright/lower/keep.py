@@ -1,7 +1,8 @@
 """What a piece keeps for its backward, and what it runs again.
 
 What the backward of a fused kernel needs from inside is made again from what it read. A gathered operand is not kept but
-gathered again, unless `OpSharding.kept` says otherwise. An op in `recompute` keeps nothing: its values are made again when
+gathered again, unless `OpSharding.kept` says otherwise. What products alone read is kept in the width of their operands
+(`Recipe.kept_dtype`). An op in `recompute` keeps nothing: its values are made again when
 the backward of the piece begins, as far as something needs them.
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ..plan.model import OpSharding
+from .atoms import PRODUCTS, item_bytes
 from .kernels import Kernels
 from .live import Live
 from .program import Instr, Kept
@@ -19,9 +21,15 @@ from .values import Values, add
 
 class Keeper:
     def __init__(
-        self, v: Values, kernels: Kernels, shardings: Mapping[str, OpSharding], recompute: frozenset[str]
+        self,
+        v: Values,
+        kernels: Kernels,
+        shardings: Mapping[str, OpSharding],
+        recompute: frozenset[str],
+        operand: float = 0.0,
     ) -> None:
-        self.v, self.kernels, self.shardings = v, kernels, shardings
+        """`operand`: bytes of an element of what products alone read; 0 = as wide as it is."""
+        self.v, self.kernels, self.shardings, self.operand = v, kernels, shardings, operand
         self.recomputed = {n for name, n in v.node_of.items() if name in recompute}
 
     def again(self, value: str) -> bool:
@@ -90,14 +98,28 @@ class Keeper:
         for n in v.nodes:
             if n not in self.recomputed:
                 activations = add(activations, self._extra(n))
+        operands = self._operands() if self.operand else set()
         for value in self._all_leaves():
             if not v.constant(value) or (v.maker(value) is not None and v.atoms.role[v.tensor(value)] == "param"):
-                activations = add(activations, v.size(value))
+                fixed, each = v.size(value)
+                share = self.operand / item_bytes(v.atoms, v.tensor(value)) if value in operands else 1.0
+                activations = add(activations, (fixed * share, each * share))
         rerun = (0.0, 0.0)
         for value in sorted(made_again):
             if v.root(value) == value:
                 rerun = add(rerun, v.size(value))
         return Kept(activations, rerun, self.kernels.working)
+
+    def _operands(self) -> set[str]:
+        """Values that are kept for products alone, as these read them."""
+        v = self.v
+        own, others = set[str](), set[str]()
+        for n in v.nodes:
+            product = v.graph.ops[v.atoms.nodes[n].index].kind in PRODUCTS
+            for value in v.saved(n):
+                leaves = self._leaves(value)
+                (own if product and leaves == {v.root(value)} else others).update(leaves)
+        return own - others
 
     def _leaves(self, value: str) -> set[str]:
         """What must be kept so that `value` is there in the backward."""

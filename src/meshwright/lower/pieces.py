@@ -79,13 +79,14 @@ def lowered(graph: Graph, folded: Folded, choices: Choices, mesh: Mesh, recipe: 
     relevant = memo(graph, ("axes", *same), lambda: (_size_axes(graph, choices), choices))[0]
     lengths = tuple(sorted((a, n) for a, n in sizes.items() if a in relevant or n == 1))
     place = (id(folded), *same, lengths, mesh.axes, recipe.grad_dtype, recipe.routing_skew, recipe.fused)
-    key = ("lowered", *place, id(choices.storage), choices.recompute)
+    operand = float(ITEM_BYTES[recipe.kept_dtype]) if recipe.kept_dtype else 0.0
+    key = ("lowered", *place, operand, id(choices.storage), choices.recompute)
 
     def make() -> Lowered:
         # Storages that leave parameters as they are used differ in what follows the backward only.
         moved = tuple((t, s.param) for t, s in choices.storage.items() if s.param is not None)
         written = memo(graph, ("written", *place, moved), lambda: _write(graph, folded, choices, sizes, recipe))
-        return _lower(written, choices, recipe.fused)
+        return _lower(written, choices, recipe.fused, operand)
 
     found: Lowered = memo(graph, key, make)
     return found
@@ -137,13 +138,13 @@ def _write(graph: Graph, folded: Folded, choices: Choices, mesh: Mapping[str, in
     return found
 
 
-def _lower(written: _Written, choices: Choices, fused: bool) -> Lowered:
+def _lower(written: _Written, choices: Choices, fused: bool, operand: float) -> Lowered:
     segments: list[Segment | None] = []
     for piece in written.pieces:
         if piece is None:
             segments.append(None)
             continue
-        keeper = Keeper(piece.values, piece.kernels, choices.shardings, choices.recompute)
+        keeper = Keeper(piece.values, piece.kernels, choices.shardings, choices.recompute, operand)
         rerun, made = keeper.rerun()
         kept = keeper.kept(made) if fused else keeper.op_by_op(made, rerun, piece.segment.backward)
         segments.append(replace(piece.segment, rerun=rerun, kept=kept))

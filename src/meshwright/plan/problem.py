@@ -25,6 +25,9 @@ class Recipe:
     compute_dtype: str = "bfloat16"
     grad_dtype: str = "float32"
     matmul_dtype: str = ""
+    kept_dtype: str = ""
+    """Of activations that products alone read, between forward and backward ("" = as they are): libraries that compute in 8
+    bits may keep their operands so (TransformerEngine does, torchao does not)."""
     attention_share: float = 1.0
     """Packed documents that do not see each other: sum of their squared lengths over the squared length of the sequence."""
     routing_skew: float = 1.0

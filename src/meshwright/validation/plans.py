@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from ..cost import Analytic
 from ..cost.base import CostModel
 from ..cost.constants import Family, Software, generation
-from ..graph.ir import Graph
-from ..graph.kinds import kind_of
 from ..lower import Program, lower
 from ..plan.model import Plan
 from ..plan.problem import Problem, Recipe
@@ -17,6 +15,7 @@ from ..planners._expert_layout import Expert
 from ..planners._grid_space import Point, Space, Units
 from .machines import cluster_of
 from .models import Graphs, Shape
+from .recompute import recomputed
 from .rows import Row
 from .settings import LEARNED, LEARNED_SKEW
 
@@ -70,6 +69,7 @@ class Cases:
             compute_dtype="bfloat16",
             grad_dtype=row.grad,
             bucket=row.bucket,
+            kept_dtype=row.kept,
             routing_skew=LEARNED_SKEW if LEARNED in row.flags else 1.0,
         )
         problem = Problem(graph, cluster_of(row), cost or cost_of(row), recipe)
@@ -86,7 +86,7 @@ class Cases:
         if how != row.recompute:
             key = (row.model, row.recompute)
             if key not in self._again:
-                self._again[key] = _recomputed(graph, row.recompute)
+                self._again[key] = recomputed(graph, row.recompute)
             plan = replace(plan, stages=tuple(replace(s, recompute=self._again[key]) for s in plan.stages))
         return Case(row, problem, plan, lower(graph, plan, recipe))
 
@@ -99,24 +99,3 @@ def _parts(units: Units, row: Row) -> tuple[int, ...]:
     parts[0] += 1 - (row.model.layers - units.blocks)  # a single leading layer is one unit with what is before it
     parts[-1] += len(units) - units.blocks - 1
     return tuple(parts)
-
-
-def _recomputed(graph: Graph, how: str) -> frozenset[str]:
-    """Ops of a block that run again: attention; light ops and every other product; activation and norms."""
-    run = graph.runs[-1]
-    found, products = set(), 0
-    for op in graph.ops[run.first : run.first + run.length]:
-        kind = kind_of(op.kind)
-        light = kind is not None and kind.light
-        attention = "attention" in op.kind
-        part = op.module.rpartition(".")[2]
-        if how == "attention":
-            again = attention
-        elif how == "mlp":
-            again = light and (".mlp" in op.module or "norm" in part or "ln_" in part)
-        else:
-            products += not light and not attention
-            again = light or (not attention and products % 2 == 0)
-        if again:
-            found.add(op.name)
-    return frozenset(found)

@@ -23,6 +23,7 @@ from .settings import (
     experts_of,
     flags_of,
     grad_of,
+    kept_of,
     layers_of,
     memory_kind_of,
     precision_of,
@@ -71,13 +72,16 @@ class Row:
     micro_batch: int
     batch: int
     recompute: str
-    """none, full, attention (its scores again), alternate (light ops and every other product), mlp (activation and norms)."""
+    """none, full, attention (its scores again), alternate (light ops and every other product), mlp (activation and norms), or words of
+    `recompute.MODULES`."""
     seconds: float
     """0 if not measured: out of memory."""
     memory: float
     """Peak bytes of a device, 0 if not measured."""
     cp: int = 1
     ep: int = 1
+    kept: str = ""
+    """dtype in which operands of 8-bit products are kept for the backward; "" = 16 bits."""
     scaling: str = ""
     """How 8- and 4-bit operands are scaled: delayed, current (by tensor), block, row; "" in 16 bits and more."""
     whole_experts: bool = False
@@ -210,6 +214,7 @@ def _row(raw: Columns) -> Row:
         seconds=seconds_of(raw, known, model, machines()[machine].device.peak["bfloat16"]),
         memory=raw.number("mem_gib", 0.0) * 2**30,
         cp=cp,
+        kept=kept_of(raw, known),
         scaling=scaling_of(raw),
         ep=ep,
         whole_experts=whole_experts,

@@ -16,6 +16,7 @@ from .columns import Columns, Refused
 from .machines import MIXED
 from .models import Shape
 from .moe import Sparse
+from .recompute import MODULES
 
 SMALL, NOISY = "small", "noisy"
 """Flags of rows that say little of large training: bound by the host; on a shared host, a device short of power, or
@@ -104,6 +105,14 @@ def grad_of(row: Columns, known: Mapping[str, Any]) -> str:
     return found
 
 
+def kept_of(row: Columns, known: Mapping[str, Any]) -> str:
+    """See `Row.kept`: TransformerEngine, which the sources that say so used, keeps operands as it multiplied them; 4-bit
+    ones with their transposes in no less than 8 bits.
+    """
+    narrow = precision_of(row, known) in ("float8_e4m3fn", "float4")
+    return "float8_e4m3fn" if narrow and known.get("engine") == "transformer-engine" else ""
+
+
 def scaling_of(row: Columns) -> str:
     """See `Row.scaling`."""
     name = row.text("precision")
@@ -154,6 +163,9 @@ def attention_of(row: Columns) -> str:
 def recompute_of(row: Columns, known: Mapping[str, Any], software: str) -> str:
     """See `Row.recompute`."""
     how = row.text("recompute")
+    place = f"{row.text('model')} {row.text('accel').partition('-')[0]}"
+    if modules := row.settings.get("recompute_modules") or known.get("recompute_modules", {}).get(place):
+        return "".join(f"{word}+" for word in sorted(modules.strip("[]").split()) if word in MODULES) or "none"
     if how in ("", "unknown"):
         how = known.get("recompute", "none")
     if re.fullmatch(r"[0 ]+", how):

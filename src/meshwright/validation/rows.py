@@ -169,9 +169,9 @@ def _row(raw: Columns) -> Row:
     if raw.text("status") not in ("", "ok", "oom", "oom-or-failed"):
         raise Refused(f"status {raw.text('status')}")
     known = sources().get(source)
-    machine = machine_of(raw.text("accel"))
     if known is None:
         raise Refused(f"{source}: {_why_no_source(source)}")
+    machine = machine_of(raw.text("accel"))
     refuse_kinds(raw)
     tp, pp, cp, dp = raw.whole("tp"), raw.whole("pp"), raw.whole("cp", 1), raw.whole("dp")
     devices = raw.whole("devices")
@@ -250,6 +250,10 @@ def _why_no_source(source: str) -> str:
     reasons: Mapping[str, str] = {
         "tpu": "layout or batch not stated",
         "maxtext-gpu": "layout and batch not stated",
+        "primus": "batch not stated, or a mixture of experts whose shape is not",
+        "colossalai": "its columns do not agree with each other",
+        "llama3-paper": "neither step time nor chunks published",
+        "torchgpipe": "U-Net, ResNet-101 and AmoebaNet, which no shape says",
     }
     return reasons.get(source, "how its software ran is not stated")
 

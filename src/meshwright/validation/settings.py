@@ -241,8 +241,10 @@ def layers_of(row: Columns, model: Shape, stages: int) -> tuple[int, ...]:
         raise Refused("more stages than layers")
     else:
         return ()
-    if len(layers) != stages or sum(layers) != model.layers or min(layers[1:-1], default=1) < 1:
+    if len(layers) != stages or sum(layers) != model.layers:
         raise Refused("layers of the stages do not add up")
+    if min(layers[1:-1], default=1) < 1:
+        raise Refused("a stage between others without a block")
     return layers
 
 

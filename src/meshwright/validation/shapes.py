@@ -23,8 +23,12 @@ def dense(row: Columns, tp: int) -> Dense | Adapted:
     if row.number("experts", 0) > 1 or row.number("ep", 1) > 1:
         raise Refused("experts")
     family = row.text("family")
-    style = STYLES[family]
     hidden, heads = row.whole("hidden"), row.whole("heads")
+    style = STYLES[family]
+    if style == "gpt" and row.flag("swiglu"):
+        style = "llama"
+    elif style == "gpt" and row.whole("kv_heads", heads) < heads:
+        style = "nemotron"  # of those known here, the one with two layers of feed-forward and shared keys
     model = Dense(
         style,
         row.whole("layers"),

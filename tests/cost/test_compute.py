@@ -315,5 +315,5 @@ def test_rows_that_are_no_whole_vectors_cost_tensor_cores_up_to_six_times_unless
 def test_a_process_alone_waits_for_nobody() -> None:
     model = Analytic()
     assert model.step_overhead(1) == (1.0, 0.0)
-    assert model.step_overhead(8) == (1.0, pytest.approx(3 * model.software.fixed))
-    assert model.step_overhead(64)[0] == pytest.approx(1 + 3 * model.software.straggle)
+    assert model.step_overhead(2) == model.step_overhead(8) == (1.0, model.software.fixed)
+    assert model.step_overhead(64) == pytest.approx((1 + 3 * model.software.straggle, 4 * model.software.fixed))

@@ -276,9 +276,10 @@ class Analytic(CostModel):
         return self._family(device).workspace
 
     def step_overhead(self, devices: int) -> tuple[float, float]:
-        """Stragglers per doubling of nodes of 8, and what the processes of a job wait for each other, per doubling of them."""
-        nodes = max(1.0, devices / 8)
-        return 1.0 + self.software.straggle * float(np.log2(nodes)), self.software.fixed * float(np.log2(devices))
+        """Stragglers per doubling of nodes of 8; what processes wait for each other once a step, more per doubling of nodes."""
+        doublings = float(np.log2(max(1.0, devices / 8)))
+        fixed = self.software.fixed * (1.0 + doublings) if devices > 1 else 0.0
+        return 1.0 + self.software.straggle * doublings, fixed
 
     def overlap(self, kind: Traffic) -> float:
         """See `CostModel.overlap`."""

@@ -74,7 +74,7 @@ PARAMETERS = (
     Parameter("dispatch", ("software overlapped.dispatch", "software modern.dispatch", "software eager.dispatch"), 2.5e-3, 0.40),
     Parameter("dispatch.counted", ("software counted.dispatch",), 0.8e-3, 0.40),
     Parameter("straggle", ("software *.straggle",), 0.004, 0.70),
-    Parameter("fixed", ("software *.fixed",), 0.003, 0.60),
+    Parameter("fixed", ("software *.fixed",), 0.005, 0.60),
     Parameter("rate.first", ("software first.rate",), 1.0, 0.06),
     Parameter("rate.xla", ("software xla*.rate",), 1.0, 0.08),
 )  # fmt: skip

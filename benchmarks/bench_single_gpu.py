@@ -107,20 +107,11 @@ def run(case: Case, device: Any) -> dict[str, Any]:
     """Seconds of a step (median, quartiles) and bytes allocated at most."""
     import torch
 
+    from meshwright.calibration.torch_runs import training_step
+
     there = device.type == "cuda"
     torch.manual_seed(0)
-    source = case.source()
-    module, _ = source.build(case.batch, case.seq, "bfloat16", device=str(device), attention="meshwright")
-    vocabulary = int(module.config.vocab_size)
-    ids = torch.randint(0, vocabulary, (case.batch, case.seq), device=device)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5, fused=True)
-    forward: Callable[..., Any] = torch.compile(module) if case.how == "compiled" else module
-
-    def step() -> None:
-        forward(input_ids=ids, labels=ids).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
+    step = training_step(case.source(), case.batch, case.seq, device, case.how == "compiled")
     for _ in range(WARM_UP if there else 1):
         step()
     if there:
@@ -182,13 +173,12 @@ def predict(case: Case, cluster: Any, cost: Any) -> tuple[float, float]:
 
 def planned(case: Case, cluster: Any, cost: Any) -> tuple[Any, Any]:
     """The problem of a case and its plan."""
-    from meshwright.plan.problem import Problem, Recipe
+    from meshwright.calibration.torch_runs import recipe
+    from meshwright.plan.problem import Problem
     from meshwright.planners.grid import Grid
 
-    recipe = Recipe(
-        case.batch, state_bytes=4.0, param_dtype="bfloat16", grad_dtype="bfloat16", fused=case.how == "compiled"
-    )
-    problem = Problem(case.source().graph(2, case.seq, "bfloat16"), cluster, cost, recipe)
+    trains = recipe(case.batch, case.how == "compiled")
+    problem = Problem(case.source().graph(2, case.seq, "bfloat16"), cluster, cost, trains)
     found = Grid(fix={"dp": 1, "micro_batch": case.batch, "recompute": "none", "zero": 0}, top=1).plan(problem)
     assert found.plan is not None, found.reason
     return problem, found.plan

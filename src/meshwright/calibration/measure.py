@@ -3,6 +3,7 @@
 one rank a GPU, or one a core ─▶ kernels, all ranks at the same time ─▶ deduce.py ─▶ [family], [device]
 several ranks                 ─▶ collectives of every size of group  ─▶ links.py  ─▶ [link]
 GPU                           ─▶ a thin model, eager and compiled    ─▶ floors.py ─▶ [software]
+small steps: our own runtime on a CPU, plain torch on a GPU          ─▶ stack.py  ─▶ [software], on a CPU [family] too
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from .kernels import every, kernels
 from .machine import device_type, here
 from .own_runs import own_steps
 from .profile import Local, Measured, Profile
-from .stack import learn_stack
+from .stack import OF_SOFTWARE, learn_stack
 from .timing import Timing, in_turns
+from .torch_runs import torch_steps
 
 ROUNDS, QUICK_ROUNDS = 11, 3
 Say = Callable[[str, int, int], None]
@@ -85,7 +87,11 @@ def measure(*, ranks: int = 0, quick: bool = False, name: str = "local", say: Sa
         measured,
         "; ".join([f"measured on this machine: {len(measured)} timings, medians of {rounds} rounds", *missing]),
     )
-    return _with_own_steps(profile, say) if device.type == "cpu" else profile
+    if device.type == "cpu":
+        return _with_own_steps(profile, say)
+    for software in _generations(quick):
+        profile = _with_torch_steps(profile, device, software, say)
+    return profile
 
 
 TRUST = 0.25
@@ -101,6 +107,31 @@ def _with_own_steps(profile: Profile, say: Say) -> Profile:
     return replace(learnt.profile, source=f"{profile.source}; {len(steps)} steps of small models")
 
 
+def _generations(quick: bool) -> tuple[str, ...]:
+    """Generations of software whose whole steps are run on a GPU; compiling takes a minute."""
+    return ("eager",) if quick else ("eager", "modern")
+
+
+def _with_torch_steps(profile: Profile, device: torch.device, software: str, say: Say) -> Profile:
+    """The profile after small steps in plain torch, of one generation of software."""
+    say(f"{software} steps", 0, 1)
+    try:
+        steps = torch_steps(profile, device, software, compiled=software == "modern")
+    except Exception as error:  # what a compiler or an older torch cannot do: the kernels alone stay, and it is said
+        return replace(
+            profile, source=f"{profile.source}; no whole steps of {software} software ({type(error).__name__})"
+        )
+    learnt = learn_stack(
+        steps, name=profile.name, software=software, base=profile, trust=TRUST_GPU, terms=OF_SOFTWARE, check=False
+    )
+    say(f"{software} steps", 1, 1)
+    source = f"{profile.source}; {len(steps)} whole steps of {software} software"
+    return replace(learnt.profile, software=profile.software, source=source)
+
+
+TRUST_GPU = 0.5
+"""The same on a GPU, where single kernels say more. Learnt from, four steps of GPT-2 and Llama blocks on one H200 are off by at
+most 7 %, eager and compiled, where kernels alone leave 18 and 21 %."""
 ALONE = {"overlap_data": 0.0, "overlap_sharded": 0.0, "overlap_tensor": 0.0, "straggle": 0.0}
 """Ranks of one machine: whoever moves bytes is a core, too, so nothing hides; and there is no other machine to wait for."""
 

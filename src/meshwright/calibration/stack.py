@@ -8,7 +8,7 @@ three alone reaches 9.5 and 8.6 %. See benchmarks/bench_own_steps.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import numpy as np
@@ -51,6 +51,8 @@ TERMS = (
 )
 """Spreads: what fitting each source alone moves the constants by, rounded; halving or doubling any one of them changes the
 error on published steps by less than half a point."""
+OF_SOFTWARE = tuple(t for t in TERMS if {*t.times, *t.rates} <= {f.name for f in fields(Software)})
+"""Those that leave the device as it is: what two generations of software on one device differ in."""
 Factors = Mapping[str, float]
 """Term -> factor on its seconds."""
 
@@ -67,15 +69,18 @@ def slower(row: Family | Software, factors: Factors) -> dict[str, float]:
     return found
 
 
-def learn(price: Callable[[Factors], Floats], measured: Sequence[float], trust: float = 1.0) -> Found:
+def learn(
+    price: Callable[[Factors], Floats], measured: Sequence[float], trust: float = 1.0, terms: Sequence[Term] = TERMS
+) -> Found:
     """The factors that explain a few steps best; a term that nothing speaks of stays near 1.
 
     Args:
         price: factors -> predicted seconds of the steps.
         measured: seconds of the same steps.
         trust: in the constants that the steps begin with; below 1 the spreads are as many times wider.
+        terms: whose factors may differ from 1.
     """
-    guesses = [Guess(t.name, 1.0, t.spread / trust) for t in TERMS]
+    guesses = [Guess(t.name, 1.0, t.spread / trust) for t in terms]
     return most_likely(price, np.asarray(measured, np.float64), guesses, NOISE)
 
 
@@ -116,6 +121,7 @@ def learn_stack(
     software: str,
     base: Profile | None = None,
     trust: float = 1.0,
+    terms: Sequence[Term] = TERMS,
     check: bool = True,
     said: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Learnt:
@@ -124,7 +130,7 @@ def learn_stack(
     Args:
         software: the generation that is nearest to it.
         base: constants to begin with, of a machine that was measured; None: the shipped ones.
-        trust: see `learn`.
+        trust, terms: see `learn`.
         check: also say of each step what the others teach.
         said: called with what is done, how far, of how much.
     """
@@ -145,12 +151,12 @@ def learn_stack(
     measured = [s.seconds for s in steps]
     said("steps", 0, len(steps) + 1)
     before = price(steps, {})
-    found = learn(partial(price, steps), measured, trust)
+    found = learn(partial(price, steps), measured, trust, terms)
     without = np.full(len(steps), np.nan)
     for k in range(len(steps) if check and len(steps) > 1 else 0):
         said("steps", k + 1, len(steps) + 1)
         others = [s for j, s in enumerate(steps) if j != k]
-        own = learn(partial(price, others), [s.seconds for s in others], trust)
+        own = learn(partial(price, others), [s.seconds for s in others], trust, terms)
         without[k] = price([steps[k]], own.values)[0]
     after = price(steps, found.values)
     memory = np.array([float(simulate(s.problem, s.plan, detail=False).peak.max()) for s in steps])

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..graph.source import ConfigSource
 from ..graph.zoo.gpt import config
 from ..plan.problem import Problem, Recipe
 from ..planners.grid import Grid
 from .profile import Profile
 from .stack import Step
+from .timing import summary
 
-ROUNDS = 7
+WARM_UP, ROUNDS = 2, 7
 VOCABULARY = 1024
 
 
@@ -81,9 +80,10 @@ def own_steps(profile: Profile, say: Callable[[str, int, int], None]) -> list[St
             setup, data, _ = prepare(plan, source, seq=small.tokens)
             pool.run("meshwright.execute.training.trainer:start", setup)
             times = []
-            for round_ in range(ROUNDS + 2):
+            for round_ in range(WARM_UP + ROUNDS):
                 (stepped,) = pool.run("meshwright.execute.training.trainer:step", data.batch(round_))
                 times.append(stepped.seconds)
-            found.append(Step(small.name, problem, plan, float(np.median(times[2:]))))
+            timing = summary(times[WARM_UP:])
+            found.append(Step(small.name, problem, plan, timing.seconds, timing=timing))
             say("own steps", k + 1, len(STEPS))
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from ..plan.problem import Problem
 from ..simulate import simulate
 from .posterior import Found, Guess, most_likely
 from .profile import Measured, Profile, with_constants
+
+if TYPE_CHECKING:
+    from .timing import Timing
 
 NOISE = 0.05
 """Of one step around a right model: equal settings of one source repeat within 3 to 6 %."""
@@ -94,6 +98,8 @@ class Step:
     seconds: float
     memory: float = 0.0
     """Bytes on the fullest device; 0: not measured."""
+    timing: Timing | None = None
+    """Quartiles, where the step was timed more than once."""
 
     @property
     def family(self) -> str:
@@ -173,15 +179,20 @@ def learn_stack(
             **start.generations,
             software: _merged(start.generations.get(software, {}), slower(plain, found.values)),
         },
-        measured=dict(start.measured)
-        | {s.name: Measured(s.seconds, s.seconds, s.seconds, 1, float(p)) for s, p in zip(steps, after, strict=True)},
+        measured=dict(start.measured) | {s.name: _evidence(s, float(p)) for s, p in zip(steps, after, strict=True)},
         source=f"learnt from {len(steps)} steps of one stack, nearest to the {software} generation of software",
     )
     return Learnt(profile, found.values, before, after, without, memory)
+
+
+def _evidence(step: Step, predicted: float) -> Measured:
+    if (t := step.timing) is None:
+        return Measured(step.seconds, step.seconds, step.seconds, 1, predicted)
+    return Measured(t.seconds, t.low, t.high, t.repeats, predicted)
 
 
 def _merged(old: Mapping[str, float], new: Mapping[str, float]) -> dict[str, float]:
     return {**old, **new}
 
 
-__all__ = ["TERMS", "Factors", "Learnt", "Step", "Term", "generation", "learn", "learn_stack", "slower"]
+__all__ = ["OF_SOFTWARE", "TERMS", "Factors", "Learnt", "Step", "Term", "learn", "learn_stack", "slower"]

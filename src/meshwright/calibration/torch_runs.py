@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..graph.source import ConfigSource
@@ -20,6 +19,7 @@ from ..plan.problem import Problem, Recipe
 from ..planners.grid import Grid
 from .profile import Profile
 from .stack import Step
+from .timing import summary
 
 WARM_UP, ROUNDS = 4, 9
 
@@ -93,7 +93,8 @@ def torch_steps(
         seconds = [_timed(step, device) for _ in range(WARM_UP + ROUNDS)][WARM_UP:]
         how = "compiled" if compiled else "eager"
         name = f"own step: {small.layers} layers of {small.width}, {small.batch} x {small.tokens} tokens, {small.vocabulary} words, {how}"
-        found.append(Step(name, problem, plan, float(np.median(seconds))))
+        timing = summary(seconds)
+        found.append(Step(name, problem, plan, timing.seconds, timing=timing))
     return found
 
 

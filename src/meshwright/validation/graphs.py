@@ -46,7 +46,7 @@ def write(sources: Iterable[ConfigSource], file: Path) -> int:
     lines = [
         f"{key} {json.dumps(to_json(found[key]), separators=(',', ':'), allow_nan=False)}" for key in sorted(found)
     ]
-    file.write_bytes(lzma.compress("\n".join(lines).encode(), preset=9 | lzma.PRESET_EXTREME))
+    file.write_bytes(lzma.compress("\n".join(lines).encode(), preset=9))
     return len(lines)
 
 

@@ -65,7 +65,7 @@ def test_steps_of_a_slower_stack_teach_plans_that_it_did_not_run(problem: Proble
     measured = np.array([s.seconds for s in steps])
     assert np.abs(learnt.before / measured - 1).min() > 0.05
     assert np.abs(learnt.after / measured - 1).max() < 0.05
-    assert learnt.factors["collectives"] > 1.1
+    assert learnt.factors["collectives"] > 1.05
     assert learnt.factors["transfers"] == pytest.approx(1.0, abs=0.1)
     for fix in ({"dp": 8, "micro_batch": 4, "zero": 1}, {"dp": 4, "tp": 2, "micro_batch": 4, "zero": 0}):
         other = plan(problem, **fix)

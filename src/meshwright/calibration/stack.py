@@ -16,7 +16,7 @@ import numpy as np
 
 from ..cost import Analytic
 from ..cost.base import CostModel
-from ..cost.constants import Family, Software, families, generation
+from ..cost.constants import Family, Software, families
 from ..graph.ir import Floats
 from ..plan.model import Plan
 from ..plan.problem import Problem
@@ -173,11 +173,11 @@ def learn_stack(
         local=start.local,
         families={
             **start.families,
-            **{f: _merged(start.families.get(f, {}), slower(known[f], found.values)) for f in names},
+            **{f: {**start.families.get(f, {}), **slower(known[f], found.values)} for f in names},
         },
         generations={
             **start.generations,
-            software: _merged(start.generations.get(software, {}), slower(plain, found.values)),
+            software: {**start.generations.get(software, {}), **slower(plain, found.values)},
         },
         measured=dict(start.measured) | {s.name: _evidence(s, float(p)) for s, p in zip(steps, after, strict=True)},
         source=f"learnt from {len(steps)} steps of one stack, nearest to the {software} generation of software",
@@ -189,10 +189,6 @@ def _evidence(step: Step, predicted: float) -> Measured:
     if (t := step.timing) is None:
         return Measured(step.seconds, step.seconds, step.seconds, 1, predicted)
     return Measured(t.seconds, t.low, t.high, t.repeats, predicted)
-
-
-def _merged(old: Mapping[str, float], new: Mapping[str, float]) -> dict[str, float]:
-    return {**old, **new}
 
 
 __all__ = ["OF_SOFTWARE", "TERMS", "Factors", "Learnt", "Step", "Term", "learn", "learn_stack", "slower"]

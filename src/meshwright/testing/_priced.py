@@ -140,17 +140,19 @@ class Draw:
         return np.array(found, dtype=np.int64)
 
     def larger(self, op: Op, sizes: Ints) -> Ints:
-        """Sizes that are nowhere smaller and, of a factor that may be cut anyhow, sometimes larger: samples by one or by any
-        number, others by a whole factor, since an odd width is legally slower than the even one after it."""
-        found = [
-            n
-            if not self._free(f)
-            else self.whole(n, self.one_of(min(n + 1, f.size), f.size))
-            if f.samples
-            else n * self.whole(1, f.size // n)
-            for f, n in zip(op.rule.factors, sizes[0].tolist(), strict=True)
-        ]
-        return np.array([found], dtype=np.int64)
+        """Sizes of which one factor that may be cut anyhow is no smaller: samples by one or by any number, another by a
+        whole factor, since an odd width is legally slower than the even one after it.
+        """
+        found = sizes[:1].copy()
+        free = [i for i, f in enumerate(op.rule.factors) if self._free(f)]
+        if free:
+            i = self.one_of(*free)
+            factor, n = op.rule.factors[i], int(found[0, i])
+            if factor.samples:
+                found[0, i] = min(n + 1, factor.size) if self.one_of(True, False) else self.whole(n, factor.size)
+            else:
+                found[0, i] = n * self.whole(1, factor.size // n)
+        return found
 
     def group(self) -> Group:
         """Groups of a mesh that covers the cluster from its first device on."""

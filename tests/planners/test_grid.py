@@ -47,8 +47,9 @@ def small_problem(seed: int) -> Problem:
     devices = int(2 ** rng.integers(1, 4))
     preset = ("h100", "a100", "v100")[int(rng.integers(3))]
     batch = devices * int(2 ** rng.integers(0, 3))
-    memory = float(rng.choice([0.02, 0.03, 0.06, 80.0])) * 2**30
-    return problem(name, 4, cluster_of(f"{preset}x{devices}"), batch, memory)
+    cluster = cluster_of(f"{preset}x{devices}")
+    memory = float(rng.choice([0.02, 0.03, 0.06, 80.0])) * 2**30 + Analytic().workspace(cluster.types[0]) / 0.9
+    return problem(name, 4, cluster, batch, memory)
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -125,6 +125,8 @@ class Runtime:
         self.actions = actions_of(plan, program, rank)
         self.micro_batches = max(1, plan.schedule.micro_batches)
         self._parted = parted(plan)
+        if self._parted and compile:
+            raise Unsupported("a backward in two parts runs op by op: compile a plan of another schedule, such as 1f1b")
         joint = {code.stage: joint_axes(code, parted=self._parted) for code in program.stages}
         groups.prepare(needed_groups(program, joint))
         if len(self.ranks) > 1 and program.transfers:
@@ -161,10 +163,6 @@ class Runtime:
     ) -> StageRunner | OpTape:
         outputs = {t.value for t in self.program.transfers if t.src == code.stage} | {self.graph.loss}
         if self._parted:
-            if self._compile:
-                raise Unsupported(
-                    "a backward in two parts runs op by op: compile a plan of another schedule, such as 1f1b"
-                )
             return OpTape(
                 code, self.graph, view, self.constants, params, outputs=outputs, seed=self.seed, dropout=dropout,
                 device=self.hardware.device,

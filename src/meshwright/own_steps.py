@@ -16,7 +16,6 @@ memory = "63 GiB"                  # optional: of the fullest device
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ._spelling import nearest
+from ._toml import read_toml
 from .answer import by_hand
 from .cluster._positions import line_of, positions
 from .cluster._units import BadQuantity, quantity
@@ -133,15 +133,7 @@ def _step(path: Path, k: int, given: dict[str, Any]) -> Step:
 
 
 def _parsed(path: Path) -> _File:
-    try:
-        text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
-    except FileNotFoundError:
-        raise InputError(f"no file {path}: docs/calibrate.md shows one with three steps", where=str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}", where=str(path)) from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path.name}: not TOML: {error}", where=str(path)) from None
+    text, table = read_toml(path, f"no file {path}: docs/calibrate.md shows one with three steps")
     try:
         parsed = _File.model_validate(table)
     except ValidationError as errors:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._spelling import nearest
+from ._toml import read_toml
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -114,15 +114,7 @@ def read(path: Path) -> Request:
     Raises:
         InputError: no such file, not TOML, unknown or faulty fields (all of them, ten at most).
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
-    except FileNotFoundError:
-        raise InputError(f"no file {path}: a problem file is written by every plan", where=str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}", where=str(path)) from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path.name}: not TOML: {error}", where=str(path)) from None
+    text, table = read_toml(path, f"no file {path}: a problem file is written by every plan")
     from pydantic import ValidationError
 
     from ._problem_schema import ProblemFile

@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .._toml import read_toml
 from ..cluster._build import NodeGroup, Wire, build
 from ..cluster.model import Cluster, DeviceType
 from ..cluster.presets import LOCAL_WIRE, local
@@ -204,15 +204,7 @@ def load(path: Path) -> Profile:
     Raises:
         InputError: no such file, not TOML, or no profile; says which line or field.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
-    except FileNotFoundError:
-        raise InputError(f'no profile {path}: "meshwright calibrate" writes one', where=str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}", where=str(path)) from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path.name}: not TOML: {error}", where=str(path)) from None
+    _, table = read_toml(path, f'no profile {path}: "meshwright calibrate" writes one')
     try:
         return _profile(table)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -14,7 +14,7 @@ from math import gcd
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.nn import functional
 
 
@@ -53,7 +53,7 @@ def _read(buffer: Tensor, slot: Tensor) -> Tensor:
     return padded[slot]
 
 
-@torch.library.custom_op("meshwright::moe_dispatch", mutates_args=())
+@library.custom_op("meshwright::moe_dispatch", mutates_args=())
 def moe_dispatch(
     hidden: Tensor, index: Tensor, weights: Tensor, experts: int, tokens: int, rows: int
 ) -> tuple[Tensor, Tensor]:
@@ -72,7 +72,7 @@ def _(hidden: Tensor, index: Tensor, weights: Tensor, experts: int, tokens: int,
     return hidden.new_empty((experts, room, hidden.shape[1])), weights.new_empty((experts, room))
 
 
-@torch.library.custom_op("meshwright::moe_combine", mutates_args=())
+@library.custom_op("meshwright::moe_combine", mutates_args=())
 def moe_combine(y: Tensor, index: Tensor, tokens: int, rows: int) -> Tensor:
     """y[experts, rows of all groups, width] -> [tokens, width]: the sum of the rows of a token."""
     experts, room, width = y.shape

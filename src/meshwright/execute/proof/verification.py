@@ -188,7 +188,7 @@ def load_values(graph: Graph, module: nn.Module, values: Values) -> None:
 
 
 def reference(graph: Graph, module: nn.Module, batch: Sequence[MicroBatch], values: Values) -> Reference:
-    """Losses and gradients of the user's module in this process, float32, for the mean loss of the micro-batches."""
+    """Losses and gradients of the user's module in this process, in its dtype, for the mean loss of the micro-batches."""
     losses, grads = _one_process(graph, module, batch, values)
     rounding, loss_rounding = dict.fromkeys(grads, 0.0), 0.0
     wide = [{k: x.double() if x.is_floating_point() else x for k, x in one.items()} for one in batch]

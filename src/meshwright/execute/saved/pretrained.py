@@ -41,7 +41,7 @@ class Given(Values):
         self.weights, self.stored = weights, dict(stored or {})
 
     def part(self, described: Described, layout: Layout, view: MeshView) -> Tensor:
-        """float32 [local shape]."""
+        """[local shape], of `master_dtype`."""
         if self.weights is not None and (name := self.stored.get(described.name)):
             return self.weights.part(name, layout, view, described.shape).to(master_dtype(described))
         return super().part(described, layout, view)

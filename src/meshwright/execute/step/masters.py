@@ -1,4 +1,4 @@
-"""Weights of one stage on one rank: float32 masters that the optimizer updates, and the parts at rest that ops read.
+"""Weights of one stage on one rank: masters (float32 or wider) that the optimizer updates, and the parts at rest that ops read.
 
 Where both rest alike in float32 they are one piece of memory. Else the updated masters are cast and, where the optimizer's
 state is cut further than the weight (ZeRO-1, 2), gathered: bucket by bucket, all under way at once.
@@ -32,7 +32,7 @@ class Masters:
         self.params: dict[str, Tensor] = {}
         """Parts at rest."""
         self.masters: dict[str, nn.Parameter] = {}
-        """Parts in the layout of their state, float32."""
+        """Parts in the layout of their state, float32 or wider."""
         self._dtypes = {name: dtype_of(graph.tensor[name]) for b in buckets for name in b.names}
         self._buckets = [(b.names, legs(b.gathers, b, graph, view)) for b in buckets]
         for p in code.params:

@@ -17,6 +17,10 @@ HERE = Path(__file__).parent
 EXAMPLE = HERE.parent.parent / "examples" / "even_cells.py"
 
 
+class TestDistIR(PlannerConformance):
+    planner = "distir"
+
+
 class TestGPipe(PlannerConformance):
     planner = "gpipe"
 

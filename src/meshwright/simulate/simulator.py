@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..cluster.model import Cluster, Mesh
-from ..errors import Unsupported
+from ..errors import InputError, Unsupported
 from ..graph.ir import Floats, Graph
 from ..lower.program import Program
 from ..plan.model import Plan
@@ -31,6 +32,8 @@ from .result import CATEGORIES, Lane, Simulation
 from .tasks import PipelineTasks, Sends, pipeline_tasks
 from .timeline import events
 
+Preset: TypeAlias = Literal["default", "distir"]
+
 __all__ = ["model_flops", "sends_of", "simulate"]
 
 
@@ -38,6 +41,7 @@ def simulate(
     problem: Problem,
     plan: Plan,
     *,
+    preset: Preset = "default",
     detail: bool = True,
     program: Program | None = None,
     pricer: Pricer | None = None,
@@ -45,6 +49,7 @@ def simulate(
     """One optimizer step of `plan`.
 
     Args:
+        preset: "distir" plays the program as DistIR's simulator does, see `distir`.
         detail: also events and memory curves; the figures are the same without.
         program: the lowered plan, if it is there already.
         pricer: prices of earlier plans of the same problem, to be used again.
@@ -53,6 +58,12 @@ def simulate(
         InputError: rows that wait for each other, or a schedule that does not suit the stages.
         Unsupported: a plan that nothing here can play.
     """
+    if preset == "distir":
+        from .distir import distir
+
+        return distir(problem, plan, detail=detail)
+    if preset != "default":
+        raise InputError(f'no preset "{preset}" of the simulator: there are default and distir')
     _refuse(plan)
     graph = plan.rewritten or problem.graph
     if plan.schedule.name == "dataflow" and not plan.schedule.rows and len(plan.stages) > 1:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from meshwright.errors import InputError, Unsupported
+from meshwright.formats import pipedream
 from meshwright.graph.serial import digest_of
 from meshwright.plan.lookup import stage_ops
 from meshwright.plan.model import Plan, Schedule
+from meshwright.plan.problem import Problem
 from meshwright.plan.schedules import rows
 from meshwright.planners._layers import layers_of
+from meshwright.planners._profile import kept_nodes, profile_of
 from meshwright.planners.gpipe import GPipe
 from meshwright.simulate.simulator import simulate
-from meshwright.solvers.chain_partition import parts_of, variance
+from meshwright.solvers.antichains import states_of
+from meshwright.solvers.chain_partition import least_maximum, least_squares, parts_of, proportional, variance
 from meshwright.testing.tiny import chain, mlp, problem_of
 
 PI = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3]
@@ -66,6 +72,76 @@ def test_reference_partition(
         assert cells(public.plan, costs) == lingvo
         assert max(parts_of(costs, [sum(lingvo[: i + 1]) for i in range(k)])) == lingvo_max
         assert exact.objective <= public.objective
+
+
+# profile, K, states of lingvo's cells, its largest cell in µs, states of the cells of least variance, largest, variance.
+PROFILES = [
+    ("vgg16", 2, [7, 33], 377045, [8, 32], 370931, 1.20156e9),
+    ("resnet50", 4, [44, 53, 67, 76], 113664, [45, 53, 67, 75], 111497, 339524),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "k", "lingvo", "lingvo_max", "least", "least_max", "spread"), PROFILES)
+def test_reference_partition_of_a_profile(
+    data_folder: Path,
+    name: str,
+    k: int,
+    lingvo: list[int],
+    lingvo_max: int,
+    least: list[int],
+    least_max: int,
+    spread: float,
+) -> None:
+    problem = pipedream.read(data_folder / "pipedream" / f"{name}.graph.txt", workers=(k,))
+    for rule, largest in (("lingvo", lingvo_max), ("variance", least_max)):
+        planner = GPipe(rule=rule)  # type: ignore[arg-type]
+        result = planner.plan(problem)
+        assert result.plan is not None and result.unit == "µs²"
+        sizes = recorded(problem, result.plan)
+        assert max(sizes) == pytest.approx(largest, rel=1e-9)
+        assert result.objective == pytest.approx(variance(sizes), rel=1e-9)
+        assert planner.objective(problem, result.plan) == result.objective
+        assert (result.status == "optimal") == (rule == "variance")
+    assert result.objective == pytest.approx(spread, rel=1e-5)
+    # The published cells count states of the optimizer of PipeDream, where a layer is paid for by the first that has it.
+    costs = of_states(problem)
+    assert [b - a for a, b in pairwise((0, *proportional(costs, k)))] == lingvo
+    # Where a cut falls among states that add nothing, several lists of cells are the same cells.
+    ends = [sum(least[: i + 1]) for i in range(k)]
+    assert parts_of(costs, ends) == pytest.approx(parts_of(costs, least_squares(costs, k)))
+    assert max(parts_of(costs, least_maximum(costs, k))) == pytest.approx(least_max)
+
+
+def recorded(problem: Problem, plan: Plan) -> list[float]:
+    """µs of each cell, straight from the cost model."""
+    found = []
+    for stage in plan.stages:
+        own = [problem.graph.ops[i] for i in stage_ops(problem.graph, stage)]
+        read = {name for op in problem.graph.ops for name in op.inputs}
+        used = [op for op in own if (op.kind != "input" and any(name in read for name in op.outputs)) or op is own[-1]]
+        device = problem.cluster.type_of(0)
+        sizes = [np.array([[f.size for f in op.rule.factors]], np.int64) for op in used]
+        found.append(
+            sum(
+                1e6 * float(problem.cost.compute(op, n, device, phase)[0])
+                for op, n in zip(used, sizes, strict=True) for phase in ("forward", "backward")  # type: ignore[arg-type]
+            )
+        )  # fmt: skip
+    return found
+
+
+def of_states(problem: Problem) -> list[float]:
+    profile = profile_of(problem, problem.graph.samples)
+    kept = kept_nodes(profile)
+    at = {v: i for i, v in enumerate(kept)}
+    states = states_of(len(kept), [(at[a], at[b]) for a, b in profile.edges if a in at and b in at])
+    assert states is not None
+    before = np.zeros(len(kept), bool)
+    costs = []
+    for below in states.below:
+        costs.append(1e6 * float(profile.seconds[kept][below & ~before].sum()))
+        before |= below
+    return costs
 
 
 def test_no_partition_of_layers_has_less_variance() -> None:

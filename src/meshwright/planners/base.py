@@ -98,11 +98,15 @@ class Planner(abc.ABC):
         start = (previous.plan, *problem.start) if previous.plan is not None else problem.start
         return self.plan(replace(problem, start=start), budget=budget, seed=seed)
 
+    def unit_of(self, problem: Problem) -> str:
+        """Unit of `objective` for this problem."""
+        return self.unit or problem.cost.unit
+
     def _result(
         self, problem: Problem, run: SearchRun, carry: Json, stopped: str, infeasible: str, seed: int
     ) -> Result:
         best = run.best
-        unit = self.unit or problem.cost.unit
+        unit = self.unit_of(problem)
         seconds = time.monotonic() - run.started
         if infeasible or (best is None and not stopped):
             reason = infeasible or f"{self.info.name} {NO_REASON}"

@@ -1,7 +1,8 @@
 """GPipe (Huang et al., NeurIPS 2019, arXiv 1811.06965): a sequential model in K cells, one per device.
 
 Decides the cut points only. The paper (section 2.2) asks for cells of least variance in estimated cost, which is forward
-FLOPs; it does not write the algorithm down. Two rules:
+FLOPs; of an imported profile, which has none, it is the recorded time, forward and backward, in µs. The paper does not write
+the algorithm down. Two rules:
 
     lingvo     the rule of the public code (tensorflow/lingvo, lingvo/core/gpipe.py): a layer goes to the cell that its
                share of all FLOPs so far falls into. May leave a cell empty; then the exact rule is used, and `carry` says so.
@@ -15,6 +16,7 @@ memory term: that a plan does not fit is found afterwards, and said. Data parall
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -24,7 +26,8 @@ from ..plan.lookup import stage_ops
 from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Problem
 from ..solvers.chain_partition import least_squares, proportional, variance
-from ._layers import Layers, layers_of
+from ._layers import layers_of
+from ._profile import kept_nodes, profile_of, with_the_rest
 from .base import Planner
 from .registry import register
 from .types import Info, Json, Run
@@ -68,18 +71,18 @@ class GPipe(Planner):
     def search(self, problem: Problem, run: Run) -> Json:
         """One partition; the exact rule proves its own bound."""
         cells = problem.limits.devices or problem.cluster.count
-        layers = layers_of(problem.graph)
-        if len(layers) < cells:
+        layers = _Chain(problem)
+        if len(layers.costs) < cells:
             raise Infeasible(
-                f"{len(layers)} layers cannot fill {cells} cells: gpipe puts one cell of whole layers on each device, so it "
-                f"takes at most {len(layers)} devices here"
+                f"{len(layers.costs)} layers cannot fill {cells} cells: gpipe puts one cell of whole layers on each device, so it "
+                f"takes at most {len(layers.costs)} devices here"
             )
         used: str = self.rule
-        ends = proportional(layers.flops, cells) if self.rule == "lingvo" else least_squares(layers.flops, cells)
+        ends = proportional(layers.costs, cells) if self.rule == "lingvo" else least_squares(layers.costs, cells)
         empty = sum(a == b for a, b in zip((0, *ends), ends))
         if empty:
             used = f"variance, since lingvo leaves {empty} of {cells} cells empty"
-            ends = least_squares(layers.flops, cells)
+            ends = least_squares(layers.costs, cells)
         plan = self._plan(problem, layers, ends)
         objective = self.objective(problem, plan)
         if used.startswith("variance"):
@@ -89,7 +92,7 @@ class GPipe(Planner):
         return {"rule": used, "cells": [b - a for a, b in zip((0, *ends), ends)]}
 
     def objective(self, problem: Problem, plan: Plan) -> float:
-        """Variance of the cells' forward FLOPs at the graph's samples.
+        """Variance of the cells' forward FLOPs at the graph's samples, or of their recorded µs.
 
         Raises:
             Unsupported: not one stage on one device for each cell.
@@ -97,14 +100,16 @@ class GPipe(Planner):
         cells = problem.limits.devices or problem.cluster.count
         if len(plan.stages) != cells or any(len(stage.mesh.devices) != 1 for stage in plan.stages):
             raise Unsupported(f"gpipe prices plans of {cells} stages with one device each")
-        ops = problem.graph.ops
-        return variance([sum(ops[i].flops for i in stage_ops(problem.graph, stage)) for stage in plan.stages])
+        return variance(_Chain(problem).cells(plan))
 
-    def _plan(self, problem: Problem, layers: Layers, ends: tuple[int, ...]) -> Plan:
+    def unit_of(self, problem: Problem) -> str:
+        return "µs²" if _imported(problem) else self.unit
+
+    def _plan(self, problem: Problem, layers: _Chain, ends: tuple[int, ...]) -> Plan:
         graph = problem.graph
         stages = []
-        for cell, (first, stop) in enumerate(zip((0, *ends), ends)):
-            stage = Stage(layers.entries(first, stop), Mesh((cell,)))
+        for cell, entries in enumerate(layers.entries(ends)):
+            stage = Stage(entries, Mesh((cell,)))
             if self.recompute:
                 again = frozenset(graph.ops[i].name for i in stage_ops(graph, stage))
                 stage = replace(stage, recompute=again, recompute_at="stage")
@@ -123,3 +128,38 @@ class GPipe(Planner):
                 f"{below} do"
             )
         return self.micro_batches
+
+
+class _Chain:
+    """The layers of a graph in order: those of a captured model, or the ops of an imported profile."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._graph = problem.graph
+        self._layers, self._profile, self._kept = None, None, list[int]()
+        if _imported(problem):
+            self._profile = profile_of(problem, problem.graph.samples)
+            self._kept = kept_nodes(self._profile)
+            self.costs = tuple(1e6 * float(self._profile.seconds[v]) for v in self._kept)
+        else:
+            self._layers = layers_of(problem.graph)
+            self.costs = self._layers.flops
+
+    def entries(self, ends: Sequence[int]) -> list[tuple[str, ...]]:
+        """`Stage.ops` of each cell."""
+        pairs = list(zip((0, *ends), ends))
+        if self._layers is not None:
+            return [self._layers.entries(a, b) for a, b in pairs]
+        assert self._profile is not None
+        return [self._profile.entries(v) for v in with_the_rest(self._profile, [self._kept[a:b] for a, b in pairs])]
+
+    def cells(self, plan: Plan) -> list[float]:
+        """Cost of each cell of any plan."""
+        if self._profile is None:
+            ops = self._graph.ops
+            return [sum(ops[i].flops for i in stage_ops(self._graph, stage)) for stage in plan.stages]
+        cost = dict(zip(self._kept, self.costs))
+        return [sum(cost.get(v, 0.0) for v in nodes) for nodes in self._profile.parts(plan)]
+
+
+def _imported(problem: Problem) -> bool:
+    return all(not op.call for op in problem.graph.ops)

@@ -38,7 +38,7 @@ class Family:
 
     name: str
     positions: bool = True
-    """The data has positions, or an image's rows among integers, that an axis can cut."""
+    """The data has positions, or an image's rows where there is no attention, that an axis can cut."""
     experts: bool = False
     products: bool = True
     """Products with a parameter whose features tensor parallelism cuts."""
@@ -58,15 +58,15 @@ FAMILIES = (
     Family("bert-large"),
     Family("vit-l16", positions=False),
     Family("mixtral-8x7b", experts=True),
-    Family("resnet-50", positions=False, sizes=LARGER, dtype=WIDE),
+    Family("resnet-50", sizes=LARGER, dtype=WIDE),
     Family("t5-large"),
     Family("qwen3-235b", experts=True),
     Family("deepseek-v3", experts=True),
     Family("dlrm", positions=False),
     Family("gnmt-8"),
     Family("unet", products=False, dtype=WIDE),
-    Family("wrn-50-2", positions=False, sizes=LARGER, dtype=WIDE),
-    Family("wrn-101-8", positions=False, sizes=LARGER, dtype=WIDE),
+    Family("wrn-50-2", sizes=LARGER, dtype=WIDE),
+    Family("wrn-101-8", sizes=LARGER, dtype=WIDE),
 )
 FAMILY = {f.name: f for f in FAMILIES}
 

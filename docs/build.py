@@ -1,7 +1,7 @@
 """`make docs`: puts true output of the commands into README.md and docs/*.md, and takes the picture of the report.
 
 A block between `<!-- run: COMMAND -->` and `<!-- end -->` is replaced by what COMMAND prints. Commands run in one folder
-in the order of the files, so that a later one may show what an earlier one wrote.
+in the order of the files, so that a later one may show what an earlier one wrote. `schedules` draws the pipeline schedules.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import schedules  # beside this file
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- run: (?P<command>.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -57,6 +59,7 @@ def picture(report: Path) -> None:
 
 
 def main() -> int:
+    schedules.main()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:

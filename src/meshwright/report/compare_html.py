@@ -6,7 +6,8 @@ from html import escape
 
 from bokeh.models import ColumnDataSource, HoverTool
 
-from .charts.base import BLUE, ORANGE, Chart, plot, table
+from .charts.base import Chart, plot, table
+from .colors import BLUE, ORANGE
 from .compare import Comparison, compare_object
 from .html import page
 from .plan_words import stage_table

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from bokeh.models import ColumnDataSource, HoverTool, Range1d
 
-from .charts.base import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, Chart, legend_outside, plot, table
+from .charts.base import Chart, legend_outside, plot, table
+from .colors import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
 from .html import page
 from .truth import HEADS, SECTIONS, facts, memory_rows, score_rows, share, signed
 from .words import number, plural

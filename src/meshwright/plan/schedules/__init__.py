@@ -5,6 +5,7 @@ several pipes. Sources of the tables are named in each file.
 """
 
 from .check import Exchange, Message, deadlock_free, exchanges, stuck
+from .clock import Timed, held, timed
 from .rows import GENERATORS, chunks_of, conditions, generate, home, links, pipes, rows, rows_of
 from .text import action_text, from_csv, parse_action, to_csv
 
@@ -12,6 +13,7 @@ __all__ = [
     "GENERATORS",
     "Exchange",
     "Message",
+    "Timed",
     "action_text",
     "chunks_of",
     "conditions",
@@ -19,6 +21,7 @@ __all__ = [
     "exchanges",
     "from_csv",
     "generate",
+    "held",
     "home",
     "links",
     "parse_action",
@@ -26,5 +29,6 @@ __all__ = [
     "rows",
     "rows_of",
     "stuck",
+    "timed",
     "to_csv",
 ]

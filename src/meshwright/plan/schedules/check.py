@@ -71,7 +71,7 @@ def exchanges(rows: Sequence[Row], links: Sequence[tuple[int, int]] | None = Non
     Raises:
         InputError: an order that cannot run, however messages go; names the action each rank stops at.
     """
-    table = _Table(rows, links)
+    table = Table(rows, links)
     posted: list[list[tuple[list[Message], list[Message]]]] = [[([], []) for _ in (*row.actions, 0)] for row in rows]
     at, ends, clock = [0] * len(rows), [0.0] * len(rows), 0.0
     running: list[tuple[Key, ...]] = [()] * len(rows)
@@ -91,8 +91,8 @@ def exchanges(rows: Sequence[Row], links: Sequence[tuple[int, int]] | None = Non
             while idle and at[r] < len(row.actions) and all(k in done for k in table.needs(row.actions[at[r]])):
                 action = row.actions[at[r]]
                 at[r] += 1
-                running[r] = tuple(_keys(action))
-                length = sum(UNIT.get(a.kind, 0.0) * a.span for a in _members(action))
+                running[r] = tuple(keys_of(action))
+                length = sum(UNIT.get(a.kind, 0.0) * a.span for a in members(action))
                 ends[r] = clock + length
                 idle = length == 0
             if ends[r] > clock:
@@ -111,7 +111,7 @@ def stuck(rows: Sequence[Row], lists: Exchanges, links: Sequence[tuple[int, int]
 
     A rank also stops at a computation whose input it has neither received nor made, and at a send of what it has not made.
     """
-    table = _Table(rows, links)
+    table = Table(rows, links)
     at = [0] * len(rows)
     have: list[set[Key]] = [set() for _ in rows]
     sent, received = set(chain.from_iterable(own[0].sends for own in lists)), set[Message]()
@@ -131,7 +131,7 @@ def stuck(rows: Sequence[Row], lists: Exchanges, links: Sequence[tuple[int, int]
                     action = row.actions[at[r]]
                     if not have[r].issuperset(table.needs(action)):
                         break
-                    have[r].update(_keys(action))
+                    have[r].update(keys_of(action))
                     sent.update(lists[r][at[r] + 1].sends)
                     received.update(lists[r][at[r] + 1].receives)
                 at[r] += 1
@@ -149,11 +149,11 @@ def deadlock_free(rows: Sequence[Row], links: Sequence[tuple[int, int]] | None =
         return False
 
 
-class _Table:
+class Table:
     """Who computes what, and what each computation needs."""
 
     def __init__(self, rows: Sequence[Row], links: Sequence[tuple[int, int]] | None) -> None:
-        self.rank = {key: r for r, row in enumerate(rows) for action in row.actions for key in _keys(action)}
+        self.rank = {key: r for r, row in enumerate(rows) for action in row.actions for key in keys_of(action)}
         if links is None:
             stages = {stage for _, stage, _ in self.rank}
             links = [(s, s + 1) for s in sorted(stages) if s + 1 in stages]
@@ -165,7 +165,7 @@ class _Table:
 
     def needs(self, action: Action | tuple[Action, Action]) -> Iterator[Key]:
         """Computations that must be done first; both of a pair start together."""
-        own = set(_keys(action))
+        own = set(keys_of(action))
         for kind, stage, j in own:
             if kind == "F":
                 found = [("F", s, j) for s in self.before.get(stage, ())]
@@ -187,14 +187,14 @@ class _Table:
                 yield Message(forward, stage, other, j, r, peer)
 
 
-def _members(action: Action | tuple[Action, Action]) -> tuple[Action, ...]:
+def members(action: Action | tuple[Action, Action]) -> tuple[Action, ...]:
     return action if isinstance(action, tuple) else (action,)
 
 
-def _keys(action: Action | tuple[Action, Action]) -> list[Key]:
+def keys_of(action: Action | tuple[Action, Action]) -> list[Key]:
     return [
         ("B" if a.kind == "I" else a.kind, a.on, j)
-        for a in _members(action)
+        for a in members(action)
         if a.kind in UNIT and isinstance(a.on, int)
         for j in range(a.micro_batch, a.micro_batch + a.span)
     ]

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from bokeh.plotting import figure
 
-# Okabe and Ito, "Color Universal Design" (2008).
-SKY, BLUE, ORANGE, VERMILLION = "#56b4e9", "#0072b2", "#e69f00", "#d55e00"
-GREEN, YELLOW, PURPLE, BLACK, GREY = "#009e73", "#f0e442", "#cc79a7", "#1a1a1a", "#bbbbbb"
-CYCLE = (SKY, ORANGE, GREEN, YELLOW, BLUE, VERMILLION, PURPLE, GREY)
-
-COLORS: Mapping[str, str] = {
-    "F": SKY, "B": BLUE, "I": BLUE, "W": PURPLE, "compute": SKY, "optimizer": GREEN, "update": GREEN, "UPDATE": GREEN, "collectives": PURPLE,
-    "all_gather": ORANGE, "reduce_scatter": VERMILLION, "all_reduce": PURPLE, "all_to_all": YELLOW,
-    "send": YELLOW, "recv": YELLOW, "bubble": GREY, "idle": "#e5e5e5",
-    "weights": BLUE, "gradients": VERMILLION, "activations": SKY, "loss": YELLOW, "buffers": PURPLE,
-}  # fmt: skip
-HATCHED = frozenset(
-    {"all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send", "recv", "collectives", "broadcast", "permute"}
-)
-"""Communication is hatched as well as coloured."""
+from ..colors import BLACK
 
 
 @dataclass(frozen=True)
@@ -34,10 +20,6 @@ class Chart:
     table: str
     caption: str = ""
     """Under the figure, plain text."""
-
-
-def color(kind: str, index: int = 0) -> str:
-    return COLORS.get(kind, CYCLE[index % len(CYCLE)])
 
 
 def plot(height: int, tools: str = "", **options: Any) -> Any:

@@ -9,8 +9,9 @@ from bokeh.models import ColumnDataSource, HoverTool, Label, Span
 
 from ...graph.ir import Floats, Ints
 from ...simulate.result import CATEGORIES, Simulation
+from ..colors import BLACK, CYCLE, VERMILLION
 from ..words import gib, memory_unit
-from .base import BLACK, CYCLE, VERMILLION, Chart, legend_outside, plot, table
+from .base import Chart, legend_outside, plot, table
 
 POINTS = 1200
 """A line keeps the lowest and the highest value of each of half as many stretches."""

@@ -10,7 +10,8 @@ from bokeh.models import ColumnDataSource, HoverTool, Range1d
 
 from ...cluster.model import Cluster
 from ...plan.model import Plan, Stage
-from .base import BLACK, CYCLE, Chart, plot, table
+from ..colors import BLACK, CYCLE
+from .base import Chart, plot, table
 
 CELLS = 1024
 NODES_A_RACK = 16

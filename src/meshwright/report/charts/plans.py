@@ -9,8 +9,9 @@ import numpy as np
 from bokeh.models import ColumnDataSource, HoverTool, Label, Range1d, Span, Whisker
 
 from ..candidates import Candidate
+from ..colors import BLACK, BLUE, GREY, ORANGE, VERMILLION
 from ..words import GIB, count, gib, number, percent
-from .base import BLACK, BLUE, GREY, ORANGE, VERMILLION, Chart, legend_outside, plot, table
+from .base import Chart, legend_outside, plot, table
 
 POINTS = 2000
 """Above this the layouts that are neither fast nor small are drawn as a density."""

@@ -8,8 +8,9 @@ import numpy as np
 from bokeh.models import ColumnDataSource, HoverTool, Range1d
 
 from ...simulate.result import Event, Simulation
+from ..colors import BLACK, HATCHED, color
 from ..words import GIB, number, time_part
-from .base import BLACK, HATCHED, Chart, color, legend_outside, plot, table
+from .base import Chart, legend_outside, plot, table
 
 STREAMS = ("compute", "tp", "dp", "ep", "send", "recv", "offload", "optimizer")
 NAMES = {"F": "forward", "B": "backward", "I": "input gradient", "W": "weight gradient", "UPDATE": "optimizer"}

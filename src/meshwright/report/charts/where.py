@@ -5,8 +5,9 @@ from __future__ import annotations
 from bokeh.models import ColumnDataSource, HoverTool, Range1d
 
 from ...simulate.result import Simulation
+from ..colors import BLACK, HATCHED, color
 from ..words import GIB, number, percent, time_part
-from .base import BLACK, HATCHED, Chart, color, legend_outside, plot, table
+from .base import Chart, legend_outside, plot, table
 
 
 def where_chart(sim: Simulation) -> Chart:

@@ -33,14 +33,22 @@ def keys(action: Action) -> Iterator[tuple[str, int, int]]:
 
 
 def play(
-    rows: Sequence[Row], links: Sequence[tuple[int, int]], v: int = 1, times: dict[str, int] | None = None
+    rows: Sequence[Row],
+    links: Sequence[tuple[int, int]],
+    v: int = 1,
+    times: dict[str, int] | None = None,
+    send: Fraction = Fraction(0),
 ) -> Played:
-    """start = max(rank free, inputs there); a stage takes 1/v of the rank's time; a pair starts when both inputs are there."""
+    """start = max(rank free, inputs there); a stage takes 1/v of the rank's time; a pair starts when both inputs are there.
+
+    send: time of a message between two ranks, both of which work on meanwhile.
+    """
     times = times or TIMES
     before, after = {b: a for a, b in links}, dict(links)
     end: dict[tuple[str, int, int], Fraction] = {}
     free, busy, at = [Fraction(0)] * len(rows), [Fraction(0)] * len(rows), [0] * len(rows)
     first: dict[int, Fraction] = {}
+    maker: dict[tuple[str, int, int], int] = {}
 
     def needs(kind: str, stage: int, j: int) -> Iterator[tuple[str, int, int]]:
         if kind == "F" and stage in before:
@@ -61,14 +69,14 @@ def play(
                 inputs = [need for key in own for need in needs(*key) if need not in own]
                 if not all(key in end for key in inputs):
                     break
-                start = max([free[r], *(end[key] for key in inputs)])
+                start = max([free[r], *(end[key] + (send if maker[key] != r else 0) for key in inputs)])
                 length = sum((Fraction(times.get(a.kind, 0) * a.span, v) for a in entry), Fraction(0))
                 first.setdefault(r, start)
                 free[r] = start + length
                 busy[r] += length
                 for key in own:
                     assert key not in end, f"{key} runs twice"
-                    end[key] = free[r]
+                    end[key], maker[key] = free[r], r
                 at[r] += 1
         assert at != stood, f"the table stops at {at}"
     makespan = max(free)

@@ -157,21 +157,31 @@ def test_backward_halving_runs_two_micro_batches_forward_at_once() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 4), st.integers(0, 6), st.integers(1, 5), st.integers(1, 5), st.integers(1, 5))
-def test_bubble_of_dualpipe(half: int, more: int, f: int, i: int, w: int) -> None:
-    """Where the drain is no longer than the weights' work that hides it: (p/2 − 1)(F&B + B − 3W), F&B = F + B."""
-    p = 2 * half
+@given(st.integers(1, 4), st.integers(0, 6), st.integers(1, 5), st.integers(1, 5))
+def test_bubble_of_dualpipe(half: int, more: int, f: int, w: int) -> None:
+    """(p/2 − 1)(F&B + B − 3W) with F&B = F + B, exactly where F = I >= W."""
+    p, w = 2 * half, min(f, w)
     m = 2 * p + 2 * more
-    got = played("dualpipe", p, m, 1, {"F": 1, "B": 2, "I": 1, "W": 1})
-    assert got.makespan - 3 * m == (half - 1) * 2
+    got = played("dualpipe", p, m, 1, {"F": f, "B": f + w, "I": f, "W": w})
+    assert got.makespan - m * (2 * f + w) == (half - 1) * (f + 2 * (f + w) - 3 * w)
     assert set(got.memory) == {p + 1}
 
 
-@pytest.mark.parametrize("p", [2, 3, 4, 6])
-def test_bubble_of_dualpipev(p: int) -> None:
-    m = 2 * p + 3
-    got = played("dualpipev", p, m)
-    assert got.makespan - 6 * m == (p - 1) * 2
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 6), st.integers(0, 5), st.integers(1, 5), st.integers(1, 5))
+def test_bubble_of_dualpipev(p: int, more: int, f: int, w: int) -> None:
+    """(p − 1)(F&B + B − 3W), times of one of a rank's two stages."""
+    m, w = 2 * p + more, min(f, w)
+    got = played("dualpipev", p, m, 1, {"F": f, "B": f + w, "I": f, "W": w})
+    assert got.makespan - 2 * m * (2 * f + w) == (p - 1) * (f + 2 * (f + w) - 3 * w)
+
+
+@pytest.mark.parametrize("waves", [1, 2, 3, 4])
+@pytest.mark.parametrize("p", [2, 3, 4, 6, 7])
+def test_hanayo_is_near_the_bubble_of_its_waves(p: int, waves: int) -> None:
+    """Makespan 3p + 2 (p − 1) / W for m = p: at most 9 % above it, never below."""
+    least = 3 * p + Q(2 * (p - 1), waves)
+    assert least <= played("hanayo", p, p, 2 * waves).makespan <= Q("1.09") * least
 
 
 @pytest.mark.parametrize("p", [2, 3, 5, 8])

@@ -144,7 +144,7 @@ def stuck(rows: Sequence[Row], lists: Exchanges, links: Sequence[tuple[int, int]
 def deadlock_free(rows: Sequence[Row], links: Sequence[tuple[int, int]] | None = None) -> bool:
     """Does this table run to its end with zero-buffer sends, exchanged as `exchanges` says?"""
     try:
-        return not stuck(rows, exchanges(rows, links))
+        return not stuck(rows, exchanges(rows, links), links)
     except InputError:
         return False
 

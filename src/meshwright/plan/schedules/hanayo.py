@@ -3,7 +3,7 @@
     stage 0 1 2 3 | 7 6 5 4 | 8 9 …       rank 0 holds 0, 7, 8, …
 
 The paper's own action lists are not public; this is the greedy order on a clock (F = 1, B = 2): an idle rank takes a
-backward if one is ready, else the forward of its deepest ready stage.
+backward if one is ready, of the earliest micro-batch, else the forward of its deepest ready stage.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def hanayo(p: int, m: int, v: int) -> tuple[tuple[Action, ...], ...]:
     """Actions of all ranks."""
     last = p * v - 1
     found: list[list[Action]] = [[] for _ in range(p)]
-    # Ready work of each rank by (backwards first, then deep stages first, micro-batch).
+    # Ready work of each rank: backwards (0, micro-batch, stage), then forwards (1, stage, micro-batch), deep stages first.
     ready: list[list[tuple[int, int, int]]] = [[] for _ in range(p)]
     ready[snake(p, 0)] = [(1, 0, j) for j in range(m)]
     free = [0] * p
@@ -32,8 +32,8 @@ def hanayo(p: int, m: int, v: int) -> tuple[tuple[Action, ...], ...]:
     while True:
         for r in range(p):
             if free[r] <= now and ready[r]:
-                kind, deep, j = heappop(ready[r])
-                stage = -deep
+                kind, first, second = heappop(ready[r])
+                stage, j = (-first, second) if kind else (-second, first)
                 found[r].append(Action("F" if kind else "B", stage, j))
                 free[r] = now + (1 if kind else 2)
                 heappush(events, (free[r], kind, stage, j))
@@ -45,6 +45,6 @@ def hanayo(p: int, m: int, v: int) -> tuple[tuple[Action, ...], ...]:
             if kind and stage < last:
                 heappush(ready[snake(p, stage + 1)], (1, -stage - 1, j))
             elif kind:
-                heappush(ready[snake(p, stage)], (0, -stage, j))
+                heappush(ready[snake(p, stage)], (0, j, -stage))
             elif stage:
-                heappush(ready[snake(p, stage - 1)], (0, -stage + 1, j))
+                heappush(ready[snake(p, stage - 1)], (0, j, -stage + 1))

@@ -20,6 +20,7 @@ class ModelTable(_Table):
     name: str | None = None
     config: str | None = None
     code: str | None = None
+    recorded: str | None = None
     batch: Annotated[int, Field(ge=1)] | None = None
     seq: Annotated[int, Field(ge=1)] | None = None
     precision: str = "bf16"
@@ -36,8 +37,8 @@ class ModelTable(_Table):
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelTable:
-        if sum(v is not None for v in (self.name, self.config, self.code)) != 1:
-            raise ValueError("give exactly one of name, config, code")
+        if sum(v is not None for v in (self.name, self.config, self.code, self.recorded)) != 1:
+            raise ValueError("give exactly one of name, config, code, recorded")
         return self
 
 
@@ -67,6 +68,7 @@ class SearchTable(_Table):
     objective: Literal["step", "cost", "memory"] = "step"
     fix: dict[str, Annotated[int, Field(ge=1)]] = {}
     allow: dict[str, list[str]] = {}
+    set: dict[str, str] = {}
     seed: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("budget")
@@ -85,7 +87,7 @@ class ProblemFile(_Table):
 
     def request(self, folder: Path) -> Request:
         """With paths made relative to where the command runs."""
-        model = self.model.name or _beside(folder, self.model.config or self.model.code or "")
+        model = self.model.name or _beside(folder, self.model.config or self.model.code or self.model.recorded or "")
         cluster = self.cluster.name or _beside(folder, self.cluster.file or "")
         profile = self.cluster.profile or ""
         profile = _beside(folder, profile) if profile.endswith(".toml") else profile
@@ -107,6 +109,8 @@ class ProblemFile(_Table):
             self.model.attention_share,
             self.model.routing_skew,
             profile,
+            self.search.set,
+            self.model.recorded is not None,
         )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import settings
 from .cluster import Cluster, resolve
 from .errors import InputError, MeshwrightError
 from .layout_by_hand import LayoutByHand
@@ -199,7 +200,7 @@ def _kind(problem: Problem) -> str:
 
 
 def planner_of(request: Request, top: int = 5) -> Planner:
-    """The planner that a request names, told its --fix, --allow and --top where it takes them.
+    """The planner that a request names, told its --fix, --allow, --top and --set where it takes them.
 
     Raises:
         InputError: no such planner, or one that takes no such option.
@@ -217,6 +218,10 @@ def planner_of(request: Request, top: int = 5) -> Planner:
         if name not in accepted:
             raise InputError(f"planner {kind.info.name} takes no --{name}: leave it out, or use --planner grid")
         options[name] = value
+    if request.settings:
+        known = settings.parameters(kind)
+        settings.check_known(request.settings, {f"planner {kind.info.name}": known})
+        options |= settings.typed(request.settings, known)
     return kind(**options) if options else registry.load(request.planner)
 
 

@@ -84,14 +84,18 @@ def write_together(folder: Path, files: Mapping[str, bytes | Callable[[Path], No
 
 
 def _difference(held: Request, asked: Request) -> str:
-    for name in ("model", "cluster", "batch", "seq", "precision", "optimizer", "keep_free"):
+    for name in ("model", "cluster", "batch", "seq", "precision", "optimizer", "keep_free", "settings"):
         old, new = getattr(held, name), getattr(asked, name)
+        if name == "model" and held.recorded and asked.recorded and os.path.realpath(old) == os.path.realpath(new):
+            continue
         if old != new:
             return f"{name.replace('_', ' ')} {_shown(old)}, not {_shown(new)}"
     return "another file of the same name"
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={text}" for key, text in value.items()) or "none"
     return f"{value:,}" if isinstance(value, int) else "default" if value is None else str(value)
 
 

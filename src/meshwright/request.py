@@ -51,6 +51,10 @@ class Request:
     """Tokens of the busiest device of experts over the mean."""
     profile: str = ""
     """Constants of `meshwright calibrate`: a name or a path; "" = the machine's own where the cluster is local."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """KEY=VALUE: parameters of the planner; where the model is a recorded profile, also what overrides its file."""
+    recorded: bool = False
+    """The model is a profile with prices and devices of its own, by its path."""
 
     def same_problem(self, other: Request) -> bool:
         """Whether both ask the same question, by whatever search."""
@@ -59,7 +63,10 @@ class Request:
     def question(self) -> tuple[object, ...]:
         """What two requests must share to ask for the same thing."""
         model, cluster = (_absolute(w) if _is_path(w) else w for w in (self.model, self.cluster))
-        data = (self.batch, self.seq, self.attention_share, self.routing_skew)
+        model = os.path.realpath(self.model) if self.recorded else model
+        # Parameters of a planner are no part of the question, but what overrides a profile is.
+        overrides = sorted(self.settings.items()) if self.recorded else ()
+        data = (self.batch, self.seq, self.attention_share, self.routing_skew, *overrides)
         return (model, cluster, *data, self.precision, self.optimizer, self.keep_free)
 
     def skews(self) -> tuple[tuple[str, float], ...]:
@@ -74,12 +81,14 @@ class Request:
             return os.path.relpath(path, folder) + colon + function if _is_path(word) else word
 
         model, cluster, planner, profile = map(moved, (self.model, self.cluster, self.planner, self.profile))
+        model = os.path.relpath(self.model, folder) if self.recorded else model
         return replace(self, model=model, cluster=cluster, planner=planner, profile=profile)
 
 
 def to_toml(request: Request, comment: str = "") -> str:
     """The file that asks for `request` again."""
     kind = "code" if re.search(r"\.py:\w+$", request.model) else "config" if _is_path(request.model) else "name"
+    kind = "recorded" if request.recorded else kind
     file = "file" if _is_path(request.cluster) else "name"
     lines = [f"# {comment}"] if comment else []
     lines += [f"schema = {SCHEMA}", "[model]", f"{kind} = {_quoted(request.model)}"]
@@ -104,6 +113,9 @@ def to_toml(request: Request, comment: str = "") -> str:
     if request.allow:
         listed = (f"{k} = [{', '.join(map(_quoted, v))}]" for k, v in request.allow.items())
         lines.append("allow = { " + ", ".join(listed) + " }")
+    if request.settings:
+        said = ", ".join(f"{key} = {_quoted(text)}" for key, text in request.settings.items())
+        lines.append(f"set = {{ {said} }}")
     lines.append(f"seed = {request.seed}")
     return "\n".join(lines) + "\n"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .cluster import describe, is_local, resolve
 from .cluster.model import Cluster
-from .errors import InputError
+from .errors import InputError, Unsupported
 from .graph.ir import Graph
 from .graph.samples import inputs_like
 from .plan.model import Plan
@@ -64,6 +64,12 @@ def state(
     Raises:
         InputError: an unknown name, file, precision or objective, or a number out of range. CaptureError: the model cannot be captured.
     """
+    if request.recorded:
+        raise Unsupported(
+            f"{request.model} is a recorded profile, so its plan is neither simulated by degrees, verified nor run: plan it "
+            "again with meshwright plan, or read result.json",
+            where=request.model,
+        )
     if request.precision not in PRECISIONS:
         raise InputError(f'no precision "{request.precision}": use one of {", ".join(PRECISIONS)}', where="--precision")
     if request.objective not in GOALS:

@@ -51,6 +51,17 @@ def layout_words(ctx: Any, incomplete: str) -> list[str]:
     return [f"{done}{comma}{w}" for w in words if w.startswith(last)]
 
 
+def setting_names(ctx: Any, incomplete: str) -> list[str]:
+    """ "devices=", … of a profile, and the parameters of the planner that was named; `ctx` is the parser's."""
+    from ..planners.registry import planners
+    from ..settings import parameters
+
+    found = ["devices", "memory", "bandwidth", "micro_batches", "workers"]
+    if kind := planners().get(ctx.params.get("planner") or ""):
+        found += [name for name in parameters(kind) if name not in found]
+    return [f"{name}=" for name in found if name.startswith(incomplete)]
+
+
 def quick(env: Mapping[str, str]) -> list[str]:
     """Commands, models, clusters and planners for bash, without the parser, whose import a person would wait for.
 

@@ -12,6 +12,7 @@ import sys
 from ..errors import MeshwrightError
 from ..report.lines import encodable
 from .interrupt import STOPPED
+from .spread import spread_sets
 
 BUG = 70
 BAD_INPUT = 2
@@ -19,7 +20,7 @@ BAD_INPUT = 2
 
 def run(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    args = sys.argv[1:] if argv is None else argv
+    args = spread_sets(sys.argv[1:] if argv is None else argv)
     if "_MESHWRIGHT_COMPLETE" in os.environ:
         from .completion import quick
 

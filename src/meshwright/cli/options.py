@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from ..errors import InputError
-from .completion import cluster_names, layout_words, model_names, plan_paths, planner_names
+from .completion import cluster_names, layout_words, model_names, plan_paths, planner_names, setting_names
 from .numbers import amount, whole
 from .screen import Color
 
@@ -17,9 +17,13 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help='A name ("meshwright models"), a Hugging Face config.json, model.py:build, or a problem.toml.',
+        help='A name ("meshwright models"), a Hugging Face config.json, model.py:build, a problem.toml, or a recorded profile.',
         autocompletion=model_names,
     ),
+]
+Models = Annotated[
+    list[str],
+    typer.Argument(metavar="MODEL", help="A model as for plan; or profile files.", autocompletion=model_names),
 ]
 PlanPath = Annotated[
     Path, typer.Argument(metavar="PLAN", help="A plan.json, or the folder that holds it.", autocompletion=plan_paths)
@@ -82,6 +86,16 @@ Allow = Annotated[
     list[str] | None,
     typer.Option("--allow", metavar="recompute=none,full", help="Choices that the search may use; may be repeated."),
 ]
+
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE",
+        help="A parameter of the planner, or what overrides a profile: devices=8, memory=16GiB, …; may be repeated.",
+        autocompletion=setting_names,
+    ),
+]  # fmt: skip
 
 
 def model_or_plan(incomplete: str) -> list[str]:

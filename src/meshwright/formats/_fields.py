@@ -107,6 +107,15 @@ def _shown(value: object) -> str:
     return text if len(text) <= 40 else text[:37] + "…"
 
 
+def says(document: Mapping[str, Any], head: Iterable[str], of_nodes: Iterable[str]) -> bool:
+    """Has a document any of a format's own fields, at its top or in any of its nodes? What it lacks is the reader's to say."""
+    if any(name in document for name in head):
+        return True
+    nodes = document.get("nodes")
+    wanted = set(of_nodes)
+    return isinstance(nodes, list) and any(isinstance(node, Mapping) and wanted & set(node) for node in nodes)
+
+
 def in_order(nodes: Iterable[V], edges: Iterable[tuple[V, V]], file: str) -> list[V]:
     """Topological order, the earliest in the file first among those that are ready.
 
@@ -134,6 +143,60 @@ def in_order(nodes: Iterable[V], edges: Iterable[tuple[V, V]], file: str) -> lis
         cycle = _cycle(after, next(v for v in listed if waits[v]), {v for v in listed if waits[v]})
         raise InputError(f"{file}: edges form a cycle, {' → '.join(map(str, cycle))}: a graph of data has none")
     return found
+
+
+def one_piece(nodes: Iterable[V], joined: Iterable[tuple[V, V]], file: str) -> None:
+    """Refuse a graph in several pieces; nodes that must share a device count as joined.
+
+    Raises:
+        InputError: names some nodes of a smaller piece.
+    """
+    near: dict[V, list[V]] = {v: [] for v in nodes}
+    for a, b in joined:
+        near[a].append(b)
+        near[b].append(a)
+    found: list[list[V]] = []
+    seen: set[V] = set()
+    for start in near:
+        if start in seen:
+            continue
+        seen.add(start)
+        piece = [start]
+        for v in piece:
+            piece += (fresh := [w for w in dict.fromkeys(near[v]) if w not in seen])
+            seen.update(fresh)
+        found.append(piece)
+    if len(found) > 1:
+        found.sort(key=len, reverse=True)
+        apart = [str(v) for v in found[1]]
+        names = ", ".join(apart[:5]) + (f" and {len(apart) - 5} more" if len(apart) > 5 else "")
+        word = f"node {names} is" if len(apart) == 1 else f"nodes {names} are"
+        raise InputError(
+            f"{file}: edges leave the graph in {len(found)} pieces, {word} joined with none of the largest: a model is in one",
+            where=f"{file}: edges",
+        )
+
+
+def overrides_checked(
+    file: str,
+    *,
+    devices: int | None = None,
+    memory: float | None = None,
+    bandwidth: float | None = None,
+    micro_batches: int | None = None,
+) -> None:
+    """Refuse settings that no problem can have.
+
+    Raises:
+        InputError: names the setting.
+    """
+    for name, count in (("devices", devices), ("micro_batches", micro_batches)):
+        if count is not None and count < 1:
+            raise InputError(f"{file}: {name} is {count}, wanted a whole number of 1 or more", where=name)
+    if memory is not None and not memory > 0:
+        raise InputError(f"{file}: memory is {memory:g}, wanted bytes above 0", where="memory")
+    if bandwidth is not None and not bandwidth > 0:
+        raise InputError(f"{file}: bandwidth is {bandwidth:g}, wanted bytes/s above 0", where="bandwidth")
 
 
 def _cycle(after: Mapping[V, list[V]], start: V, left: set[V]) -> list[V]:

@@ -23,11 +23,13 @@ from ..errors import InputError, Unsupported
 from ..graph.ir import Factor, Graph, Op, Rule, Tensor
 from ..graph.serial import digest_of
 from ..plan.problem import Limits, Problem, Recipe
-from ._fields import Fields, load
+from ._fields import Fields, load, overrides_checked
 
 MILLI = 1e-3
 BANDWIDTH = (25e9, 1e9)
 """Bytes/s inside a server (NVLink) and between servers (point to point), the constants of the public planner."""
+SERVER = 8
+"""GPUs of a server of the study."""
 _SUMS = ("cumulative_ms", "cumulative_activation_bytes", "cumulative_parameter_bytes", "cut_bytes")
 
 
@@ -35,7 +37,8 @@ def recognises(document: object) -> bool:
     """Is this parsed JSON of this format?"""
     if not isinstance(document, Mapping) or not document:
         return False
-    return all(isinstance(v, Mapping) and {"profile_batch", "cut_bytes"} <= set(v) for v in document.values())
+    own = {"profile_batch", "is_chain", *_SUMS}
+    return all(isinstance(v, Mapping) and own & set(v) for v in document.values())
 
 
 def read(
@@ -43,18 +46,22 @@ def read(
     *,
     profile: str | None = None,
     batch: int | None = None,
+    devices: int | None = None,
     workers: Sequence[int] | str = (8, 2),
     bandwidth: Sequence[float] | str = BANDWIDTH,
     memory: float | None = None,
+    micro_batches: int | None = None,
 ) -> Problem:
     """The problem of one profile of a file.
 
     Args:
         profile: its name; None = the only one.
-        batch: samples of a step; None = the profiled batch.
+        batch: samples of a step; None = those of `micro_batches`, else the profiled batch.
+        devices: GPUs, instead of `workers`: whole servers of 8, or fewer than 8 in one.
         workers: GPUs of a server and servers: (8, 2) or "8x2".
         bandwidth: bytes/s inside a server and between servers.
         memory: bytes of one GPU.
+        micro_batches: of a step, each of the profiled batch.
 
     Raises:
         InputError: names file and field.
@@ -62,7 +69,10 @@ def read(
     document = load(Path(path))
     if profile is None and isinstance(document, Mapping) and len(document) == 1:
         profile = next(iter(document))
-    return parse(document, str(path), profile, batch=batch, workers=workers, bandwidth=bandwidth, memory=memory)
+    return parse(
+        document, str(path), profile, batch=batch, devices=devices, workers=workers, bandwidth=bandwidth, memory=memory,
+        micro_batches=micro_batches,
+    )  # fmt: skip
 
 
 def parse(
@@ -71,11 +81,22 @@ def parse(
     profile: str | None,
     *,
     batch: int | None = None,
+    devices: int | None = None,
     workers: Sequence[int] | str = (8, 2),
     bandwidth: Sequence[float] | str = BANDWIDTH,
     memory: float | None = None,
+    micro_batches: int | None = None,
 ) -> Problem:
     """`read`, of a parsed document."""
+    overrides_checked(file, devices=devices, memory=memory, micro_batches=micro_batches)
+    if batch is not None and batch < 1:
+        raise InputError(f"{file}: batch is {batch}, wanted 1 sample or more", where="batch")
+    if devices is not None:
+        if devices > SERVER and devices % SERVER:
+            raise InputError(
+                f"{file}: devices is {devices}, wanted up to {SERVER} or whole servers of {SERVER}; say others as workers=8x2"
+            )
+        workers = (min(devices, SERVER), max(1, devices // SERVER))
     names = ", ".join(document) if isinstance(document, Mapping) else "none"
     if profile is None:
         raise InputError(f"{file}: it holds several profiles, name one as profile: {names}")
@@ -93,19 +114,20 @@ def parse(
     for j in range(count):
         for k in sorted(before[j]):
             below[j] |= below[k]
-    samples = batch or own
+    samples = batch or (micro_batches or 1) * own
     scale = samples / own
     ops, tensors, records = [], [], {}
     for v, j in enumerate(adding):
         added = [column[j] - (column[covers[j][0]] if covers[j] else 0.0) for column in sums[:3]]
         if added[0] < 0 or added[2] < 0:
             raise fields.wrong(_SUMS[0 if added[0] < 0 else 2], min(added[0], added[2]), f"sums that grow at state {j}")
-        tensors.append(Tensor(f"{v}:out", sums[3][j] * scale))
+        tensors.append(Tensor(f"{v}:out", sums[3][j] * scale, (samples,), "float"))
         inputs = [f"{adding.index(k)}:out" for k in _nearest(covers[j], covers, adding)]
         if added[2]:
             inputs.append(f"{v}:weight")
             tensors.append(Tensor(inputs[-1], added[2], role="param"))
-        rule = Rule((Factor("b", samples, samples=True),), ((),) * len(inputs), ((),))
+        by_sample = tuple((("b",),) if name.endswith(":out") else () for name in inputs)
+        rule = Rule((Factor("b", samples, samples=True),), by_sample, ((("b",),),))
         kept = (("state", j), ("activation", added[1] * scale))
         ops.append(Op(str(v), "profiled", tuple(inputs), (f"{v}:out",), rule, saved=(f"{v}:out",), kwargs=kept))
         half = added[0] * scale / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,12 @@ def format_of(path: Path | str) -> str:
     return ""
 
 
+def reader(name: str) -> Callable[..., Problem]:
+    """The `read` of a format; its keyword parameters are what may be set."""
+    found: Callable[..., Problem] = import_module(f".{name}", __package__).read
+    return found
+
+
 def read(path: Path | str, **settings: Any) -> Problem:
     """The problem of a file in any of the formats.
 
@@ -53,10 +60,8 @@ def read(path: Path | str, **settings: Any) -> Problem:
     name = format_of(path)
     if not name:
         raise InputError(f"{path} is in none of the formats {', '.join(FORMATS)}", where=str(path))
-    module = import_module(f".{name}", __package__)
-    known = module.read.__kwdefaults__ or {}
+    known = reader(name).__kwdefaults__ or {}
     for key in settings:
         if key not in known:
             raise InputError(f'{path} is of format {name}, which has no setting "{key}": it has {", ".join(known)}')
-    found: Problem = module.read(path, **settings)
-    return found
+    return reader(name)(path, **settings)

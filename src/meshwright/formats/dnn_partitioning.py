@@ -22,11 +22,12 @@ from ..graph.ir import ITEM_BYTES, Graph, Ints, Op, Phase, Rule, Tensor
 from ..graph.serial import digest_of
 from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Limits, Problem, Recipe
-from ._fields import Fields, in_order, load, nodes_by_id
+from ._fields import Fields, in_order, load, nodes_by_id, one_piece, overrides_checked, says
 
 HOST_BANDWIDTH = 2.0**31
 """Bytes/s between an accelerator and host memory: what the files' costs were computed with."""
 MILLI = 1e-3
+_HEAD = ("maxFPGAs", "maxSizePerFPGA", "maxCPUs")
 UNKNOWN = 1.0
 """FLOP/s of a device of which a profile gives times only; its ops state no FLOPs, so that they use none of it."""
 ACCELERATOR: Literal["gpu"] = "gpu"
@@ -35,7 +36,7 @@ CPU: Literal["cpu"] = "cpu"
 
 def recognises(document: object) -> bool:
     """Is this parsed JSON of this format?"""
-    return isinstance(document, Mapping) and {"maxFPGAs", "maxSizePerFPGA", "nodes", "edges"} <= set(document)
+    return isinstance(document, Mapping) and says(document, _HEAD, ("fpgaLatency", "cpuLatency", "supportedOnFpga"))
 
 
 def read(
@@ -73,11 +74,15 @@ def parse(
     micro_batches: int | None = None,
 ) -> Problem:
     """`read`, of a parsed document."""
+    overrides_checked(file, devices=devices, memory=memory, bandwidth=bandwidth, micro_batches=micro_batches)
     top = Fields(document, file)
     nodes = nodes_by_id(top, file)
     edges = _edges(top, nodes, bandwidth)
     backward = {v: node.flag("isBackwardNode", False) for v, node in nodes.items()}
     order = in_order(nodes, edges, file)
+    first: dict[int, int] = {}
+    colors = [(v, node.ident("colorClass")) for v, node in nodes.items() if "colorClass" in node.value]
+    one_piece(nodes, [*edges, *((v, first.setdefault(color, v)) for v, color in colors)], file)
     reads: dict[int, list[int]] = {v: [] for v in nodes}
     for a, b in edges:
         reads[b].append(a)

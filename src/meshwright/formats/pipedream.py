@@ -21,16 +21,16 @@ from ..errors import InputError, Unsupported
 from ..graph.ir import Graph, Op, Rule, Tensor
 from ..graph.serial import digest_of
 from ..plan.problem import Limits, Problem, Recipe
-from ._fields import in_order
+from ._fields import in_order, one_piece, overrides_checked
 
 MILLI = 1e-3
 _FIELDS = ("forward_compute_time", "backward_compute_time", "activation_size", "parameter_size")
-_NODE = re.compile(r"\S+ -- .* -- forward_compute_time=")
+_NODE = re.compile(rf"\S+ -- .*({'|'.join(_FIELDS)})=")
 
 
 def recognises(text: str) -> bool:
     """Is this text of this format?"""
-    return any(_NODE.match(line) for line in text.splitlines()[:8])
+    return any(_NODE.match(line) for line in text.splitlines())
 
 
 def read(
@@ -54,6 +54,7 @@ def read(
     Raises:
         InputError: names file, line and field.
     """
+    overrides_checked(str(path), devices=devices, memory=memory, micro_batches=micro_batches)
     if devices is not None:
         workers = (devices,)
     if isinstance(workers, int):
@@ -191,7 +192,9 @@ def _problem(
     for a, b in edges:
         reads[b].append(a)
     ops, tensors, records = [], [], {}
-    for name in in_order(nodes, edges, file):
+    order = in_order(nodes, edges, file)
+    one_piece(nodes, edges, file)
+    for name in order:
         description, fields, listed, stage = nodes[name]
         out = f"{name}:out"
         tensors.append(Tensor(out, fields["activation_size"]))

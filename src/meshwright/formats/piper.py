@@ -22,7 +22,7 @@ from ..errors import InputError, Unsupported
 from ..graph.ir import ITEM_BYTES, Factor, Graph, Op, Phase, Rule, Tensor
 from ..graph.serial import digest_of
 from ..plan.problem import Limits, Problem, Recipe
-from ._fields import Fields, in_order, load, nodes_by_id
+from ._fields import Fields, in_order, load, nodes_by_id, one_piece, overrides_checked, says
 
 UNKNOWN = 1.0
 """FLOP/s of a device of which a profile gives times only; its ops state no FLOPs, so that they use none of it."""
@@ -32,10 +32,9 @@ SAMPLES, PARTS = "sample", "tmp"
 
 def recognises(document: object) -> bool:
     """Is this parsed JSON of this format?"""
-    if not isinstance(document, Mapping) or not {"nodes", "edges", "maxDevices"} <= set(document):
-        return False
-    nodes = document["nodes"]
-    return isinstance(nodes, list) and any(isinstance(node, Mapping) and "TMPCs" in node for node in nodes)
+    return isinstance(document, Mapping) and says(
+        document, ("maxDevices", "maxMemoryPerDevice", "mbsInBatch"), ("TMPCs",)
+    )
 
 
 def read(
@@ -67,6 +66,7 @@ def parse(
     micro_batches: int | None = None,
 ) -> Problem:
     """`read`, of a parsed document."""
+    overrides_checked(file, devices=devices, memory=memory, bandwidth=bandwidth, micro_batches=micro_batches)
     top = Fields(document, file)
     nodes = nodes_by_id(top, file)
     edges: dict[tuple[int, int], float] = {}
@@ -79,6 +79,7 @@ def parse(
             raise edge.wrong("destId", ends[1], f"one edge from {ends[0]} to it")
         edges[ends] = edge.number("communicationCost")
     order = in_order(nodes, edges, file)
+    one_piece(nodes, edges, file)
     reads: dict[int, list[int]] = {v: [] for v in nodes}
     for a, b in edges:
         reads[b].append(a)
@@ -97,7 +98,7 @@ def parse(
             )
             for v in order
         ),
-        tuple(Tensor(_tensor(v), widest.get(v, 0.0)) for v in order),
+        tuple(Tensor(_tensor(v), widest.get(v, 0.0), (1, most), "float") for v in order),
         1,
         "derived",
         outputs=tuple(_tensor(v) for v in order if v not in {a for a, _ in edges}),

@@ -224,6 +224,8 @@ def _node(atoms: Atoms, n: int, index: int, inputs: tuple[str, ...], factor: dic
     for a in unseen:
         kind[a] = "fixed"
     samples = [False] * len(size)
+    if op.kind == PROFILED:  # no input of the graph carries the mark to it
+        samples = [f.samples for f in op.rule.factors for _ in factor[f.name][1].parts()]
     for t, at in zip(inputs, operands):
         for a, s in zip(at, atoms.samples[t]):
             if a != FIXED and s:
@@ -262,17 +264,21 @@ def _mark_awkward(atoms: Atoms) -> None:
             )
 
 
+PROFILED = "profiled"
+"""Kind of the ops of a profile: the backward of each was timed, whether parameters of it are known or not."""
 _RESULT_BY_OPERAND = frozenset({"broadcast_tensors", "meshgrid"})
 """Kinds whose k-th result has the gradient of the k-th operand alone."""
 
 
 def _derive(atoms: Atoms, n: int, outputs: tuple[str, ...]) -> None:
     node, graph = atoms.nodes[n], atoms.folded.graph
-    each = graph.ops[node.index].kind in _RESULT_BY_OPERAND
+    each, profiled = (kind := graph.ops[node.index].kind) in _RESULT_BY_OPERAND, kind == PROFILED
     for k, t in enumerate(outputs):
         sources = node.inputs[k : k + 1] if each else node.inputs
-        if any(u in atoms.grad for u in sources) and "float" in graph.tensor[t].dtype:
+        if (profiled or any(u in atoms.grad for u in sources)) and "float" in graph.tensor[t].dtype:
             atoms.grad.add(t)
+        if profiled:
+            continue
         if all(u in atoms.from_params for u in node.inputs):
             atoms.from_params.add(t)
         if all(u in atoms.const for u in node.inputs):
@@ -314,7 +320,8 @@ def _keep_what_reaches_the_loss(atoms: Atoms) -> None:
     atoms.differentiable = frozenset(
         n
         for n, node in enumerate(atoms.nodes)
-        if any(t in atoms.grad for t in node.outputs) and any(t in atoms.grad for t in node.inputs)
+        if any(t in atoms.grad for t in node.outputs)
+        and (any(t in atoms.grad for t in node.inputs) or atoms.folded.graph.ops[node.index].kind == PROFILED)
     )
 
 

@@ -48,6 +48,10 @@ class Planner(abc.ABC):
     def objective(self, problem: Problem, plan: Plan) -> float:
         """The planner's own objective of ANY legal plan in its space; `plan(...).objective` equals it."""
 
+    def loads(self, problem: Problem, plan: Plan) -> tuple[float, ...]:
+        """Per stage its cost in the unit of the objective, which most planners take the largest of; () where there is none."""
+        return ()
+
     def contains(self, problem: Problem, plan: Plan) -> bool:
         """Is this plan in the space that `run.bound` speaks of? The conformance suite holds the bound against all that are.
 

@@ -25,7 +25,7 @@ from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Problem
 from ..simulate.fits import fits
 from ..solvers import latency as calls
-from ..solvers import max_load as loads
+from ..solvers import max_load as max_loads
 from ..solvers.graph_partition import balanced_parts
 from ..solvers.placement import Placement, items_of, strong_components
 from ..solvers.placement_ip import chain_programme, split_programme
@@ -147,6 +147,17 @@ class DnnPartitioning(Planner):
                 blocks[accelerators.index(device)].append(tuple(stage_ops(problem.graph, stage)))
         return calls.makespan(graph, blocks)
 
+    def loads(self, problem: Problem, plan: Plan) -> tuple[float, ...]:
+        """Milliseconds of each stage's device, both passes together; () where these are no maximum: latency, separate passes."""
+        if self.goal == "latency" or self.separate:
+            return ()
+        graph, split = placement_of(problem), split_of(problem, plan)
+        of_device = graph.loads(split)
+        first = [
+            problem.graph.position[stage.ops[0]] for stage in plan.stages if stage.ops[0] in problem.graph.position
+        ]
+        return tuple(float(of_device[split[v]]) for v in first) if len(first) == len(plan.stages) else ()
+
     def contains(self, problem: Problem, plan: Plan) -> bool:
         """Chains only, where the method is one over chains."""
         if self.goal == "latency" or self.method not in ("chain", "order", "linear", "pipedream"):
@@ -184,25 +195,27 @@ class DnnPartitioning(Planner):
             run.bound(answer.bound)
         return answer.value, answer.split, ()
 
-    def _throughput(self, problem: Problem, run: Run, graph: Placement, watch: loads.Watch) -> loads.Answer | None:
+    def _throughput(
+        self, problem: Problem, run: Run, graph: Placement, watch: max_loads.Watch
+    ) -> max_loads.Answer | None:
         if self.method == "given":
             split = self._given(problem)
-            return loads.Answer(graph.phase_load(split) if self.separate else graph.max_load(split), split, 0.0)
+            return max_loads.Answer(graph.phase_load(split) if self.separate else graph.max_load(split), split, 0.0)
         if self.method == "linear":
-            return loads.linear_optimum(graph)
+            return max_loads.linear_optimum(graph)
         if self.method == "pipedream":
             position = problem.graph.position
             names = SKIPPED.get(len(graph), ())
-            return loads.branches_merged(graph, [position[str(name)] for name in names if str(name) in position])
+            return max_loads.branches_merged(graph, [position[str(name)] for name in names if str(name) in position])
         if self.method == "one_device":
             split = (0,) * len(graph)
-            return loads.Answer(graph.max_load(split), split, 0.0)
+            return max_loads.Answer(graph.max_load(split), split, 0.0)
         if self.method == "local_search":
-            return loads.local_search(graph, run.rng, watch)
+            return max_loads.local_search(graph, run.rng, watch)
         if self.method == "partition":
             split = balanced_parts(graph, run.rng)
-            return loads.Answer(graph.max_load(split), split, 0.0)
-        chain = loads.chain_optimum(graph, watch)
+            return max_loads.Answer(graph.max_load(split), split, 0.0)
+        chain = max_loads.chain_optimum(graph, watch)
         if self.method == "chain":
             if chain is not None and chain.bound < chain.value * (1 - 1e-9):
                 found, _ = chain_programme(graph, seconds=self._left(run), start=chain)
@@ -219,7 +232,7 @@ class DnnPartitioning(Planner):
         if self.method == "given":
             return calls.split_latency(graph, self._given(problem))
         if self.method == "max_load":
-            chain = loads.chain_optimum(graph)
+            chain = max_loads.chain_optimum(graph)
             return calls.split_latency(graph, chain.split) if chain is not None else None
         start = calls.greedy(graph)
         if self.method == "greedy":

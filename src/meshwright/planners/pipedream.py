@@ -135,6 +135,13 @@ class PipeDream(Planner):
         Raises:
             Unsupported: stages that are not consecutive, or replicas spread unevenly over components.
         """
+        return max(self.loads(problem, plan))
+
+    def loads(self, problem: Problem, plan: Plan) -> tuple[float, ...]:
+        """Seconds a mini-batch of each stage; of several that share components of the last level, what these take.
+
+        Raises what `objective` raises.
+        """
         tiers = tiers_of(problem.cluster, "pipedream")
         profile = profile_of(problem, self._mini_batch(problem))
         kept = set(kept_nodes(profile))
@@ -142,8 +149,8 @@ class PipeDream(Planner):
             (sorted(nodes & kept), frozenset(stage.mesh.devices))
             for nodes, stage in zip(profile.parts(plan), plan.stages)
         ]
-        parts = [part for part in parts if part[0]]
-        return _Price(profile, kept, tiers, self._rules(problem)).of(parts)
+        found = iter(_Price(profile, kept, tiers, self._rules(problem)).of([part for part in parts if part[0]]))
+        return tuple(next(found) if part[0] else 0.0 for part in parts)
 
     def _states(self, n: int, edges: list[tuple[int, int]]) -> tuple[list[list[int]], States]:
         """Groups of nodes and their states: nodes themselves, else unbranched chains, else nodes in one order."""
@@ -229,7 +236,8 @@ class _Price:
         self.reach = Reach(len(profile), edges)
         self.all = sum(1 << v for v in kept)
 
-    def of(self, parts: list[tuple[list[int], frozenset[int]]]) -> float:
+    def of(self, parts: list[tuple[list[int], frozenset[int]]]) -> list[float]:
+        """Seconds of each part."""
         done = 0
         ends = []
         for nodes, _ in parts:
@@ -239,11 +247,11 @@ class _Price:
                 raise Unsupported("pipedream prices stages that depend on earlier ones only")
         return self._level(len(self.tiers) - 1, parts, ends)
 
-    def _level(self, level: int, parts: list[tuple[list[int], frozenset[int]]], ends: list[int]) -> float:
+    def _level(self, level: int, parts: list[tuple[list[int], frozenset[int]]], ends: list[int]) -> list[float]:
         if level < 0:
             if len(parts) > 1:
                 raise Unsupported("pipedream prices stages with devices of their own")
-            return float(self.profile.seconds[parts[0][0]].sum())
+            return [float(self.profile.seconds[parts[0][0]].sum())]
         unit = 1
         for tier in self.tiers[:level]:
             unit *= tier.count
@@ -255,7 +263,7 @@ class _Price:
                 groups[-1][1].append(i)
             else:
                 groups.append((own, [i]))
-        worst = 0.0
+        found: list[float] = []
         for number, (own, inside) in enumerate(groups):
             roots = {c // tier.count for c in own}
             copies = len(own) / len(roots)
@@ -263,11 +271,12 @@ class _Price:
             if copies != int(copies) or not same or any(own & other for other, _ in groups[:number]):
                 raise Unsupported("pipedream prices stages whose replicas fill equal components of every level")
             m = int(copies)
-            work = self._level(level - 1, [parts[i] for i in inside], [ends[i] for i in inside])
+            work = max(self._level(level - 1, [parts[i] for i in inside], [ends[i] for i in inside]))
             params = float(sum(self.profile.params[v] for i in inside for v in parts[i][0]))
             before = ends[inside[0]] & ~sum(1 << v for v in parts[inside[0]][0])
-            worst = max(worst, self._stage(level, number == 0, work, params, m, before, ends[inside[-1]]))
-        return worst
+            seconds = self._stage(level, number == 0, work, params, m, before, ends[inside[-1]])
+            found += [seconds] * len(inside)
+        return found
 
     def _stage(self, level: int, first: bool, work: float, params: float, m: int, before: int, end: int) -> float:
         rate, ratio = self.tiers[level].bandwidth, self.rules.ratio

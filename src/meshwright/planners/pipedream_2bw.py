@@ -147,6 +147,10 @@ class PipeDream2BW(Planner):
         Raises:
             Unsupported: not equal replicas of stages of equally many blocks, recomputed everywhere or nowhere, m >= d.
         """
+        return max(self.loads(problem, plan))
+
+    def loads(self, problem: Problem, plan: Plan) -> tuple[float, ...]:
+        """Seconds a sample of each stage; raises what `objective` raises."""
         devices = tuple(tuple(stage.mesh.devices) for stage in plan.stages)
         m, depth, width = plan.schedule.micro_batches, len(devices), len(devices[0])
         micro, left = divmod(plan.samples, m * width)
@@ -160,7 +164,7 @@ class PipeDream2BW(Planner):
         parts = equal_parts(profile, depth)
         if parts is None or [set(p.nodes) for p in parts] != [set(nodes) for nodes in profile.parts(plan)]:
             raise Unsupported("pipedream_2bw prices stages of equally many blocks")
-        return self._value(problem, Shape(devices, micro, m, again == {True}), parts)
+        return self._stages(problem, Shape(devices, micro, m, again == {True}), parts)
 
     def _shapes(self, problem: Problem) -> Iterator[Shape]:
         count, samples = problem.limits.devices or problem.cluster.count, problem.recipe.samples
@@ -176,9 +180,13 @@ class PipeDream2BW(Planner):
                         yield Shape(devices, micro, m, recompute)
 
     def _value(self, problem: Problem, shape: Shape, parts: tuple[Part, ...]) -> float:
+        return max(self._stages(problem, shape, parts))
+
+    def _stages(self, problem: Problem, shape: Shape, parts: tuple[Part, ...]) -> tuple[float, ...]:
+        """Seconds a sample of each stage."""
         cluster = problem.cluster
         extra = EXTRA if shape.recompute else 1.0
-        slow = 0.0
+        found = []
         for s, part in enumerate(parts):
             transfers = 0.0
             for other, sent in ((s - 1, parts[s - 1].sent if s else 0.0), (s + 1, part.sent)):
@@ -188,8 +196,9 @@ class PipeDream2BW(Planner):
             width = shape.width
             gradients = factor * (width - 1) / width * part.params / slowest(cluster, shape.devices[s])[0]
             compute = (part.forward + part.backward) * extra
-            slow = max(slow, stage_seconds(compute, transfers, gradients, shape.micro_batches))
-        return slow / (shape.width * shape.micro)
+            seconds = stage_seconds(compute, transfers, gradients, shape.micro_batches)
+            found.append(seconds / (shape.width * shape.micro))
+        return tuple(found)
 
     def _over(self, problem: Problem, shape: Shape, parts: tuple[Part, ...]) -> tuple[float, str]:
         """(bytes above what a device may hold, in words)."""

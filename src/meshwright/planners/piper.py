@@ -134,6 +134,13 @@ class Piper(Planner):
         where = replace(machine(problem, batch), memory=inf)
         return evaluate(found.layers, where, stages)
 
+    def loads(self, problem: Problem, plan: Plan) -> tuple[float, ...]:
+        """Seconds of each stage for one micro-batch."""
+        batch = self._batch(problem)
+        found = seen(problem, batch)
+        where = replace(machine(problem, batch), memory=inf)
+        return tuple(evaluate(found.layers, where, (stage,)) for stage in staged(problem, plan, found))
+
     def contains(self, problem: Problem, plan: Plan) -> bool:
         """The bound is over cuts, replicas and parts, with configurations by the rule of `knapsack`, and even replicas here."""
         found = seen(problem, self._batch(problem))

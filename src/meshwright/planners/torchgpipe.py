@@ -104,11 +104,15 @@ class TorchGPipe(Planner):
         parts = problem.limits.devices or problem.cluster.count
         if len(plan.stages) != parts or any(len(stage.mesh.devices) != 1 for stage in plan.stages):
             raise Unsupported(f"torchgpipe prices plans of {parts} stages with one device each")
+        blocks = self.loads(problem, plan)
+        return max(blocks) - min(blocks)
+
+    def loads(self, problem: Problem, plan: Plan) -> tuple[float, ...]:
+        """The cost of each block; the objective is their spread."""
         profile = self._profile(problem)
         costs = self.costs(problem, profile)
         layers = set(kept_nodes(profile))
-        blocks = [sum(costs[v] for v in nodes & layers) for nodes in profile.parts(plan)]
-        return float(max(blocks) - min(blocks))
+        return tuple(float(sum(costs[v] for v in nodes & layers)) for nodes in profile.parts(plan))
 
     def costs(self, problem: Problem, profile: Profile) -> list[int]:
         """What the two profilers of torchgpipe find for each layer."""

@@ -21,6 +21,9 @@ def plan_object(outcome: Outcome) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "status": outcome.status,
+        "objective": outcome.claim,
+        "unit": outcome.claim_unit,
+        "bound": outcome.bound,
         "problem": {
             "model": q.model,
             "parameters": q.parameter_count,
@@ -43,6 +46,8 @@ def plan_object(outcome: Outcome) -> dict[str, Any]:
             "evaluations": outcome.evaluated,
             "refused": outcome.refused,
             "points": outcome.points,
+            "objective": outcome.claim,
+            "unit": outcome.claim_unit,
             "bound_s": outcome.bound,
             "seed": outcome.seed,
             "search_s": outcome.seconds,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..cost.recorded import Recorded
 from ..errors import Unsupported
 from ..graph.ir import ITEM_BYTES, Floats, Graph, Ints, Op
 from ..plan.lookup import stage_ops
@@ -204,6 +205,10 @@ def _simulation(
             held[k] += tensor.nbytes / ITEM_BYTES.get(tensor.dtype, 4)
     derived = graph.training == "derived"
     rest[:, 0] = held * use
+    if isinstance(problem.cost, Recorded):  # what a profile says about an op besides its parameters
+        for i, op in enumerate(graph.ops):
+            sizes = np.array([[f.size for f in op.rule.factors]], np.int64)
+            rest[lane_of[place[i]], 0] += float(problem.cost.memory(op, sizes).static[0])
     if derived:
         rest[:, 1], rest[:, 2] = held * grads, held * (copy + recipe.state_bytes)
     moved = held * (grads + 2 * ((copy or use) + recipe.state_bytes) + (use if copy else 0))

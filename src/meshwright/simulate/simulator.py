@@ -64,8 +64,8 @@ def simulate(
         return distir(problem, plan, detail=detail)
     if preset != "default":
         raise InputError(f'no preset "{preset}" of the simulator: there are default and distir')
-    _refuse(plan)
     graph = plan.rewritten or problem.graph
+    _refuse(problem, graph, plan)
     if plan.schedule.name == "dataflow" and not plan.schedule.rows and len(plan.stages) > 1:
         from .dataflow import dataflow
 
@@ -113,8 +113,17 @@ def _in_turns(
     return replace(tasks, fixed=fixed), slowed(work, stretch[rank], cluster.turns(devices))
 
 
-def _refuse(plan: Plan) -> None:
+def _refuse(problem: Problem, graph: Graph, plan: Plan) -> None:
     """What a plan can say and this simulator would silently ignore."""
+    for stage in plan.stages:
+        for name, sharding in stage.shardings.items():
+            if sharding.variant:
+                op = graph.ops[graph.position[name]]
+                usual = problem.cost.variants(op, np.array([[f.size for f in op.rule.factors]], np.int64))[0]
+                if sharding.variant != usual:
+                    raise Unsupported(
+                        f'{name} runs as "{sharding.variant}", but each op is simulated as its first configuration, "{usual}"'
+                    )
     if not plan.schedule.weights.flush:
         raise Unsupported(
             "weights change without a flush in this plan, but only steps with a flush are simulated: set flush"

@@ -12,7 +12,7 @@ from ..screen import Screen
 
 
 def compare(
-    model: o.Model,
+    models: o.Models,
     cluster: o.Cluster = None,
     profile: o.Profile = None,
     planners: Annotated[
@@ -25,6 +25,7 @@ def compare(
     routing_skew: o.RoutingSkew = None,
     budget: o.Budget = None,
     objective: o.Objective = None,
+    set_: o.Set = None,
     out: o.Out = None,
     seed: o.Seed = None,
     as_json: o.Json = False,
@@ -32,28 +33,39 @@ def compare(
     verbose: o.Verbose = False,
     color: o.ColorChoice = "auto",
 ) -> int:
-    """Let many planners answer one problem, and judge all plans by the same simulator."""
+    """Let many planners answer one problem, and judge all plans by the same simulator.
+
+    Of recorded profiles there may be several, a table each; --set overrides them all.
+    """
     from ... import comparing
+    from ...errors import InputError
+    from ...planners import registry
     from ...report.compare import compare_lines, compare_object
     from ...report.lines import Line, labelled, listed
+    from ...settings import parsed
     from ...stated import state
     from ._asked import request_of, working
+    from ._recorded import compare_recorded, is_recorded
 
     screen = Screen(as_json, quiet, verbose, color)
-    request = request_of(
-        model,
-        cluster=cluster,
-        profile=profile,
-        batch=batch,
-        seq=seq,
-        precision=precision,
-        attention_share=attention_share,
-        routing_skew=routing_skew,
-        budget=budget,
-        objective=objective,
-        seed=seed,
-    )
+    given = {
+        "cluster": cluster, "profile": profile, "batch": batch, "seq": seq, "precision": precision,
+        "attention_share": attention_share, "routing_skew": routing_skew, "budget": budget, "objective": objective,
+        "seed": seed, "settings": parsed(set_) if set_ else None,
+    }  # fmt: skip
+    requests = [request_of(model, **given) for model in models]
     names = comparing.planners_named(planners)
+    recorded = [is_recorded(r.model) for r in requests]
+    if all(recorded):
+        names = registry.names() if planners == "all" else names
+        comparing.check_names(names)
+        return compare_recorded(requests, names, out, screen)
+    if len(requests) > 1:
+        raise InputError(
+            f"compare takes one model at a time, or several recorded profiles: {requests[recorded.index(False)].model} is none",
+            where="MODEL",
+        )
+    request = requests[0]
     left_out = comparing.unfinished() if planners == "all" else []
     with working(screen) as (progress, interrupt):
 

@@ -16,6 +16,7 @@ def plan(
     attention_share: o.AttentionShare = None,
     routing_skew: o.RoutingSkew = None,
     planner: o.Planner = None,
+    set_: o.Set = None,
     budget: o.Budget = None,
     objective: o.Objective = None,
     top: o.Top = 5,
@@ -28,20 +29,29 @@ def plan(
     verbose: o.Verbose = False,
     color: o.ColorChoice = "auto",
 ) -> int:
-    """Search for a plan, predict its step time and memory, and write a folder with plan, report and trace."""
+    """Search for a plan, predict its step time and memory, and write a folder with plan, report and trace.
+
+    MODEL may be a recorded profile of dnn-partitioning, piper, pipedream or dapple, recognised by its content: it brings its
+    own costs and devices, --set overrides them, and a folder is written only where -o says.
+    """
     from ... import answer, save
     from ...output_folder import check_free
     from ...report.payload import plan_object
     from ...report.table import plan_lines
+    from ...settings import parsed
     from ...stated import state
     from ..entry import complain
     from ._asked import request_of, working
+    from ._recorded import is_recorded, plan_recorded
 
     screen = Screen(as_json, quiet, verbose, color)
     request = request_of(
         model, cluster=cluster, profile=profile, batch=batch, seq=seq, precision=precision, attention_share=attention_share, routing_skew=routing_skew, planner=planner, budget=budget,
         objective=objective, fix=o.parse_fix(fix), allow=o.parse_allow(allow), seed=seed,
+        settings=parsed(set_) if set_ else None,
     )  # fmt: skip
+    if is_recorded(request.model):
+        return plan_recorded(request, planner, out, screen)
     with working(screen) as (progress, interrupt):
         chosen = answer.planner_of(request, top)
         stated = state(request, progress.line)

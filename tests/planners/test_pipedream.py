@@ -273,11 +273,15 @@ def test_options_that_do_not_exist_are_refused() -> None:
 
 def test_a_graph_in_two_pieces_and_an_unequal_cluster_are_refused() -> None:
     text = "\n".join(
-        f"n{v} -- x -- forward_compute_time=1, backward_compute_time=0, activation_size=1, parameter_size=1"
-        for v in "ab"
+        f"n{v} -- {what} -- forward_compute_time=1, backward_compute_time=0, activation_size=1, parameter_size=1"
+        for v, what in (("a", "x"), ("b", "x"), ("i", "Input0"))
     )
+    with pytest.raises(InputError, match="3 pieces, node nb is joined with none of the largest"):
+        parse(text, "f", workers="2")
+    # In one piece by way of an input only, which planners leave out.
+    joined = parse(f"{text}\n\tni -- na\n\tni -- nb", "f", workers="2")
     with pytest.raises(InputError, match="1 of 2 nodes are not joined with the first source"):
-        PipeDream().plan(parse(text, "f", workers="2"))
+        PipeDream().plan(joined)
     problem = problem_of(mlp(2), "a100x2")
     odd = replace(problem, limits=Limits(), cluster=replace(problem.cluster, levels=()))
     with pytest.raises(Unsupported, match="pipedream needs a level that joins all 2 devices"):

@@ -13,7 +13,7 @@ from meshwright.cluster.model import Mesh
 from meshwright.errors import InputError
 from meshwright.plan._validate_schedule import check_schedule
 from meshwright.plan.model import Plan, Row, Schedule, Stage
-from meshwright.plan.schedules import chunks_of, exchanges, generate, home, links, pipes, rows_of, stuck
+from meshwright.plan.schedules import chunks_of, exchanges, generate, home, links, pipes, rows_of, stuck, timed
 from meshwright.plan.schedules.asynchronous import version
 from meshwright.simulate.pipeline import orders
 
@@ -130,6 +130,37 @@ def test_chimera_sums_early_where_a_worker_waits_and_last_where_it_does_not() ->
     assert texts[3][-4:] == ["B4", "REDUCE3", "B4", "REDUCE4"]
     assert texts[1][-4:] == ["B6", "B1", "REDUCE1", "REDUCE6"]
     assert texts[2][-4:] == ["B2", "B5", "REDUCE2", "REDUCE5"]
+
+
+@pytest.mark.parametrize(
+    ("p", "m", "args", "b"),
+    [(4, 4, {}, 1), (8, 8, {"f": 2}, 1), (4, 8, {}, 1), (6, 12, {}, 1), (4, 8, {"form": "doubling"}, 2), (4, 8, {"form": "halving"}, 2)],
+)  # fmt: skip
+def test_chimera_sums_begin_where_the_worker_waits_or_when_it_is_done(
+    p: int, m: int, args: dict[str, int | str], b: int
+) -> None:
+    """Played here by hand: what stands before a REDUCE has ended, and if work follows it the worker would wait anyway."""
+    rows = generate("chimera", p, m, **args)
+    pairs = links("chimera", p, 2 * int(args.get("f", 1)), **args)
+    bars = timed(rows, pairs, lengths={"F": 1, "B": b})
+    early = 0
+    for row in bars:
+        sums = [k for k, bar in enumerate(row) if only((bar.entry,)[0]).kind == "REDUCE"]  # type: ignore[union-attr]
+        assert len(sums) == 2 * int(args.get("f", 1))
+        for k in sums:
+            stage = row[k].entry.on  # type: ignore[union-attr]
+            assert not any(x.entry.on == stage for x in row[k + 1 :])  # type: ignore[union-attr]
+            after = next((x for x in row[k + 1 :] if x.end > x.start), None)
+            if after is not None:
+                early += 1
+                assert after.start > row[k].end
+    assert early > 0
+
+
+@pytest.mark.parametrize(("m", "slots"), [(1, 8), (2, 8), (3, 10)])
+def test_chimera_splits_fewer_micro_batches_evenly(m: int, slots: int) -> None:
+    """D = 4: one a pipe takes the 2 D slots of one micro-batch; the public generator puts both on one pipe and takes 10."""
+    assert played("chimera", 4, m, 1, {"F": 1, "B": 1}).makespan == slots
 
 
 @settings(max_examples=60, deadline=None)

@@ -16,9 +16,8 @@ REDUCE, the sum of a stage's gradients over its copies, stands where the worker 
 
 from __future__ import annotations
 
-from itertools import pairwise
-
-from ..model import Action
+from ..model import Action, Row
+from .clock import timed
 
 
 def worker(depth: int, f: int, pipe: int, s: int) -> int:
@@ -37,14 +36,36 @@ def shares(m: int, pipes: int) -> tuple[int, ...]:
     return tuple(m // pipes + (i < m % pipes) for i in range(pipes))
 
 
-def chimera(depth: int, m: int, w: int, f: int, form: str) -> tuple[Action, ...]:
-    """Actions of worker w: m <= D as one unit, else k·D (doubling and halving: 2k·D) and f = 1."""
+def chimera(depth: int, m: int, f: int, form: str) -> tuple[tuple[Action, ...], ...]:
+    """Actions of all workers: m <= D as one unit, else k·D (doubling and halving: 2k·D) and f = 1."""
     if m <= depth:
-        return _unit(depth, m, w, f)
-    return _direct(depth, m, w) if form == "direct" else _doubled(depth, m, w, halve=form == "halving")
+        rows = [_unit(depth, m, w, f) for w in range(depth)]
+    elif form == "direct":
+        rows = [_direct(depth, m, w) for w in range(depth)]
+    else:
+        rows = [_doubled(depth, m, w, halve=form == "halving") for w in range(depth)]
+    # The forms are made for a backward as long as a forward, doubling and halving for one twice as long.
+    return _with_sums(rows, depth, f, 1.0 if m <= depth or form == "direct" else 2.0)
 
 
-def _unit(depth: int, m: int, w: int, f: int) -> tuple[Action, ...]:
+def _with_sums(rows: list[list[Action]], depth: int, f: int, backward: float) -> tuple[tuple[Action, ...], ...]:
+    """REDUCE of each stage once its last backward is done: where the worker waits next, else last of all."""
+    pairs = [(i * depth + s, i * depth + s + 1) for i in range(2 * f) for s in range(depth - 1)]
+    bars = timed([Row((w,), tuple(row)) for w, row in enumerate(rows)], pairs, lengths={"F": 1.0, "B": backward})
+    found = []
+    for w, row in enumerate(rows):
+        sums: dict[int, list[Action]] = {}
+        for i, s in held(depth, f, w):
+            stage = i * depth + s
+            last = max((k for k, a in enumerate(row) if a.kind == "B" and a.on == stage), default=-1)
+            ends = (0.0, *(bar.end for bar in bars[w]))
+            waits = (k for k in range(last + 1, len(row)) if bars[w][k].start > ends[k])
+            sums.setdefault(next(waits, len(row)), []).append(Action("REDUCE", stage))
+        found.append(tuple(a for k in range(len(row) + 1) for a in (*sums.get(k, ()), *row[k : k + 1])))
+    return tuple(found)
+
+
+def _unit(depth: int, m: int, w: int, f: int) -> list[Action]:
     own = shares(m, 2 * f)
     first = [sum(own[:i]) for i in range(2 * f)]
     slots: list[tuple[int, Action]] = []
@@ -52,21 +73,13 @@ def _unit(depth: int, m: int, w: int, f: int) -> tuple[Action, ...]:
         for j in range(own[i]):
             slots.append((s + 2 * j, Action("F", i * depth + s, first[i] + j)))
             slots.append((2 * depth - 1 - s + 2 * j, Action("B", i * depth + s, first[i] + j)))
-    slots.sort(key=lambda pair: pair[0])
-    times = [slot for slot, _ in slots]
-    gaps = [a + 1 for a, b in pairwise(times) if b > a + 1]
-    for i, s in held(depth, f, w):
-        last = max((slot for slot, a in slots if a.kind == "B" and a.on == i * depth + s), default=-1)
-        wait = next((gap for gap in gaps if gap > last), max(times, default=-1) + 1)
-        slots.append((wait, Action("REDUCE", i * depth + s)))
-    slots.sort(key=lambda pair: pair[0])
-    return tuple(action for _, action in slots)
+    return [action for _, action in sorted(slots, key=lambda pair: pair[0])]
 
 
 class _Two:
     """The list of a worker of the two-pipe forms; x is the pipe whose early half is here, y the other."""
 
-    def __init__(self, depth: int, m: int, w: int, unit: int) -> None:
+    def __init__(self, depth: int, w: int, unit: int) -> None:
         down = w < depth // 2
         stage = (w, 2 * depth - 1 - w)
         self.x, self.y = stage if down else (stage[1], stage[0])
@@ -75,7 +88,6 @@ class _Two:
         self.actions: list[Action] = []
         self.depth, self.unit = depth, unit
         self.count = {("F", self.x): 0, ("F", self.y): 0, ("B", self.x): 0, ("B", self.y): 0}
-        self.total = m // 2
 
     def run(self, kind: str, stage: int, span: int = 1) -> None:
         k = self.count[kind, stage]
@@ -84,12 +96,10 @@ class _Two:
         per = self.unit // 2
         j = k // per * self.unit + (stage // self.depth) * per + k % per
         self.actions.append(Action(kind, stage, j, span))  # type: ignore[arg-type]
-        if kind == "B" and self.count[kind, stage] == self.total:
-            self.actions.append(Action("REDUCE", stage))
 
 
-def _direct(depth: int, m: int, w: int) -> tuple[Action, ...]:
-    two = _Two(depth, m, w, depth)
+def _direct(depth: int, m: int, w: int) -> list[Action]:
+    two = _Two(depth, w, depth)
     for t in range(m // depth):
         for _ in range(two.a):
             if t:
@@ -106,11 +116,11 @@ def _direct(depth: int, m: int, w: int) -> tuple[Action, ...]:
             two.run("B", two.y)
     for _ in range(two.a):
         two.run("B", two.x)
-    return tuple(two.actions)
+    return two.actions
 
 
-def _doubled(depth: int, m: int, w: int, *, halve: bool) -> tuple[Action, ...]:
-    two = _Two(depth, m, w, 2 * depth)
+def _doubled(depth: int, m: int, w: int, *, halve: bool) -> list[Action]:
+    two = _Two(depth, w, 2 * depth)
 
     def forwards(stage: int) -> None:
         for _ in range(1 if halve else 2):
@@ -132,4 +142,4 @@ def _doubled(depth: int, m: int, w: int, *, halve: bool) -> tuple[Action, ...]:
             two.run("B", two.y)
     for _ in range(two.a):
         two.run("B", two.x)
-    return tuple(two.actions)
+    return two.actions

@@ -173,7 +173,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             chunks=2, split=True, lay="snake", asks=_asks_dualpipev,
         ),
         "chimera": Kind(
-            _each(lambda p, m, r, v, args: chimera(p, m, r, int(args["f"]), str(args["form"]))),
+            lambda p, m, v, args: chimera(p, m, int(args["f"]), str(args["form"])),
             chunks=2, args={"f": 1, "form": "direct"}, lay="pipes", asks=_asks_chimera,
         ),
         "pipedream": Kind(

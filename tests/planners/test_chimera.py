@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from meshwright.errors import InputError, Unsupported
+from meshwright.graph.ir import ITEM_BYTES
+from meshwright.graph.source import resolve
 from meshwright.plan.schedules import rows
 from meshwright.planners._blocks import equal_parts
 from meshwright.planners._chimera_model import all_reduce, play, step_seconds
@@ -137,3 +139,23 @@ def test_it_keeps_the_promises_of_every_planner(name: str) -> None:
     """Not against brute force: none of the plans tried there has two directions."""
     check = run_check(Chimera(), name)
     assert check.passed, check.fault
+
+
+# Elements of the first stage's gradient sum in the authors' benchmark, by layers in that stage: BERT of 48 layers, hidden 1,024,
+# and GPT-2 of 64, hidden 1,280. The zoo's models have such layers and embeddings, only fewer or more of them.
+FIRST_STAGE = [
+    ("bert-large", 24, {12: 182937600, 6: 107360256, 3: 69571584}),
+    pytest.param("gpt2-large", 36, {4: 144349440, 2: 104994560, 1: 85317120}, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("name", "layers", "elements"), FIRST_STAGE)
+def test_first_stages_have_the_parameters_that_the_authors_sum(
+    name: str, layers: int, elements: dict[int, int]
+) -> None:
+    graph = resolve(name).graph(2, cache=False)
+    item = ITEM_BYTES[next(t.dtype for t in graph.tensors if t.role == "param")]
+    profile = profile_of(problem_of(graph, "a100x8", samples=64), 1)
+    for inside, want in elements.items():
+        parts = equal_parts(profile, layers // inside)
+        assert parts is not None and parts[0].params / item == want

@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
 
-from ..cost._shapes import MATMULS, VIEWS
-from ..cost.base import Collective
+from ..cost import VIEWS, Collective
 from ..graph.ir import ITEM_BYTES, Graph, Op
+from ..lower.atoms import PRODUCTS
+from ..lower.memo import memo
 from ..lower.program import GRAD, Instr, Program, StageCode, Transfer
 from ..plan.model import Layout
 from ..plan.problem import Recipe
@@ -189,7 +190,12 @@ class _Writer:
         forward = {t: k for k, t in enumerate(op.inputs)}
         for t, k in forward.items():
             tensor = self.graph.tensor[t]
-            if tensor.role == "input" and op.kind in MATMULS and tensor.dtype in ITEM_BYTES and "float" in tensor.dtype:
+            if (
+                tensor.role == "input"
+                and op.kind in PRODUCTS
+                and tensor.dtype in ITEM_BYTES
+                and "float" in tensor.dtype
+            ):
                 given.append((GRAD + t, self._new("", self._bytes(t, i.operands[k]))))
         calls.append(Call("backward", op.name, inputs, tuple(n for _, n in given), i))
         for name, number in given:
@@ -290,6 +296,11 @@ class _Writer:
 
 def with_samples(graph: Graph) -> frozenset[str]:
     """Tensors whose size is proportional to the samples."""
+    found: frozenset[str] = memo(graph, "with samples", lambda: _with_samples(graph))
+    return found
+
+
+def _with_samples(graph: Graph) -> frozenset[str]:
     found = set()
     for op in graph.ops:
         samples = {f.name for f in op.rule.factors if f.samples}

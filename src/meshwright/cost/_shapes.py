@@ -15,7 +15,6 @@ CONVOLUTIONS = frozenset(
 )
 ATTENTION = frozenset({"scaled_dot_product_attention", "_scaled_dot_product_flash_attention"})
 LOOKUPS = frozenset({"embedding", "embedding_bag", "index", "gather", "index_select", "take_along_dim"})
-LOSSES = frozenset({"cross_entropy_loss", "cross_entropy", "nll_loss"})
 NORMS = frozenset({"layer_norm", "rms_norm", "group_norm", "batch_norm", "native_layer_norm", "instance_norm"})
 VIEWS = frozenset(
     {

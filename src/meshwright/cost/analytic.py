@@ -17,11 +17,12 @@ from ..cluster.model import Cluster, DeviceType
 from ..cluster.topology import shared_level, way_out
 from ..errors import InputError, Unsupported
 from ..graph.ir import ITEM_BYTES, Floats, Ints, Op, Phase
-from . import matmul
-from ._shapes import ATTENTION, LOOKUPS, LOSSES, MATMULS, NORMS, VIEWS, OpShape, Product, Shapes, volume
+from . import losses, matmul
+from ._shapes import ATTENTION, LOOKUPS, MATMULS, NORMS, VIEWS, OpShape, Product, Shapes, volume
 from .base import Collective, CostModel, Group, OpMemory, Traffic
 from .collectives import CollectivePrices
 from .constants import Family, Software, family, generation
+from .losses import CROSS_ENTROPIES, LOSSES
 
 _BACKWARD = ("backward", "input_grad", "weight_grad")
 _FORMAT = {
@@ -32,13 +33,8 @@ FLASH_BACKWARD = 3.0
 """Backward of fused attention over its forward: it computes the scores again (fitted: 3, FLOPs alone say 2.5)."""
 SCORE_BACKWARD = 1.4
 """Bytes moved per score by the backward of unfused attention over those of its forward (fitted: 7 over 5)."""
-SCORES_KEPT = 5.0
-"""Bytes kept per score without fused attention: two 16-bit matrices and a dropout mask."""
-LOSS_KEPT = {"plain": 4.0, "in-place": 4.0, "fused": 2.0}
-"""Bytes kept per logit from the forward of a cross entropy to its backward: float32 log-probabilities or softmax; nothing
-but the logits, which become their gradient. See `loss` in software.toml."""
-LOSS_SPACE = {"plain": 4.0, "in-place": 2.0, "fused": 0.0}
-"""Bytes per logit besides, while a cross entropy runs."""
+SCORES_KEPT, DROPPED_KEPT = 2.0, 3.0
+"""Bytes kept per score without fused attention: its 16-bit softmax; with dropout also the mask and what it leaves."""
 LOSS_BYTES = {"forward": 10.0, "backward": 12.0}
 """Bytes moved per logit of a cross entropy: 16-bit logits, float32 log-probabilities, gradients of both."""
 READS = {"delayed": 1, "current": 2, "row": 2, "block": 1}
@@ -46,6 +42,10 @@ READS = {"delayed": 1, "current": 2, "row": 2, "block": 1}
 element first. A scale per block of 8-bit numbers is found on the way; blocks of 4-bit numbers need the tensor's, too."""
 OPTIMIZER_BYTES = 30.0
 """Bytes moved per parameter by a mixed-precision Adam step."""
+STREAMS = 4
+"""Of TransformerEngine's products by several experts."""
+DETERMINISTIC = 32.0 * 2**20
+"""Bytes of work space that torch's products need to give the same every time (CUBLAS_WORKSPACE_CONFIG = :4096:8)."""
 DISPATCH = "moe_dispatch"
 BLOCK_OPS = 8
 """Heavy ops (products, convolutions, lookups) that count as one layer for the launch floor where there is no attention."""
@@ -209,19 +209,19 @@ class Analytic(CostModel):
         transient = self.item * sum((volume(local, r) for r in shape.results), zero)
         if op.kind in ATTENTION and not fused:
             scores = volume(local, shape.scores)
-            kept = kept + SCORES_KEPT * scores
+            kept = kept + (SCORES_KEPT + DROPPED_KEPT * self.software.dropout) * scores
             transient = transient + self.item * scores
-        if op.kind in LOSSES:
-            how = variant or self.software.loss
+        if op.kind in CROSS_ENTROPIES:
             logits = volume(local, shape.operands[0])
-            kept = kept + (LOSS_KEPT[how] - LOSS_KEPT["plain"]) * logits
-            transient = transient + LOSS_SPACE[how] * logits
+            kept, transient = losses.KEPT[self.software.loss] * logits, losses.SPACE[self.software.loss] * logits
         return OpMemory(static=zero, kept=kept, transient=transient)
 
+    def loss(self, op: Op, sizes: Ints) -> OpMemory | None:
+        """See `CostModel.loss`."""
+        return self.memory(op, sizes) if op.kind in CROSS_ENTROPIES else None
+
     def variants(self, op: Op, sizes: Ints) -> tuple[str, ...]:
-        """As the software does; of attention also fused and through the score matrix, of a loss also as torch computes it."""
-        if op.kind in LOSSES and self.software.loss != "plain":
-            return ("", "plain")
+        """As the software does; of attention also fused and through the score matrix."""
         return ("", "fused", "unfused") if op.kind in ATTENTION else ("",)
 
     # ---------------------------------------------------------------- bytes
@@ -271,9 +271,12 @@ class Analytic(CostModel):
         layers = max(float(attention), heavy / BLOCK_OPS)
         return layers * (self.software.floor_forward if phase == "forward" else self.software.floor_backward)
 
-    def workspace(self, device: DeviceType) -> float:
-        """See `CostModel.workspace`."""
-        return self._family(device).workspace
+    def workspace(self, device: DeviceType, grouped: bool = False) -> float:
+        """See `CostModel.workspace`: torch has one for the thread of the forward and one for that of the backward; what
+        TransformerEngine takes besides it takes for each of its streams again where it multiplies by experts."""
+        constants, engine = self._family(device), self.software.engine == "transformer-engine"
+        handle = DETERMINISTIC if self.software.deterministic and constants.workspace else constants.workspace
+        return 2.0 * handle + engine * constants.workspace_engine * (1 + STREAMS * (grouped and self.software.grouped))
 
     def step_overhead(self, devices: int) -> tuple[float, float]:
         """Stragglers per doubling of nodes of 8; what processes wait for each other once a step, more per doubling of nodes."""

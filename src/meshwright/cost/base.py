@@ -80,8 +80,13 @@ class CostModel(abc.ABC):
         """
         return 0.0
 
-    def workspace(self, device: DeviceType) -> float:
-        """Bytes of a device that libraries hold all the time, whatever is computed."""
+    def loss(self, op: Op, sizes: Ints) -> OpMemory | None:
+        """Bytes that n shards of a loss hold with all casts of their logits, where the model knows how its software does
+        that; None of other ops, and where a loss holds what torch's would."""
+        return None
+
+    def workspace(self, device: DeviceType, grouped: bool = False) -> float:
+        """Bytes of a device that libraries hold all the time, whatever is computed; `grouped`: products by experts, too."""
         return 0.0
 
     def step_overhead(self, devices: int) -> tuple[float, float]:

@@ -22,8 +22,9 @@ from ..cluster.model import Cluster, DeviceType, Mesh
 from ..cluster.topology import shared_level
 from ..errors import InputError, Unsupported
 from ..graph.ir import ITEM_BYTES, Floats, Ints, Op, Phase
-from ._shapes import ATTENTION, LOOKUPS, LOSSES, VIEWS, OpShape, Shapes, volume
+from ._shapes import ATTENTION, LOOKUPS, VIEWS, OpShape, Shapes, volume
 from .base import Collective, CostModel, Group, OpMemory
+from .losses import LOSSES
 
 LAUNCH = 1e-5
 """Seconds of one launch: the constant of the public code."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ..cost.losses import CROSS_ENTROPIES
 from ..plan.model import OpSharding
 from .atoms import PRODUCTS, item_bytes
 from .kernels import Kernels
@@ -94,9 +95,13 @@ class Keeper:
 
     def kept(self, made_again: set[str]) -> Kept:
         v = self.v
-        activations = (0.0, 0.0)
+        activations = loss = (0.0, 0.0)
         for n in v.nodes:
-            if n not in self.recomputed:
+            if n in self.recomputed:
+                continue
+            if v.graph.ops[v.atoms.nodes[n].index].kind in CROSS_ENTROPIES:
+                loss = add(loss, self._extra(n))
+            else:
                 activations = add(activations, self._extra(n))
         operands = self._operands() if self.operand else set()
         for value in self._all_leaves():
@@ -108,7 +113,7 @@ class Keeper:
         for value in sorted(made_again):
             if v.root(value) == value:
                 rerun = add(rerun, v.size(value))
-        return Kept(activations, rerun, self.kernels.working)
+        return Kept(activations, rerun, self.kernels.working, loss, self.kernels.loss)
 
     def _operands(self) -> set[str]:
         """Values that are kept for products alone, as these read them."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..cost.losses import CROSS_ENTROPIES
 from .program import RAW, Kernel
 from .values import Values, add
 
@@ -21,6 +22,8 @@ class Kernels:
     """Roots made by light ops that leave their kernel."""
     working: tuple[float, float]
     """Bytes of the largest kernel or gathered operand: (fixed, per local sample)."""
+    loss: tuple[float, float]
+    """The same of kernels that make what a loss reads: how it holds its logits is one decision."""
 
 
 def kernels(v: Values, fused: bool = True) -> Kernels:
@@ -31,16 +34,27 @@ def kernels(v: Values, fused: bool = True) -> Kernels:
             groups.setdefault(v.w.depth[n] if fused else n, []).append(n)
     of_node = {n: k for k, members in enumerate(groups.values()) for n in members}
     written = _written(v, of_node)
-    found, working = [], (0.0, 0.0)
+    casts = {of_node.get(n, -1) for n in _before_losses(v)}
+    found, working, loss = [], (0.0, 0.0), (0.0, 0.0)
     for g, members in enumerate(groups.values()):
         kernel, work = _kernel(v, g, members, of_node, written)
         found.append(kernel)
-        working = max(working, work, key=sum)
+        if g in casts:
+            loss = max(loss, work, key=sum)
+        else:
+            working = max(working, work, key=sum)
     for i in v.w.forward:
         if i.kind == "collective" and i.collective == "all_gather":
             working = max(working, v.size(i.outputs[0]), key=sum)
     of_op = {v.graph.ops[v.atoms.nodes[n].index].name: g for n, g in of_node.items()}
-    return Kernels(tuple(found), of_node, of_op, written, working)
+    return Kernels(tuple(found), of_node, of_op, written, working, loss)
+
+
+def _before_losses(v: Values) -> set[int]:
+    """Nodes that make the logits of a loss."""
+    losses = (n for n in v.nodes if v.graph.ops[v.atoms.nodes[n].index].kind in CROSS_ENTROPIES)
+    made = (v.node(v.root(v.w.used[n][0])) for n in losses)
+    return {n for n in made if n is not None}
 
 
 def _written(v: Values, of_node: dict[int, int]) -> frozenset[str]:

@@ -119,8 +119,12 @@ class Kept:
     """There again only while the segment's backward runs."""
     transient: tuple[float, float] = (0.0, 0.0)
     """Workspace of its largest kernel or gathered operand."""
+    loss: tuple[float, float] = (0.0, 0.0)
+    """Kept besides by a loss as torch computes it, its log-probabilities; a cost model may know better (`CostModel.loss`)."""
+    loss_transient: tuple[float, float] = (0.0, 0.0)
+    """Workspace of the casts of its logits, which belong to how a loss is computed."""
     op_by_op: tuple[tuple[float, float], tuple[float, float]] | None = None
-    """Where ops run one by one: most bytes alive while its forward, its backward runs, `activations` among them."""
+    """Where ops run one by one: most bytes alive while its forward, its backward runs, `activations` and `loss` among them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -293,10 +293,9 @@ class Evaluator:
         key = (id(program.stages), program.micro_batch, split)
         if key not in self._works:
             prices = [self._stage(code, replicas, split) for code in program.stages]
-            cluster = self.problem.cluster
-            sends = sends_of(program, cluster, self.pricer)
+            sends = sends_of(program, self.problem.cluster, self.pricer)
             meshes = [code.mesh for code in program.stages]
-            work = collect(prices, column, meshes, sends, cluster, self.problem.cost)
+            work = collect(prices, column, meshes, sends, self.pricer)
             self._works[key] = program, work, sends
         return self._works[key][1:]
 

@@ -20,7 +20,7 @@ from ..graph.ir import Floats
 from ..plan.model import Schedule
 from .memory import STATIC, peaks
 from .pipeline import SPLIT, Orders, orders, pipeline_times, short, split_times
-from .price import KINDS, StagePrice, exposed
+from .price import KINDS, Pricer, StagePrice, exposed
 from .tasks import Sends
 
 Part = Literal["compute", "communication", "launch"]
@@ -74,10 +74,9 @@ def collect(
     column: int,
     meshes: Sequence[Mesh],
     sends: Sends,
-    cluster: Cluster,
-    cost: CostModel,
+    pricer: Pricer,
 ) -> Work:
-    """Column `column` of the priced micro-batch sizes, for the stages in order."""
+    """Column `column` of the micro-batch sizes that `pricer` has priced, for the stages in order."""
     boundary = np.zeros(len(prices))
     np.add.at(boundary, sends.src, sends.forward_bytes + sends.backward_bytes)
     np.add.at(boundary, sends.dst, sends.forward_bytes + sends.backward_bytes)
@@ -96,8 +95,8 @@ def collect(
         kept=np.array([(p.kept[column], p.loss[column]) for p in prices]),
         buffers=np.array([p.buffers[column] for p in prices]),
         boundary=boundary,
-        workspace=max(cost.workspace(t) for t in cluster.types),
-        tied=tuple((s, tied_seconds(s, b, meshes, cluster, cost)) for s, b in groups.items()),
+        workspace=pricer.workspace,
+        tied=tuple((s, tied_seconds(s, b, meshes, pricer.cluster, pricer.cost)) for s, b in groups.items()),
         gone=np.array([p.gone[column] for p in prices]),
     )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..cluster.model import Cluster, Mesh
+from ..cost.analytic import DISPATCH
 from ..cost.base import Collective, CostModel, Group
 from ..graph.ir import ITEM_BYTES, Floats, Graph, Ints
 from ..lower.program import Instr, Segment, StageCode
@@ -82,12 +83,15 @@ class Pricer:
 
     def __init__(self, graph: Graph, cluster: Cluster, cost: CostModel, recipe: Recipe) -> None:
         self.graph, self.cluster, self.cost, self.recipe = graph, cluster, cost, recipe
-        self._blocks = SegmentPricer(graph, cluster, cost, recipe.attention_share, recipe.grad_dtype)
+        self._blocks = SegmentPricer(graph, cluster, cost, recipe.attention_share, recipe.compute_dtype)
         self._segments: dict[tuple[object, ...], tuple[Segment, SegmentPrice]] = {}
         self._params: dict[int, tuple[Segment, frozenset[str]]] = {}
         self._scalars: dict[tuple[object, ...], float] = {}
         self._regular = cluster.homogeneous and not cluster.links and all(level.size for level in cluster.levels)
         self._loss = graph.producer.get(graph.loss, -1)
+        grouped = any(op.kind == DISPATCH for op in graph.ops)
+        self.workspace = max((cost.workspace(t, grouped) for t in cluster.types), default=0.0)
+        """Bytes of a device that libraries hold all the time."""
 
     def stage(self, code: StageCode, micro_batches: Sequence[int], *, split: bool = False) -> StagePrice:
         """Everything that one device of the stage does and holds.

@@ -16,7 +16,8 @@ from math import prod
 import numpy as np
 
 from ..cluster.model import Cluster, DeviceType, Mesh
-from ..cost.base import Collective, CostModel, Group
+from ..cost.base import Collective, CostModel, Group, OpMemory
+from ..cost.losses import CROSS_ENTROPIES
 from ..graph.ir import ITEM_BYTES, Floats, Graph, Ints, Op, Phase
 from ..lower.atoms import PRODUCTS
 from ..lower.program import GRAD, RAW, Instr, Segment
@@ -109,12 +110,12 @@ class SegmentPricer:
         cluster: Cluster,
         cost: CostModel,
         attention_share: float = 1.0,
-        grad_dtype: str = "float32",
+        compute_dtype: str = "bfloat16",
     ) -> None:
-        """`attention_share`, `grad_dtype`: see `Recipe`."""
+        """`attention_share`, `compute_dtype`: see `Recipe`."""
         self.graph, self.cluster, self.cost = graph, cluster, cost
         self.attention_share = attention_share
-        self.grad_bytes = ITEM_BYTES[grad_dtype]
+        self.item = ITEM_BYTES[compute_dtype]
         self._heavy: dict[tuple[object, ...], dict[int, list[float]]] = {}
         self.share = {
             TENSOR: cost.overlap("tensor"), SHARDED: cost.overlap("sharded"), GRADIENT: cost.overlap("gradient"),
@@ -153,9 +154,8 @@ class SegmentPricer:
             parts[:, -1] = floor if own_host else np.maximum(0.0, floor - parts.sum(axis=1))
             phases.append(parts)
         kept, summed = segment.kept, sum(i.nbytes * k for i, k in sums)
-        space, stays, whole = self._workspace(segment, samples)
-        # Where the loss works otherwise than torch does, the casts around it that lowering counts are part of it.
-        transient = space if whole else np.maximum(_affine(kept.transient, local), space)
+        space, stays = self._workspace(segment, samples)
+        transient = np.maximum(_affine(kept.transient, local), space)
         table = np.empty((n, WIDTH))
         table[:, FORWARD], table[:, BACKWARD], table[:, WEIGHT] = phases[0], phases[1], weight
         streams = comm.sum(axis=3)
@@ -165,7 +165,8 @@ class SegmentPricer:
         table[:, KEPT] = _affine(kept.activations, local) + stays[0]
         again = transient + _affine(kept.rerun, local) + stays[1] + np.maximum(summed, self._fresh(segment))
         if kept.op_by_op is not None:  # the worst instants are known; what is kept is among them
-            alive = [_affine(columns, local) - _affine(kept.activations, local) for columns in kept.op_by_op]
+            own = _affine(kept.activations, local) + _affine(kept.loss, local)
+            alive = [_affine(columns, local) - own for columns in kept.op_by_op]
             transient, again = alive[0], alive[1] + stays[1] + summed
         return SegmentPrice(table, np.stack([transient, again], axis=1), self._gathered(segment, mesh, micro))
 
@@ -177,7 +178,8 @@ class SegmentPricer:
         return tuple(self.cluster.types[k] for k in kinds)
 
     def _fresh(self, segment: Segment) -> float:
-        """Bytes of the largest gradient of a weight that the backward makes before it is added to the others."""
+        """Bytes of the largest gradient of a weight that the backward makes, as wide as it computes, before it is added to
+        the others."""
         found = 0.0
         for i in segment.backward:
             op = self.graph.ops[self.graph.position[i.on]] if i.kind == "compute" else None
@@ -187,33 +189,45 @@ class SegmentPricer:
             column = {f.name: k for k, f in enumerate(op.rule.factors)}
             for name, dims in zip(op.inputs, op.rule.operands, strict=True):
                 if name in made and self.graph.tensor[name].role == "param":
-                    found = max(found, self.grad_bytes * prod(i.sizes[column[f]] for dim in dims for f in dim))
+                    found = max(found, self.item * prod(i.sizes[column[f]] for dim in dims for f in dim))
         return found
 
-    def _workspace(self, segment: Segment, samples: _Samples) -> tuple[Floats, tuple[Floats, Floats], bool]:
-        """What only the cost model knows of heavy ops: (bytes [n] of the largest work space besides the result, (more
-        bytes kept than by a fused kernel, the same of ops that run again and keep nothing), whether a loss is among them
-        whose figures stand for all of its casts)."""
+    def _workspace(self, segment: Segment, samples: _Samples) -> tuple[Floats, tuple[Floats, Floats]]:
+        """What heavy ops hold: (bytes [n] of the largest work space besides the result, (bytes kept beyond what lowering
+        counts, the same of ops that run again and keep nothing)).
+
+        A loss holds what the cost model says, with the casts of its logits; else, and where ops run one by one, as torch's.
+        """
         space, stays, remade = np.zeros((3, samples.n))
-        whole = False
         rerun = {i.on for i in segment.rerun if i.kind == "compute"}
+        kept, local, as_torch = segment.kept, samples.over(segment.samples), True
         for i in segment.forward:
             if i.kind != "compute" or i.group >= 0:
                 continue
-            room, more = self._known(i, ("memory",), samples.of(i), self._memory)
-            np.maximum(space, room, out=space)
             into = remade if i.on in rerun else stays
+            loss = self._loss(i, samples) if kept.op_by_op is None else None
+            if loss is not None:
+                as_torch, room, more = False, loss.transient, loss.kept
+            else:
+                room, more = self._known(i, ("memory",), samples.of(i), self._memory)
             into += more
-            op = self.graph.ops[self.graph.position[i.on]]
-            whole = whole or "plain" in self.cost.variants(op, _sizes(i, op, samples.of(i)))
-        return space, (stays, remade), whole
+            np.maximum(space, room, out=space)
+        if as_torch:
+            stays += _affine(kept.loss, local)
+            np.maximum(space, _affine(kept.loss_transient, local), out=space)
+        return space, (stays, remade)
+
+    def _loss(self, instr: Instr, samples: _Samples) -> OpMemory | None:
+        """See `CostModel.loss`."""
+        op = self.graph.ops[self.graph.position[instr.on]]
+        return self.cost.loss(op, _sizes(instr, op, samples.of(instr))) if op.kind in CROSS_ENTROPIES else None
 
     def _memory(self, op: Op, sizes: Ints) -> Floats:
         """Bytes [n, 2]: work space besides the result; kept beyond what a fused kernel keeps."""
         found = self.cost.memory(op, sizes)
         more = np.zeros(len(sizes))
-        for usual in {"fused", "plain"}.intersection(self.cost.variants(op, sizes)):
-            more = found.kept - self.cost.memory(op, sizes, usual).kept
+        if "fused" in self.cost.variants(op, sizes):
+            more = found.kept - self.cost.memory(op, sizes, "fused").kept
         return np.stack([np.maximum(0.0, found.transient - self._results(op, sizes)), more], axis=1)
 
     def _known(self, instr: Instr, key: tuple[str, ...], local: Ints, price: Callable[[Op, Ints], Floats]) -> Floats:

@@ -81,7 +81,7 @@ def simulate(
     prices = [pricer.stage(code, [program.micro_batch], split=split) for code in program.stages]
     meshes = [code.mesh for code in program.stages]
     sends = sends_of(program, problem.cluster, pricer)
-    work = collect(prices, 0, meshes, sends, problem.cluster, problem.cost)
+    work = collect(prices, 0, meshes, sends, pricer)
     tasks = pipeline_tasks(order, action_seconds(work), sends)
     devices = sum(len(m.devices) for m in _distinct(program))
     rank = rank_of(order)

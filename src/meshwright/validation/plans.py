@@ -39,6 +39,13 @@ def cost_of(
         found = replace(found, attention="unfused" if row.attention == "unfused" else "modern")
     if row.loss:
         found = replace(found, loss=row.loss)
+    found = replace(
+        found,
+        engine=row.engine or found.engine,
+        deterministic=row.deterministic,
+        dropout=row.dropout,
+        grouped=row.grouped,
+    )
     return Analytic(
         precision=row.precision, software=found, scaling=row.scaling or "delayed", families=dict(families or {})
     )

@@ -12,6 +12,7 @@ from ..simulate import Simulation, simulate
 from .baseline import Efficiency
 from .parameters import Values, tables
 from .plans import Case, Cases, cost_of
+from .resting import resting
 from .rows import Row
 from .settings import NOISY, SMALL
 
@@ -20,7 +21,6 @@ CONTEXT = 1e9
 CACHED = 1.115
 """Peak that torch's allocator has reserved over the peak that is allocated: median of the 120 stages of Aceso's and Megatron's
 runs that Mist published (mist_aceso_runs.csv; a tenth are below 1.057, a tenth above 1.145)."""
-RESTING = ("weights", "gradients", "optimizer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +124,7 @@ def _prediction(case: Case, simulation: Simulation, efficiency: Efficiency) -> P
         row,
         simulation.step_seconds,
         memory=_reading(float(simulation.peak[here]), row.memory_kind),
-        allocated=sum(simulation.peak_by[here].get(part, 0.0) for part in RESTING)
-        + problem.cost.workspace(problem.cluster.type_of(lanes[here].first_device)),
+        allocated=resting(case, simulation, here),
         peak=float(simulation.peak[worst]),
         usable=float(usable[worst]),
         baseline=efficiency.of_others(row),

@@ -17,9 +17,11 @@ from ..errors import InputError
 from .columns import Columns, Refused
 from .machines import machine_of, machines
 from .models import Shape
+from .moe import Sparse
 from .settings import (
     attention_of,
     chunks_of,
+    engine_of,
     experts_of,
     flags_of,
     grad_of,
@@ -88,8 +90,16 @@ class Row:
     """Experts are cut over tp as over ep, none inside."""
     attention: str = ""
     """The attention kernel where the source states it: fused, unfused; "" = what the software usually has."""
-    loss: Literal["", "plain", "in-place", "fused"] = ""
+    loss: Literal["", "plain", "in-place", "compiled", "fused"] = ""
     """How the cross entropy holds its logits (`Software.loss`), where the source states it; "" = as the software usually does."""
+    engine: Literal["", "torch", "transformer-engine"] = ""
+    """What computes the layers, where the source states it; "" = as the software usually does."""
+    deterministic: bool = False
+    """Whether products give the same every time."""
+    dropout: bool = True
+    """Whether attention through its score matrix drops scores out; the published mixtures of experts do not."""
+    grouped: bool = True
+    """Whether experts are multiplied in groups, not one after the other."""
     short_warm_up: bool = False
     """Interleaved steps of as many micro-batches as ranks warm up no longer than others (`short` of the schedule)."""
     bucket: float = 0.0
@@ -222,6 +232,10 @@ def _row(raw: Columns) -> Row:
         short_warm_up=chunks > 1 and bool(known.get("short_warm_up")),
         bucket=float(known.get("bucket", 0.0)),
         loss="fused" if raw.flag("ce_fusion") else known.get("loss", ""),
+        engine=engine_of(raw, known),
+        deterministic=raw.flag("deterministic"),
+        dropout=not isinstance(model, Sparse),
+        grouped=raw.text("source") != "megatron-ci" or raw.flag("grouped_gemm"),
         memory_kind=memory_kind_of(raw),
         allocated=raw.number("mem_allocated_gib", 0.0) * 2**30,
         status="oom" if raw.text("status").startswith("oom") else "ok",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from ..cost.constants import generation
 from . import layouts
@@ -113,6 +113,14 @@ def kept_of(row: Columns, known: Mapping[str, Any]) -> str:
     return "float8_e4m3fn" if narrow and known.get("engine") == "transformer-engine" else ""
 
 
+def engine_of(row: Columns, known: Mapping[str, Any]) -> Literal["", "torch", "transformer-engine"]:
+    """See `Row.engine`; Megatron-LM's tests name theirs where it is not the usual one."""
+    if row.text("source") == "megatron-ci":
+        return "torch" if row.settings.get("impl") == "local" else "transformer-engine"
+    found: Literal["", "transformer-engine"] = known.get("engine", "")
+    return found
+
+
 def scaling_of(row: Columns) -> str:
     """See `Row.scaling`."""
     name = row.text("precision")
@@ -175,7 +183,7 @@ def recompute_of(row: Columns, known: Mapping[str, Any], software: str) -> str:
         return "none"
     if how == "full":
         return "full"
-    if row.text("source") == "torchtitan" and how in ("selective", "selective-op"):
+    if row.text("source").startswith("torchtitan") and how in ("selective", "selective-op"):
         return "alternate"
     if how == "selective":
         return "none" if fused else "attention"  # fused attention computes its scores again anyway

@@ -10,6 +10,7 @@ from importlib import resources
 from typing import Any, Literal, TypeVar
 
 from ...errors import InputError
+from ..losses import Holding
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Family:
     score_bytes: float
     misaligned: float
     workspace: float = 0.0
+    workspace_engine: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,12 @@ class Software:
     fixed: float
     rate: float
     odd: float
-    loss: Literal["plain", "in-place", "fused"]
+    loss: Holding
     dispatch: float
+    engine: Literal["torch", "transformer-engine"] = "torch"
+    deterministic: bool = False
+    grouped: bool = True
+    dropout: bool = True
 
 
 _Row = TypeVar("_Row", Family, Software)

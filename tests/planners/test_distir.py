@@ -75,7 +75,10 @@ def test_grid_of_four_devices_finds_the_published_best_and_second() -> None:
     problem = flat(mlp(16, 8192, 256, "float16"), 4, "float16")
     result = DistIRGrid(charge="last").plan(problem)
     assert result.status == "feasible" and result.bound is None
-    assert [(x.layout, x.micro_batches) for x in result.considered[:2]] == [("tp4", 1), ("tp2 pp2", 4)]
+    first, second = (choice.plan for choice in result.frontier[:2])
+    assert [s.mesh.shape for s in first.stages] == [(1, 4)] and first.schedule.micro_batches == 1
+    assert [s.mesh.shape for s in second.stages] == [(1, 2), (1, 2)] and second.schedule.micro_batches == 4
+    assert [c.objective for c in result.frontier] == sorted(c.objective for c in result.frontier)
     assert result.objective == pytest.approx(0.0641011091, rel=1e-9)
     assert all(result.objective <= row[4] * (1 + 1e-9) for row in SMALL if row[0] * row[1] * row[2] == 4)
 

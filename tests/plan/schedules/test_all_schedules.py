@@ -166,13 +166,11 @@ def test_zb_auto_with_room_for_p_is_as_fast_as_zb_h1_and_more_room_is_no_slower(
     assert roomy.span <= tight.span
 
 
-def test_early_backward_hides_sends_that_1f1b_waits_for() -> None:
-    """Sends of half a forward: policy B pays for them on the way in and out only, 1f1b in every steady pair."""
-    p, m, c = 4, 16, Q(1, 2)
-    late, early = (
-        play(generate(*x, **a), links("1f1b", p), 1, None, c)
-        for x, a in ((("1f1b", p, m), {}), (("dapple", p, m), {"policy": "B"}))
-    )  # type: ignore[arg-type, call-arg]
-    free = 3 * (m + p - 1)
-    assert early.makespan == free + 2 * (p - 1) * c
+@pytest.mark.parametrize("c", [Q(1, 4), Q(1, 2), Q(1)])
+@pytest.mark.parametrize(("p", "m"), [(4, 16), (8, 24)])
+def test_early_backward_hides_sends_that_1f1b_waits_for(p: int, m: int, c: Q) -> None:
+    """Sends of up to a forward: policy B pays for them on the way in and out only, 1f1b in every steady pair."""
+    late = play(generate("1f1b", p, m), links("1f1b", p), 1, None, c)
+    early = play(generate("dapple", p, m, policy="B"), links("dapple", p), 1, None, c)
+    assert early.makespan == 3 * (m + p - 1) + 2 * (p - 1) * c
     assert late.makespan > early.makespan + (m - p) * c

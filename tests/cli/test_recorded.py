@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -331,7 +335,7 @@ def test_memory_that_no_plan_fits_names_the_tightest_constraint(meshwright: Comm
     assert "in its smallest configuration, over the 0.10 GiB of a device" in done.err
     graph = profile(data_folder, "pipedream/vgg16.graph.txt")
     tight = meshwright("plan", graph, "--set", "devices=4", "bandwidth=1e9", "memory=1e6", "-q")
-    assert tight.code == 3 and tight.err.endswith("over the 0.000931 GiB of a worker\n")
+    assert tight.code == 3 and "no stages fit in 0.000931 GiB a worker" in tight.err
 
 
 def test_more_stages_than_layers_and_more_devices_than_useful(
@@ -359,6 +363,63 @@ def test_a_file_of_no_format_is_refused(meshwright: Command, tmp_path: Path) -> 
     (tmp_path / "cut.json").write_text('{"maxFPGAs": 2, "nodes": [{"id": 1')
     cut = meshwright("plan", "cut.json", "-q")
     assert cut.code == 2 and cut.err.startswith("meshwright: cut.json: not a JSON file: ")
+
+
+# ---- the budget
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "planner"),
+    [
+        ("dnn-partitioning/throughput/layer/gnmt_inference.json", (), "dnn_partitioning"),
+        ("dnn-partitioning/throughput/layer/bert24_training.json", ("method=noncontiguous",), "dnn_partitioning"),
+        ("dnn-partitioning/latency/layer/bert24_inference.json", ("objective=latency",), "dnn_partitioning"),
+        ("piper/bert32a100.json", ("devices=512", "memory=8GiB"), "piper"),
+        ("pipedream/resnet50.graph.txt", ("devices=16", "bandwidth=1.25e9", "compression_ratio=1"), "pipedream"),
+        ("dapple/states.json", ("profile=bert-48", "micro_batch=2", "batch=64"), "dapple"),
+    ],
+)
+def test_a_budget_returns_the_best_plan_so_far_with_its_bound(
+    meshwright: Command, data_folder: Path, name: str, settings: tuple[str, ...], planner: str
+) -> None:
+    sets = ("--set", *settings) if settings else ()
+    found = answer(meshwright, profile(data_folder, name), "--planner", planner, "--budget", "0.001", *sets)
+    # What was proven by the first plan is the optimum, stopped or not.
+    assert found["status"] in (("budget",) if found["gap"] > 1e-9 else ("optimal",))
+    assert found["plan"] is not None and found["stages"]
+    assert 0 < found["bound"] <= found["objective"] * (1 + 1e-12)
+    if found["status"] == "budget":
+        assert found["reason"] == "stopped after 0.001 s, the budget"
+
+
+def test_ctrl_c_keeps_the_best_plan_so_far(small: Path, tmp_path: Path) -> None:
+    planner = """
+import time
+from meshwright.planners.dnn_partitioning import DnnPartitioning
+
+
+class Endless(DnnPartitioning):
+    def search(self, problem, run):
+        super().search(problem, run)
+        open("searching", "w").close()
+        while True:
+            run.tick(1, "search")
+            time.sleep(0.01)
+"""
+    (tmp_path / "endless.py").write_text(planner)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "meshwright", "plan", small.name, "--planner", "./endless.py", "--set", "method=linear", "--json"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "searching").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    found = json.loads(out)
+    assert (found["status"], found["objective"], found["reason"]) == ("budget", 10.5, "stopped by Ctrl-C")
+    assert found["bound"] == 7.0
 
 
 # ---- compare

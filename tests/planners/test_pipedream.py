@@ -210,7 +210,8 @@ def test_memory_mode_bounds_in_flight_copies_and_says_what_does_not_fit() -> Non
     tight = PipeDream(straight=True).plan(problem(3.9e9))
     assert tight.status == "infeasible"
     assert tight.reason == (
-        "stage 1 of 2 takes 5.59 GiB of weights and activations for one mini-batch, over the 3.63 GiB of a worker"
+        "no stages fit in 3.63 GiB a worker: every cut has a stage whose weights and activations, times the mini-batches in "
+        "flight, are over it; n0 alone takes 1.86"
     )
     none = PipeDream(straight=True).plan(problem(1e9))
     assert none.reason.startswith("no stages fit in 0.931 GiB a worker: every cut has a stage")

@@ -122,7 +122,7 @@ class Planner(abc.ABC):
         proven = run.proven is not None and objective <= run.proven + PROVEN * abs(run.proven)
         reason = stopped if best else f"{stopped} before any plan was found"
         return Result(
-            status="budget" if stopped else "optimal" if proven else "feasible",
+            status="optimal" if best and proven else "budget" if stopped else "feasible",
             plan=best.plan if best else None,
             objective=objective,
             unit=unit,

@@ -87,8 +87,9 @@ class Dapple(Planner):
         self.collective_gain = collective_gain
 
     def search(self, problem: Problem, run: Run) -> Json:
-        """Candidates as they get better; no bound is proven."""
+        """Candidates as they get better; the bound is that of perfect balance and nothing to send."""
         servers, sums = self._servers(problem), sums_of(problem)
+        run.bound(sums.total / (servers.size * servers.count))
         samples = problem.recipe.samples
         found: list[tuple[float, Candidate]] = []
 

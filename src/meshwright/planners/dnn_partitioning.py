@@ -109,6 +109,8 @@ class DnnPartitioning(Planner):
         fault: str | None = ""
         for _ in range(SHRINK if derived else 1):
             graph = placement_of(problem, memory)
+            if memory is None:
+                run.bound(calls.lower_bound(graph) if self.goal == "latency" else max_loads.lower_bound(graph))
             answer = self._split(problem, run, graph, memory is None)
             if answer is None:
                 raise Infeasible(fault if fault else _why(graph))

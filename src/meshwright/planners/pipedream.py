@@ -99,9 +99,15 @@ class PipeDream(Planner):
         kept = kept_nodes(profile)
         at = {v: i for i, v in enumerate(kept)}
         edges = [(at[a], at[b]) for a, b in profile.edges if a in at and b in at]
-        run.tick(0, "states", 0, 2)
-        groups, states = self._states(len(kept), edges)
         rules = self._rules(problem)
+        # Perfect balance and nothing to send; and one stage on all workers, which every search may fall back on.
+        run.bound(float(profile.seconds[kept].sum()) / problem.cluster.count)
+        if not self.straight and float((profile.activation + profile.params)[kept].sum()) <= rules.memory:
+            whole = Solution(inf, ((0, 0, tuple(range(problem.cluster.count))),))
+            plan = self._plan(problem, profile, [kept], whole)
+            run.offer(self.objective(problem, plan), lambda plan=plan: plan)  # type: ignore[misc]
+        run.tick(1, "states", 0, 2)
+        groups, states = self._states(len(kept), edges)
         columns = (
             np.array([profile.seconds[[kept[i] for i in own]].sum() for own in groups]),
             np.array([profile.activation[kept[own[-1]]] for own in groups]),
@@ -110,21 +116,21 @@ class PipeDream(Planner):
         run.tick(0, "stages", 1, 2)
         solution = replicated_stages(states, *columns, tiers, rules)
         if solution is None:
+            needs = columns[1] + columns[2]
+            worst = int(needs.argmax())
+            names = [profile.graph.ops[profile.ops[kept[v]][0]].name for v in groups[worst]]
             raise Infeasible(
                 f"no stages fit in {rules.memory / GIB:.3g} GiB a worker: every cut has a stage whose weights and activations, "
-                "times the mini-batches in flight, are over it"
+                f"times the mini-batches in flight, are over it; {names[0]} alone takes {needs[worst] / GIB:.3g}"
             )
         inside = [
             np.flatnonzero(states.below[j] & ~(states.below[i - 1] if i else False)) for i, j, _ in solution.parts
         ]
-        self._check_room(rules, [float((columns[1] + columns[2])[own].sum()) for own in inside])
         nodes = [sorted(kept[i] for g in own for i in groups[g]) for own in inside]
         plan = self._plan(problem, profile, nodes, solution)
         objective = self.objective(problem, plan)
         if states.complete and len(groups) == len(kept):
             run.bound(min(objective, solution.value))
-        elif not self.straight:
-            run.bound(float(columns[0].sum()) / problem.cluster.count)  # perfect balance and nothing to send
         run.offer(objective, lambda: plan)
         run.tick(1, "stages", 2, 2)
         return self._said(columns[0], columns[2], tiers, solution, objective)
@@ -161,15 +167,6 @@ class PipeDream(Planner):
             if states is not None:
                 return groups, states
         return alone, prefixes(n, edges)
-
-    def _check_room(self, rules: Rules, needs: list[float]) -> None:
-        """The public bound counts copies beyond the first m; a stage that does not fit even once is no stage."""
-        worst = max(needs)
-        if worst > rules.memory:
-            raise Infeasible(
-                f"stage {needs.index(worst)} of {len(needs)} takes {worst / GIB:.3g} GiB of weights and activations for one "
-                f"mini-batch, over the {rules.memory / GIB:.3g} GiB of a worker"
-            )
 
     def _rules(self, problem: Problem) -> Rules:
         device = problem.cluster.type_of(0)

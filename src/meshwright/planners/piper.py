@@ -166,6 +166,8 @@ class Piper(Planner):
             run.tick(1, "equal partitions", 1, 1)
             return answer[1] if answer else None
         layers, kept = self._allowed(found)
+        if prove:
+            run.bound(float(layers.work.sum()) / where.devices)
         rule = "all_or_nothing" if self.recompute == "all_or_nothing" else self.knapsack
         best: tuple[Staged, ...] | None = None
         value, uneven = inf, self._is_uneven(found)
@@ -178,6 +180,8 @@ class Piper(Planner):
         def watch(tried: float, stages: tuple[Staged, ...] | None, seconds: float) -> None:
             nonlocal checks
             checks += 1
+            if stages is None and prove and splits == [0] and tried < inf:
+                run.bound(tried)  # no plan has all of its stages below it
             if stages is not None and (found.profiled or uneven):
                 full = _renamed(stages, kept)
                 run.offer(seconds, lambda: self._plan(problem, found, full))

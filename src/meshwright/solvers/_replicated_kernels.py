@@ -27,7 +27,8 @@ def replicate(
     """Best largest stage time [row i, state j, m] of the part after state i − 1 up to state j on m components.
 
     work [L + 1, L]: seconds of one component for the part; params, activation [L]: sums of states; out [L]: bytes that
-    leave; rates = (bandwidth, compression ratio or 0, fewer machines allowed); memory (1,): bytes or inf.
+    leave; rates = (bandwidth, compression ratio or 0, fewer machines allowed); memory (1,): bytes or inf, which hold
+    the public bound on copies in flight, and at least one (the public code lets a stage pass whose bound is none).
     Also the arguments (first state of the last stage less one, its copies); −1 = one stage.
     """
     size = len(out)
@@ -46,7 +47,7 @@ def replicate(
             par = params[j] - base_par
             need = par + activation[j] - base_act
             for m in range(1, (1 if straight else copies) + 1):
-                if np.ceil((copies - m) / m) * need > memory[0]:
+                if max(1.0, np.ceil((copies - m) / m)) * need > memory[0]:
                     continue
                 if paper:
                     best[i, j, m] = max(work[i, j], 2.0 * (m - 1) * par / bandwidth) / m
@@ -81,7 +82,7 @@ def replicate(
                             continue
                         t = max(best[i, k, m - w], stage[w])
                         if t < found:
-                            if np.ceil((copies - m) / w) * need > memory[0]:
+                            if max(1.0, np.ceil((copies - m) / w)) * need > memory[0]:
                                 continue
                             found = t
                             cut[i, j, m] = k

@@ -95,6 +95,18 @@ def makespan(graph: Placement, blocks: Sequence[Sequence[Block]], serial: bool =
     return float(max(done))
 
 
+def lower_bound(graph: Placement) -> float:
+    """No split is done sooner: the longest path, each node on its faster kind of device, nothing to move."""
+    fast = np.minimum(graph.accelerator if graph.accelerators else np.inf, graph.cpu if graph.cpus else np.inf)
+    done = np.array(fast, np.float64)
+    before: list[list[int]] = [[] for _ in range(len(graph))]
+    for a, b in graph.edges:
+        before[b].append(a)
+    for v in range(len(graph)):  # nodes are in topological order
+        done[v] += max((done[u] for u in before[v]), default=0.0)
+    return float(done.max(initial=0.0))
+
+
 def split_latency(graph: Placement, split: Sequence[int], serial: bool = True) -> Latency:
     """A split with the latency of its pieces."""
     blocks = pieces(graph, split)

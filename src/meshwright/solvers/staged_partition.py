@@ -154,15 +154,20 @@ def staged_partition(
     total = float(layers.work.sum())
     tried, factor = total / machine.devices, 1.0
     lower, best = 0.0, None
+    any_plan = _find(layers, machine, options, below)
+    told(below, any_plan, _slowest(any_plan))
+    if any_plan is None:
+        return None
     # Above this bound no stage is too slow, so what fails there fails for want of memory or devices.
     ample = _ample(layers, machine)
     while best is None:
         bound = min(max(tried, 1e-300), below) if tried < ample else below
+        if bound == below:
+            best = any_plan
+            break
         best = _find(layers, machine, options, bound)
         told(bound, best, _slowest(best))
         if best is None:
-            if bound == below:
-                return None
             lower, factor = bound, factor * 2
             tried *= 1 + 0.01 * factor
             if tried <= 0 or factor > 2**12:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from fractions import Fraction as Q
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -124,10 +125,10 @@ def only(entry: object) -> object:
 
 
 def test_chimera_sums_early_where_a_worker_waits_and_last_where_it_does_not() -> None:
-    """Worker 0 waits one slot before its last backward, worker 1 does not wait any more."""
+    """Worker 0 waits one slot before its last backward, so its up stage is summed before; worker 1 does not wait any more."""
     texts = [[f"{a.kind}{a.on}" for a in map(only, row.actions)] for row in generate("chimera", 4, 4)]
-    assert texts[0][-4:] == ["B0", "REDUCE7", "B0", "REDUCE0"]
-    assert texts[3][-4:] == ["B4", "REDUCE3", "B4", "REDUCE4"]
+    assert texts[0][-4:] == ["REDUCE7", "B0", "B0", "REDUCE0"]
+    assert texts[3][-4:] == ["REDUCE3", "B4", "B4", "REDUCE4"]
     assert texts[1][-4:] == ["B6", "B1", "REDUCE1", "REDUCE6"]
     assert texts[2][-4:] == ["B2", "B5", "REDUCE2", "REDUCE5"]
 
@@ -136,10 +137,10 @@ def test_chimera_sums_early_where_a_worker_waits_and_last_where_it_does_not() ->
     ("p", "m", "args", "b"),
     [(4, 4, {}, 1), (8, 8, {"f": 2}, 1), (4, 8, {}, 1), (6, 12, {}, 1), (4, 8, {"form": "doubling"}, 2), (4, 8, {"form": "halving"}, 2)],
 )  # fmt: skip
-def test_chimera_sums_begin_where_the_worker_waits_or_when_it_is_done(
+def test_chimera_sums_begin_when_their_stage_is_done_if_the_worker_still_waits_and_else_when_it_is_done(
     p: int, m: int, args: dict[str, int | str], b: int
 ) -> None:
-    """Played here by hand: what stands before a REDUCE has ended, and if work follows it the worker would wait anyway."""
+    """A sum that work follows is begun right after the stage's last backward, and idle time is still to come."""
     rows = generate("chimera", p, m, **args)
     pairs = links("chimera", p, 2 * int(args.get("f", 1)), **args)
     bars = timed(rows, pairs, lengths={"F": 1, "B": b})
@@ -150,10 +151,15 @@ def test_chimera_sums_begin_where_the_worker_waits_or_when_it_is_done(
         for k in sums:
             stage = row[k].entry.on  # type: ignore[union-attr]
             assert not any(x.entry.on == stage for x in row[k + 1 :])  # type: ignore[union-attr]
-            after = next((x for x in row[k + 1 :] if x.end > x.start), None)
-            if after is not None:
+            work = [x for x in row if x.end > x.start]
+            after = [x for x in work if x in row[k + 1 :]]
+            idle = sum(b.start - a.end for a, b in pairwise([x for x in work if x.end <= row[k].start][-1:] + after))
+            last = max((x for x in work if x.entry.on == stage and x.entry.kind == "B"), key=lambda x: x.end)  # type: ignore[union-attr]
+            waits = any(b.start > a.end for a, b in pairwise([last, *(x for x in work if x.start >= last.end)]))
+            assert bool(after) == waits
+            if after:
                 early += 1
-                assert after.start > row[k].end
+                assert row[k].start == last.end and idle > 0
     assert early > 0
 
 

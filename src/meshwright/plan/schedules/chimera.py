@@ -11,7 +11,7 @@ slot 2D − 1 − s + 2j: no two collide. More micro-batches are put together by
     doubling    two forwards against one backward of twice their length, in units of 2D
     halving     as doubling, but forwards run two micro-batches at once
 
-REDUCE, the sum of a stage's gradients over its copies, stands where the worker would wait anyway, else at the end.
+REDUCE, the sum of a stage's gradients over its copies, begins as soon as idle time can hide it, else at the end.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def chimera(depth: int, m: int, f: int, form: str) -> tuple[tuple[Action, ...], 
 
 
 def _with_sums(rows: list[list[Action]], depth: int, f: int, backward: float) -> tuple[tuple[Action, ...], ...]:
-    """REDUCE of each stage once its last backward is done: where the worker waits next, else last of all."""
+    """REDUCE of each stage (section 3.2): begun when its last backward is done if the worker waits before its end, else last
+    of all, since it would only disturb what is computed beside it."""
     pairs = [(i * depth + s, i * depth + s + 1) for i in range(2 * f) for s in range(depth - 1)]
     bars = timed([Row((w,), tuple(row)) for w, row in enumerate(rows)], pairs, lengths={"F": 1.0, "B": backward})
     found = []
@@ -59,8 +60,8 @@ def _with_sums(rows: list[list[Action]], depth: int, f: int, backward: float) ->
             stage = i * depth + s
             last = max((k for k, a in enumerate(row) if a.kind == "B" and a.on == stage), default=-1)
             ends = (0.0, *(bar.end for bar in bars[w]))
-            waits = (k for k in range(last + 1, len(row)) if bars[w][k].start > ends[k])
-            sums.setdefault(next(waits, len(row)), []).append(Action("REDUCE", stage))
+            waits = any(bars[w][k].start > ends[k] for k in range(last + 1, len(row)))
+            sums.setdefault(last + 1 if waits else len(row), []).append(Action("REDUCE", stage))
         found.append(tuple(a for k in range(len(row) + 1) for a in (*sums.get(k, ()), *row[k : k + 1])))
     return tuple(found)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from meshwright.cluster import Cluster, DeviceType, Level, Link, Mesh, presets, resolve
-from meshwright.cost import Analytic, CostModel, Group, OpMemory, OpRecord, Recorded, TransferRecord
+from meshwright.cost import Analytic, CostModel, DistIR, Group, OpMemory, OpRecord, Recorded, TransferRecord
 from meshwright.cost.base import Collective
 from meshwright.cost.choices import Choice, Profile
 from meshwright.cost.constants import families, software
@@ -43,6 +43,10 @@ def _profile() -> Profile:
 
 class TestAnalytic(CostModelConformance):
     subject = Priced(Analytic, cluster=resolve("h100x64"))
+
+
+class TestDistIR(CostModelConformance):
+    subject = Priced(DistIR, cluster=resolve("h100x64"))
 
 
 class TestRecorded(CostModelConformance):

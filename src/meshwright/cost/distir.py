@@ -2,7 +2,8 @@
 
     element-wise, n elements     launch + bytes of its operands (two at most) / memory + n / rate
     product (a × b)(b × c)       launch + item · (ab + bc) / memory + 2abc / rate; its backward is two such products
-    all-reduce of s bytes on n   2 s (n − 1) / n / mean bandwidth of their pairs, or as measured: see `Calibration`
+    all-reduce of s bytes on n   2 s (n − 1) / n / mean bandwidth of their pairs, or as measured: see `Calibration`; an
+                                 all-gather to s bytes likewise (the public code, which never gathers, takes s of one part)
     send of s bytes              s / bandwidth, on both ends
     shape ops, lookups           launch
 
@@ -190,10 +191,8 @@ class DistIR(CostModel):
         if kind == "all_reduce" and n in self.calibration.all_reduce:
             a, b, c = self.calibration.all_reduce[n]
             return a * sizes / GIGABIT + b * n + c
-        # An all-gather is told what a member has afterwards, and counts what it has before.
-        own = sizes / n if kind == "all_gather" else sizes
         mean = min(float(np.mean([self._pair(group.cluster, x, y) for x, y in combinations(g, 2)])) for g in groups)
-        return TURNS.get(kind, 1.0) * own * (n - 1) / n / mean
+        return TURNS.get(kind, 1.0) * sizes * (n - 1) / n / mean
 
     def transfer(
         self, nbytes: Floats, src: int, dst: int, cluster: Cluster, *, tensor: str = "", consumer: str = ""

@@ -289,6 +289,16 @@ def test_a_written_folder_asks_the_same_again(meshwright: Command, small: Path, 
     assert shown.code == 2 and "is a recorded profile" in shown.err
 
 
+def test_a_captured_model_is_saved_as_a_profile_and_planned_from_it(meshwright: Command, tmp_path: Path) -> None:
+    given = ("gpt2", "-c", "a100x4", "--batch", "16", "--seq", "128", "-q", "--planner", "dnn_partitioning")
+    done = meshwright("plan", *given, "--save-profile", "dnn_partitioning=gpt2.json", "--json")
+    assert done.code == 0, done.err
+    through = answer(meshwright, "gpt2.json")
+    assert through["objective"] == pytest.approx(json.loads(done.out)["objective"], rel=1e-9)
+    turned = meshwright("plan", "gpt2.json", "--save-profile", "pipedream=gpt2.txt", "-q")
+    assert turned.code == 0 and answer(meshwright, "gpt2.txt", "--set", "devices=2")["problem"]["format"] == "pipedream"
+
+
 # ---- bad input
 
 

@@ -88,6 +88,12 @@ Allow = Annotated[
 ]
 
 
+SaveProfile = Annotated[
+    str | None,
+    typer.Option(
+        "--save-profile", metavar="FORMAT=FILE", help="Also write the priced model as a profile: piper=gpt2.json, …"
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..cluster.model import Cluster, DeviceType, Level
 from ..cost.recorded import OpRecord, Recorded
@@ -59,7 +60,7 @@ def read(
         batch: samples of a step; None = those of `micro_batches`, else the profiled batch.
         devices: GPUs, instead of `workers`: whole servers of 8, or fewer than 8 in one.
         workers: GPUs of a server and servers: (8, 2) or "8x2".
-        bandwidth: bytes/s inside a server and between servers.
+        bandwidth: bytes/s inside a server and between servers, or one figure for both.
         memory: bytes of one GPU.
         micro_batches: of a step, each of the profiled batch.
 
@@ -166,10 +167,22 @@ def write(problem: Problem, name: str) -> dict[str, Any]:
         each = np.array([what(op) for op in graph.ops])  # type: ignore[no-untyped-call]
         columns.append([float(each[row].sum()) for row in below])
     columns.append([float(x) for x in graph.values["cut_bytes"]])
+    return document_of(name, graph.samples, below, columns)
+
+
+def document_of(
+    name: str, samples: int, below: NDArray[np.bool_], columns: Sequence[Sequence[float]]
+) -> dict[str, Any]:
+    """The document of one profile.
+
+    Args:
+        below: [state, layer]: is the layer part of the state?
+        columns: per state the cumulative milliseconds, bytes of activations and of parameters, and the bytes of its cut.
+    """
     inside = [[k for k in range(len(below)) if k != j and not (below[k] & ~below[j]).any()] for j in range(len(below))]
     chain = all(len(ks) == j for j, ks in enumerate(inside))
-    found: dict[str, Any] = {"profile_batch": graph.samples, "states": len(below), "is_chain": chain}
-    found |= dict(zip(_SUMS, columns))
+    found: dict[str, Any] = {"profile_batch": samples, "states": len(below), "is_chain": chain}
+    found |= {field: list(map(float, column)) for field, column in zip(_SUMS, columns)}
     return {name: found if chain else found | {"predecessors": inside}}
 
 
@@ -216,6 +229,7 @@ def _cluster(
         rates = [float(x) for x in (bandwidth.split(",") if isinstance(bandwidth, str) else bandwidth)]
     except ValueError:
         counts, rates = [], []
+    rates = rates * 2 if len(rates) == 1 else rates  # the same everywhere
     if len(counts) != 2 or min(counts) < 1:
         raise InputError(f"{file}: workers is {workers!r}, wanted GPUs of a server and servers, such as 8x2")
     if len(rates) != 2 or not min(rates) > 0:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import inf, isfinite, prod
 from pathlib import Path
 
@@ -119,25 +119,45 @@ def write(problem: Problem) -> str:
     graph, cost = problem.graph, problem.cost
     if not isinstance(cost, Recorded):
         raise Unsupported(f"prices of {cost.name} are no profile: export the graph first, which prices every op")
-    lines, edges = [], []
+    nodes, edges = [], []
     unit = MILLI / cost.scale
     for op in graph.ops:
         kept = dict(op.kwargs)
         record = cost.ops[op.name]
-        times = [record.seconds.get(phase, 0.0) / unit for phase in ("forward", "backward")]
+        forward, backward = (record.seconds.get(phase, 0.0) / unit for phase in ("forward", "backward"))
         parts = kept.get("activation")
         sizes = parts if isinstance(parts, tuple) else tuple(graph.tensor[name].nbytes for name in op.outputs)
+        params = float(sum(graph.tensor[name].nbytes for name in op.inputs if graph.tensor[name].role == "param"))
+        described = str(kept.get("description", op.kind))
+        nodes.append(Node(op.name, described, forward, backward, sizes, params, str(kept.get("stage_id", ""))))  # type: ignore[arg-type]
+        edges += [(graph.ops[graph.producer[name]].name, op.name) for name in op.inputs if name in graph.producer]
+    return text_of(nodes, edges)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One line of a file: milliseconds and bytes of one mini-batch."""
+
+    name: str
+    description: str
+    forward: float
+    backward: float
+    activation: tuple[float, ...]
+    """Of each part of its output."""
+    params: float
+    stage: str = ""
+
+
+def text_of(nodes: Sequence[Node], edges: Sequence[tuple[str, str]]) -> str:
+    """The text of a file."""
+    lines = []
+    for n in nodes:
+        sizes = n.activation
         activation = f"[{'; '.join(map(repr, sizes))}]" if len(sizes) > 1 else repr(sizes[0] if sizes else 0.0)
-        params = sum(graph.tensor[name].nbytes for name in op.inputs if graph.tensor[name].role == "param")
-        fields = (repr(times[0]), repr(times[1]), activation, repr(params))
-        line = f"{op.name} -- {kept.get('description', op.kind)} -- " + ", ".join(
-            f"{name}={value}" for name, value in zip(_FIELDS, fields)
-        )
-        lines.append(f"{line} -- stage_id={kept['stage_id']}" if "stage_id" in kept else line)
-        for name in op.inputs:
-            if name in graph.producer:
-                edges.append(f"\t{graph.ops[graph.producer[name]].name} -- {op.name}")
-    return "\n".join([*lines, *edges]) + "\n"
+        values = (repr(n.forward), repr(n.backward), activation, repr(n.params))
+        fields = ", ".join(f"{field}={value}" for field, value in zip(_FIELDS, values))
+        lines.append(f"{n.name} -- {n.description} -- {fields}" + (f" -- stage_id={n.stage}" if n.stage else ""))
+    return "\n".join([*lines, *(f"\t{a} -- {b}" for a, b in edges)]) + "\n"
 
 
 def _node(line: str, where: str) -> tuple[str, tuple[str, dict[str, float], str, str]]:

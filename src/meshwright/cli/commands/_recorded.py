@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ... import exporting, recorded
 from ... import output_folder as folders
-from ... import recorded
 from ...errors import InputError
 from ...recorded import is_recorded
 from ...report.lines import Line
@@ -24,11 +24,14 @@ __all__ = ["compare_recorded", "is_recorded", "plan_recorded"]
 RESULT = "result.json"
 
 
-def plan_recorded(request: Request, named: str | None, out: Path | None, screen: Screen) -> int:
+def plan_recorded(
+    request: Request, named: str | None, out: Path | None, screen: Screen, wanted: tuple[str, Path] | None = None
+) -> int:
     """Plan a profile and show what was found.
 
     Args:
         named: the planner, where one was named.
+        wanted: format and file of a profile that is to be written, too.
     """
     _check_options(request)
     with working(screen) as (progress, interrupt):
@@ -39,6 +42,9 @@ def plan_recorded(request: Request, named: str | None, out: Path | None, screen:
             folders.check_free(out, request)
         profiled, parameters = recorded.stated(request, kind)
         planner = recorded.made(kind, parameters)
+        if wanted is not None:
+            exporting.save(profiled.problem, *wanted, title=Path(profiled.file).name.partition(".")[0])
+            screen.note(f"wrote {wanted[1]}, a profile of format {wanted[0]}: meshwright plan {wanted[1]}")
         progress.line("problem", f"{profiled.file} ({profiled.format})", "")
         progress.planner = kind.info.name
         # What is found is kept from here on: simulating it is not worth losing it.

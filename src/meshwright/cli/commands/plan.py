@@ -22,6 +22,7 @@ def plan(
     top: o.Top = 5,
     fix: o.Fix = None,
     allow: o.Allow = None,
+    save_profile: o.SaveProfile = None,
     out: o.Out = None,
     seed: o.Seed = None,
     as_json: o.Json = False,
@@ -34,7 +35,7 @@ def plan(
     MODEL may be a recorded profile of dnn-partitioning, piper, pipedream or dapple, recognised by its content: it brings its
     own costs and devices, --set overrides them, and a folder is written only where -o says.
     """
-    from ... import answer, save
+    from ... import answer, exporting, save
     from ...output_folder import check_free
     from ...report.payload import plan_object
     from ...report.table import plan_lines
@@ -50,11 +51,15 @@ def plan(
         objective=objective, fix=o.parse_fix(fix), allow=o.parse_allow(allow), seed=seed,
         settings=parsed(set_) if set_ else None,
     )  # fmt: skip
+    wanted = exporting.asked(save_profile) if save_profile else None
     if is_recorded(request.model):
-        return plan_recorded(request, planner, out, screen)
+        return plan_recorded(request, planner, out, screen, wanted)
     with working(screen) as (progress, interrupt):
         chosen = answer.planner_of(request, top)
         stated = state(request, progress.line)
+        if wanted is not None:
+            exporting.save(stated.problem, *wanted, title=stated.source.name)
+            screen.note(f"wrote {wanted[1]}, a profile of format {wanted[0]}: meshwright plan {wanted[1]}")
         folder = out or stated.folder
         check_free(folder, stated.request)
         progress.planner = chosen.info.name

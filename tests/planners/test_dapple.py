@@ -192,8 +192,9 @@ def test_wrong_options_and_files_are_refused() -> None:
         parse({"p": {**good, "cumulative_ms": [1, -1]}}, "f", "p")
     with pytest.raises(InputError, match=r"f: p.cut_bytes is .*, wanted a list of 2 numbers, one a state"):
         parse({"p": {**good, "cut_bytes": [1]}}, "f", "p")
-    with pytest.raises(InputError, match="bandwidth is '1e9', wanted bytes/s inside a server and between"):
-        parse({"p": good}, "f", "p", bandwidth="1e9")
+    with pytest.raises(InputError, match="bandwidth is '1e9,1e9,1', wanted bytes/s inside a server and between"):
+        parse({"p": good}, "f", "p", bandwidth="1e9,1e9,1")
+    assert [level.bandwidth for level in parse({"p": good}, "f", "p", bandwidth="1e9").cluster.levels] == [1e9, 1e9]
     with pytest.raises(InputError, match="it holds several profiles, name one as profile: p, q"):
         parse({"p": good, "q": good}, "f", None)
     with pytest.raises(InputError, match="workers is '3', wanted GPUs of a server and servers, such as 8x2"):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from . import settings
 from .cluster import Cluster, resolve
+from .cost.constants import chip
 from .errors import InputError, MeshwrightError
 from .layout_by_hand import LayoutByHand
 from .plan.model import Plan
@@ -184,7 +185,7 @@ def _shown(stated: Stated, considered: Sequence[Considered], pricer: Pricer) -> 
 
 
 def _family(problem: Problem) -> str:
-    return problem.cluster.types[0].family or problem.cluster.types[0].name
+    return chip(problem.cluster.types[0].family) or problem.cluster.types[0].name
 
 
 def _kind(problem: Problem) -> str:

@@ -49,7 +49,7 @@ def test_attention_counts_causal_work_once_and_heads_of_64_apart() -> None:
             work = 2.0 * b * h * s * s * d * (1.0 + FLASH_BACKWARD if k.backward else 1.0)
             timed.append(Timed(k, timing(work / rate)))
     found = deduce(timed, H100, known=True).family
-    assert found["attention_modern"] == pytest.approx(0.4)
+    assert found["attention_flash"] == found["attention_modern"] == pytest.approx(0.4)
     assert found["small_head"] == pytest.approx(0.7)
 
 

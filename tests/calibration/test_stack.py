@@ -57,7 +57,15 @@ def test_factors_reach_every_constant_that_they_name() -> None:
     assert all(sum(hasattr(row, name) for row in rows) == 1 for name in named)
     changed = slower(rows[0], {"collectives": 2.0, "attention": 2.0})
     assert changed["inner"] == rows[0].inner / 2 and changed["score_bytes"] == 2 * rows[0].score_bytes
-    assert set(changed) == {"inner", "outer", "score_bytes", "attention_first", "attention_modern", "score_rate"}
+    assert set(changed) == {
+        "inner",
+        "outer",
+        "score_bytes",
+        "attention_first",
+        "attention_flash",
+        "attention_modern",
+        "score_rate",
+    }
 
 
 def test_steps_of_a_slower_stack_teach_plans_that_it_did_not_run(problem: Problem, steps: list[Step]) -> None:

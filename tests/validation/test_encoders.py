@@ -1,5 +1,7 @@
 """Encoders and encoder-decoders of measured rows: what is captured computes what their shapes say."""
 
+from dataclasses import replace
+
 import pytest
 
 from meshwright.validation.columns import Columns, Refused
@@ -8,12 +10,17 @@ from meshwright.validation.models import Graphs, Shape
 from meshwright.validation.shapes import shape_of
 
 CASES = ({"other": "swiglu=1"}, {}, {"kv_heads": "4"})
-BERT = Encoder(5, 128, 4, 512, 1024, 64)
+BERT = Encoder(5, 128, 4, 512, 1024, 64, 64)
 
 
 @pytest.mark.parametrize(
     "model",
-    [BERT, EncoderDecoder(2, 128, 4, 32, 256, False, 512, 64), EncoderDecoder(2, 128, 4, 16, 256, True, 512, 64)],
+    [
+        BERT,
+        replace(BERT, masked=12),
+        EncoderDecoder(2, 128, 4, 32, 256, False, 512, 64),
+        EncoderDecoder(2, 128, 4, 16, 256, True, 512, 64),
+    ],
 )
 def test_a_captured_model_computes_what_its_shape_says(model: Shape) -> None:
     graph = Graphs().of(model)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from meshwright.cost.constants import software as generations
 from meshwright.validation import shipped as shipped_rows
 from meshwright.validation.fit import MOST_ROWS, chosen, fit, matters, predict, prepare
 from meshwright.validation.parameters import PARAMETERS, from_logs, guesses, logs, shipped, tables
@@ -48,11 +49,12 @@ def test_no_source_brings_more_rows_than_its_share_and_no_host_bound_ones() -> N
     found = chosen(rows)
     by_source: dict[str, int] = {}
     for row in found:
-        assert not {"small", "noisy"} & set(row.flags)
+        assert not {"small", "noisy", "learned"} & set(row.flags)
         by_source[row.source] = by_source.get(row.source, 0) + 1
     assert by_source["vtrain-single"] == max(by_source.values()) > MOST_ROWS / 2
     assert max(by_source.values()) <= MOST_ROWS
-    assert set(by_source) == {r.source for r in rows if not {"small", "noisy"} & set(r.flags)}
+    assert set(by_source) == {r.source for r in rows if not {"small", "noisy", "learned"} & set(r.flags)}
+    assert any("learned" in r.flags for r in rows)  # of a source whose other rows do teach
 
 
 def test_a_constant_that_is_said_not_to_matter_changes_no_price() -> None:
@@ -72,3 +74,24 @@ def test_a_constant_that_is_said_not_to_matter_changes_no_price() -> None:
             elif after != before:
                 seen.add(parameter.name)
     assert len(seen) > len(PARAMETERS) / 2
+
+
+def test_every_generation_of_software_has_two_sources() -> None:
+    sources: dict[str, set[str]] = {}
+    for row in shipped_rows().rows:
+        sources.setdefault(row.software, set()).add(row.source)
+    assert set(sources) == set(generations())
+    assert all(len(names) >= 2 for names in sources.values()), sources
+
+
+def test_rows_that_wait_for_a_host_say_less_of_other_hosts() -> None:
+    """Two sources, one floor: of equal steps above the guess, those that the host sets move the floor less than before."""
+    own = [r for r in shipped_rows().rows if r.source == "vtrain-single" and r.tp == r.pp == r.micro_batch == 1][:2]
+    cases = prepare(own)
+    made = predict(cases, {**shipped(), "floor.eager": 3e-3})
+    cases = [replace(c, row=replace(c.row, seconds=float(s))) for c, s in zip(cases, made)]
+    found = fit(cases)["all"]["floor.eager"]
+    guess = guesses()["floor.eager"]
+    # Spread .5 of the guess, .25 of hosts, two rows of one source: n / .25² against 1 / .5² with n = 2 / sqrt(2).
+    weight = 2**0.5 / (0.1**2 + 0.25**2) * 0.5**2
+    assert np.log(found / guess) / np.log(3e-3 / guess) == pytest.approx(weight / (1 + weight), abs=0.12)

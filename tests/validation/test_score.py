@@ -39,6 +39,14 @@ def test_flagged_rows_stand_apart() -> None:
     assert {s.name: s.rows for s in found.strata} == {"dense": 1, "small or noisy": 2}
 
 
+@pytest.mark.parametrize(("flag", "stratum"), [("learned", "learned routing"), ("unstated", "precision not stated")])
+def test_what_was_read_from_rows_themselves_is_not_scored_on_them(flag: str, stratum: str) -> None:
+    plain, aside = row("1", "s", 1.0), row("2", "s", 1.0, flags=(flag,))
+    found = report([prediction(plain, 1.1), prediction(aside, 3.0)])
+    assert found.mape == found.sources[0].mape == pytest.approx(0.1)
+    assert {s.name: s.mape for s in found.strata} == {"dense": pytest.approx(0.1), stratum: pytest.approx(2.0)}
+
+
 def test_strata_tell_kinds_apart_and_large_runs_stand_in_two() -> None:
     rows = [row("1", "s", 1.0, devices=1024), row("2", "s", 1.0, precision="float8_e4m3fn"), row("3", "s", 1.0, ep=2)]
     found = strata([prediction(r, 1.0) for r in rows])

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..cluster.model import DeviceType
-from ..cost import matmul
-from ..cost.analytic import FLASH_BACKWARD, LOSS_BYTES
+from ..cost import losses, matmul
+from ..cost.analytic import FLASH_BACKWARD
 from ..cost.constants import Family, family
 from ..graph.ir import ITEM_BYTES, Floats
 from .kernels import DEFAULT, Kernel
@@ -82,7 +82,7 @@ def _memory_bound(timed: Sequence[Timed], device: DeviceType, memory: float, nor
         nbytes = {
             "light": t.kernel.nbytes,
             "norm": t.kernel.nbytes * memory / norm if norm else 0.0,
-            "loss": sum(LOSS_BYTES.values()) * elements,
+            "loss": sum(losses.BYTES["plain"].values()) * elements,
             "lookup": 5.0 * item * elements,
             "optimizer": t.kernel.nbytes,
         }.get(kind, 0.0)
@@ -125,9 +125,14 @@ def _attention(timed: Sequence[Timed], device: DeviceType) -> tuple[dict[str, fl
     small = [_share(t, device) for t in whole if t.kernel.sizes[3] <= SMALL_HEAD]
     share = _middle(wide or small)
     head = min(1.0, _middle(small) / share) if wide and small else 1.0
-    constants = {"attention_modern": min(share, BEST), "small_head": head}
+    best = max(_middle([_share(t, device) for t in every if t.kernel.kernel == n and t.kernel.backward]) for n in names)
+    constants = {
+        "attention_flash": min(share, BEST),
+        "attention_modern": min(max(share, best), BEST),
+        "small_head": head,
+    }
     if device.kind == "cpu":  # one kernel whatever the generation
-        constants["attention_first"] = constants["attention_modern"]
+        constants["attention_first"] = constants["attention_modern"] = constants["attention_flash"]
     predicted = {}
     for t in (t for t in every if t.kernel.kernel == kernel):
         factor = 1.0 + FLASH_BACKWARD if t.kernel.backward else 1.0

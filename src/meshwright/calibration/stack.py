@@ -44,12 +44,12 @@ class Term:
 
 TERMS = (
     Term("products", 0.08, rates=("rate",)),
-    Term("attention", 0.20, ("score_bytes",), ("attention_first", "attention_modern", "score_rate")),
+    Term("attention", 0.20, ("score_bytes",), ("attention_first", "attention_flash", "attention_modern", "score_rate")),
     Term("memory", 0.15, rates=("memory", "norm")),
     Term("fusion", 0.30, ("fused",)),
     Term("collectives", 0.20, rates=("inner", "outer")),
     Term("transfers", 0.40, ("transfer",)),
-    Term("host", 0.50, ("floor_forward", "floor_backward")),
+    Term("host", 0.50, ("floor_forward", "floor_backward", "dispatch", "expert")),
     Term("fixed", 0.80, ("fixed",)),
     Term("stragglers", 0.70, ("straggle",)),
 )

@@ -27,16 +27,17 @@ from .losses import CROSS_ENTROPIES, LOSSES
 _BACKWARD = ("backward", "input_grad", "weight_grad")
 _FORMAT = {
     "float8_e4m3fn": "gemm_8", "float8_e5m2": "gemm_8", "float8": "gemm_8", "float4": "gemm_4", "int8": "gemm_8",
-    "bfloat16": "gemm_16", "float16": "gemm_16", "float32": "gemm_32", "tfloat32": "gemm_32", "float64": "gemm_32",
+    "bfloat16": "gemm_16", "float16": "gemm_16", "tfloat32": "gemm_16", "float32": "gemm_32", "float64": "gemm_32",
 }  # fmt: skip
+ATTENTION_8 = 1.5
+"""Rate of fused attention on 8-bit operands over that on 16-bit ones: FlashAttention 3 computes 1.2 PFLOP/s against .74 at best
+(Shah et al., arXiv 2407.08608), less at shorter sequences and in the backward."""
 FLASH_BACKWARD = 3.0
 """Backward of fused attention over its forward: it computes the scores again (fitted: 3, FLOPs alone say 2.5)."""
 SCORE_BACKWARD = 1.4
 """Bytes moved per score by the backward of unfused attention over those of its forward (fitted: 7 over 5)."""
 SCORES_KEPT, DROPPED_KEPT = 2.0, 3.0
 """Bytes kept per score without fused attention: its 16-bit softmax; with dropout also the mask and what it leaves."""
-LOSS_BYTES = {"forward": 10.0, "backward": 12.0}
-"""Bytes moved per logit of a cross entropy: 16-bit logits, float32 log-probabilities, gradients of both."""
 READS = {"delayed": 1, "current": 2, "row": 2, "block": 1}
 """How often an operand is read to be quantised, by how its scales are found: from earlier steps, or from its own largest
 element first. A scale per block of 8-bit numbers is found on the way; blocks of 4-bit numbers need the tensor's, too."""
@@ -119,15 +120,25 @@ class Analytic(CostModel):
             whole = 2.0 * batch * m * n
             k = self._flops(op, shape, local) / np.maximum(whole, 1.0)
         # What flows through the product is quantised for it and, transposed, for the weights' gradient; weights once a step.
+        # What the members of a group all read was gathered, after each had quantised its own part of it.
         quantise = 0.0 if self._is_wide(op) else self._quantised / rates.bandwidth
         slow = self._unaligned(op, n, k)
+        own: Floats | float
         if phase == "forward":
-            return slow * matmul.seconds(rates, batch, m, n, k) + quantise * batch * m * k
+            own = n / volume(shape.full[None], product.n)
+            return slow * self._products(rates, batch, m, n, k) + quantise * batch * m * k * own
         found = np.zeros(len(local))
         if phase in ("backward", "input_grad"):
-            found = found + slow * matmul.seconds(rates, batch, m, k, n) + quantise * batch * m * n
+            own = k / volume(shape.full[None], product.k) if op.kind in MATMULS else 1.0
+            found = found + slow * self._products(rates, batch, m, k, n) + quantise * batch * m * n * own
         if phase in ("backward", "weight_grad"):
-            found = found + slow * matmul.seconds(rates, batch, n, k, m)
+            found = found + slow * self._products(rates, batch, n, k, m)
+        return found
+
+    def _products(self, rates: matmul.Rates, batch: Floats, m: Floats, n: Floats, k: Floats) -> Floats:
+        """Seconds; those of experts (a batch of them) no sooner than the host has issued one after the other."""
+        issued = self.software.expert * np.where(batch > 1, batch, 0.0)
+        found: Floats = np.maximum(matmul.seconds(rates, batch, m, n, k), issued)
         return found
 
     def _attention(
@@ -140,16 +151,21 @@ class Analytic(CostModel):
         width = volume(local, shape.head)
         flops = self._flops(op, shape, local)
         forward = phase == "forward"
-        if variant == "unfused" or (not variant and self.software.attention == "unfused"):
+        how = variant or self.software.attention
+        if how == "fused":
+            how = "modern" if self.software.attention == "unfused" else self.software.attention
+        if how == "unfused":
             rate = np.full(len(local), peak * float(getattr(constants, _FORMAT[self.wide])) * self.software.rate)
             if self.wide != "float32":  # what narrow heads cost tensor cores
                 rate *= constants.score_rate * 2.0 * width / (width + 128.0)
                 rate /= np.where(width % 8, constants.misaligned, 1.0)
-            moved = constants.score_bytes * (1.0 if forward else SCORE_BACKWARD) * volume(local, shape.scores)
+            score = constants.score_bytes * self.item / 2.0
+            moved = score * (1.0 if forward else SCORE_BACKWARD) * volume(local, shape.scores)
             found: Floats = (1.0 if forward else 2.0) * flops / rate + moved / (device.bandwidth * constants.memory)
             return found
-        modern = self.software.attention != "first"
-        share = constants.attention_modern if modern else constants.attention_first
+        share = float(getattr(constants, f"attention_{how.removesuffix('-8')}"))
+        if how.endswith("-8"):
+            share *= ATTENTION_8
         rate = peak * share * np.where(width <= 64, constants.small_head, 1.0)
         seconds: Floats = _seen(op, shape, local) * flops / rate * (1.0 if forward else FLASH_BACKWARD)
         return seconds
@@ -179,7 +195,7 @@ class Analytic(CostModel):
             return np.zeros(len(local))
         if op.kind in LOSSES:
             logits = volume(local, shape.operands[0])
-            return logits * LOSS_BYTES["forward" if forward else "backward"] / bandwidth
+            return logits * losses.BYTES[self.software.loss][forward] / bandwidth
         if op.kind in LOOKUPS:
             # Rows read and written; backward reads the gradient and adds it to the table's rows.
             found: Floats = volume(local, shape.results[0]) * self.item * (2.0 if forward else 3.0) / bandwidth
@@ -329,7 +345,8 @@ class Analytic(CostModel):
         Tensor cores take 16-bit operands by vectors; halves, quarters and single elements cost equal steps up to
         `Software.odd`.
         """
-        if self.software.odd == 1.0 or _FORMAT[self.wide if self._is_wide(op) else self.precision] != "gemm_16":
+        dtype = self.wide if self._is_wide(op) else self.precision
+        if self.software.odd == 1.0 or dtype not in ("bfloat16", "float16"):
             return 1.0
         vector = np.gcd(np.gcd(n.astype(np.int64), k.astype(np.int64)), 8)
         found: Floats = self.software.odd ** (1.0 - np.log2(vector) / 3.0)

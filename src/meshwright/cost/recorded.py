@@ -17,8 +17,8 @@ from .collectives import CollectivePrices
 from .constants import Family
 
 IDEAL = Family(
-    gemm_16=1.0, gemm_8=1.0, gemm_4=1.0, gemm_32=1.0, attention_first=1.0, attention_modern=1.0, small_head=1.0,
-    memory=1.0, norm=1.0, inner=1.0, outer=1.0, fill=0.0, exchange=1.0, start=0.0, sms=1, depth=0.0, launch=0.0,
+    gemm_16=1.0, gemm_8=1.0, gemm_4=1.0, gemm_32=1.0, attention_first=1.0, attention_flash=1.0, attention_modern=1.0,
+    small_head=1.0, memory=1.0, norm=1.0, inner=1.0, outer=1.0, fill=0.0, exchange=1.0, start=0.0, sms=1, depth=0.0, launch=0.0,
     score_rate=1.0, score_bytes=0.0, misaligned=1.0,
 )  # fmt: skip
 """Recorded bandwidths are already what was reached, so nothing is taken off."""

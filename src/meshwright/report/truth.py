@@ -74,7 +74,7 @@ def signed(value: float | None) -> str:
 
 def _meaning(answer: Mapping[str, Any]) -> str:
     starred = any(s["flagged"] for s in answer["sources"])
-    note = " * small models or shared hosts only: in no mean over sources." if starred else ""
+    note = " * small models, shared hosts or settings not stated: in no mean over sources." if starred else ""
     return MEANING.format(apart=answer["strata"][0]["apart"]) + note
 
 

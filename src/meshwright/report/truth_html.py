@@ -16,7 +16,7 @@ from .truth import HEADS, SECTIONS, facts, memory_rows, score_rows, share, signe
 from .words import number, plural
 
 MARKS = (("dense", BLUE, "circle"), ("MoE", ORANGE, "triangle"), ("low precision", GREEN, "square"))
-FLAGGED = ("small or noisy", PURPLE, "x")
+FLAGGED = ("apart", PURPLE, "x")
 WORST = 200
 """Rows of the table of single steps."""
 

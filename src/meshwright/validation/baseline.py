@@ -9,7 +9,7 @@ from math import nan
 import numpy as np
 
 from .rows import Row
-from .settings import NOISY, SMALL
+from .settings import ASIDE
 
 
 class Efficiency:
@@ -20,7 +20,7 @@ class Efficiency:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rates: dict[tuple[str, str, int], list[float]] = defaultdict(list)
-        for row in (r for r in rows if not {SMALL, NOISY} & set(r.flags)):
+        for row in (r for r in rows if not ASIDE & set(r.flags)):
             self._rates[row.source, row.device, bits(row)].append(_work(row) / row.seconds)
 
     def of_others(self, row: Row) -> float:

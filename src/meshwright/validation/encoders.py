@@ -1,14 +1,26 @@
-"""Encoders (BERT) and encoder-decoders (T5) of measured rows."""
+"""Encoders (BERT) and encoder-decoders (T5) of measured rows.
+
+BERT's loss is on masked tokens alone, at most 15 % of them. Some software computes its head only there (NVIDIA's
+DeepLearningExamples: modeling.py picks them from the encoder's output before BertPreTrainingHeads, and its recipes mask at most
+20 of 128 tokens), some at every position and throws the rest away (Megatron-LM).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from ..graph.zoo import Config
+from ..graph.source import ConfigSource
+from ..graph.zoo import Config, Inputs, Shrink
 from .columns import Columns, Refused
 from .models import padded
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+MASKED = {128: 20, 512: 80}
+"""Most masked tokens of a sequence in the recipes of DeepLearningExamples, by its length."""
 BERT_WORDS = 30522
 T5_V1_1: Mapping[str, tuple[int, int, int, int, int]] = {
     "t5-v1.1-small": (8, 512, 6, 64, 1024),
@@ -28,6 +40,8 @@ class Encoder:
     ffn: int
     vocab: int
     seq: int
+    masked: int
+    """Positions that the head computes."""
 
     @property
     def capacity(self) -> str | float:
@@ -50,12 +64,51 @@ class Encoder:
     def flops(self) -> float:
         """Useful FLOPs of one sample, forward and backward: products thrice."""
         layer = 4 * self.hidden * self.hidden + 2 * self.hidden * self.ffn + 2 * self.seq * self.hidden
-        return 6.0 * self.seq * (self.layers * layer + self.hidden * (self.hidden + self.vocab))
+        return 6.0 * (self.seq * self.layers * layer + self.masked * self.hidden * (self.hidden + self.vocab))
 
     @property
     def masked_flops(self) -> float:
         """None: no mask hides anything."""
         return 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedSource(ConfigSource):
+    """A BERT whose head computes `masked` positions of a sequence; which of them, costs nothing."""
+
+    masked: int
+
+    def identity(self) -> Mapping[str, object]:
+        return {**super().identity(), "masked": self.masked}
+
+    def build(
+        self,
+        batch: int = 0,
+        seq: int = 0,
+        dtype: str = "float32",
+        *,
+        device: str = "meta",
+        shrink: Shrink | None = None,
+        attention: str = "meshwright",
+    ) -> tuple[nn.Module, Inputs]:
+        from torch import nn
+
+        module, inputs = super().build(batch, seq, dtype, device=device, shrink=shrink, attention=attention)
+        masked = self.masked
+
+        class OnMasked(nn.Module):
+            """The head of some positions."""
+
+            def __init__(self, head: nn.Module) -> None:
+                super().__init__()
+                self.head = head
+
+            def forward(self, hidden: Tensor) -> Tensor:
+                found: Tensor = self.head(hidden[:, :masked])
+                return found
+
+        module.cls = OnMasked(module.cls)  # type: ignore[arg-type]
+        return module, {**inputs, "labels": inputs["labels"][:, :masked].contiguous()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +164,10 @@ class EncoderDecoder:
 
 def encoder(row: Columns, tp: int) -> Encoder:
     """BERT as the row has it; its vocabulary is padded as Megatron-LM pads where the row gives none."""
-    hidden = row.whole("hidden")
+    hidden, seq = row.whole("hidden"), row.whole("seq_len")
     return Encoder(
         row.whole("layers"), hidden, row.whole("heads"), row.whole("ffn", 4 * hidden),
-        row.whole("vocab", padded(BERT_WORDS, tp)), row.whole("seq_len"),
+        row.whole("vocab", padded(BERT_WORDS, tp)), seq, MASKED.get(seq, seq) if row.text("source") == "nv-dle" else seq,
     )  # fmt: skip
 
 

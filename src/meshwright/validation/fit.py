@@ -23,7 +23,7 @@ from .parameters import PARAMETERS, Parameter, Values, from_logs, logs, shipped,
 from .plans import Case
 from .prediction import played, prepare
 from .rows import Row
-from .settings import NOISY, SMALL
+from .settings import MUTE
 
 STEP = 0.05
 """Step of the differences, in spreads."""
@@ -37,6 +37,10 @@ TRUST = 2.0
 MOST_ROWS = 16
 CLIP = 0.5
 """Log errors beyond this pull no harder: outliers of noisy machines (Huber)."""
+ALIKE = 0.1
+"""Spread of the logarithm of steps between sources around right constants: software differs by a tenth."""
+HOSTS = 0.25
+"""The same of what a host takes to issue a layer. Where the device waits for it a row says so much less of other sources."""
 _log = logging.getLogger(__name__)
 
 
@@ -78,11 +82,11 @@ def fit(cases: Sequence[Case]) -> dict[str, dict[str, float]]:
 def chosen(rows: Sequence[Row]) -> list[Row]:
     """At most `MOST_ROWS` of each source, evenly over its rows: a sweep of one machine says little by its last rows.
 
-    Rows bound by a host or on a shared one take no part: they say how that host was.
+    Rows bound by a host or on a shared one take no part: they say how that host was. Nor do those of learned routing.
     """
     by_source: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda r: (r.source, str(r.model), r.id)):
-        if not {SMALL, NOISY} & set(row.flags):
+        if not MUTE & set(row.flags):
             by_source.setdefault(row.source, []).append(row)
     return [row for own in by_source.values() for row in own[:: -(-len(own) // MOST_ROWS)]]
 
@@ -120,7 +124,7 @@ def _always(row: Row) -> bool:
 
 
 def _attention(row: Row, *wanted: str) -> bool:
-    return bool(row.attention) or generation(row.software).attention in wanted
+    return (row.attention or generation(row.software).attention) in wanted
 
 
 ONLY: Mapping[str, Callable[[Row], bool]] = {
@@ -129,8 +133,9 @@ ONLY: Mapping[str, Callable[[Row], bool]] = {
     "gemm_32": lambda row: "32" in row.precision,
     "quantise": lambda row: row.precision.startswith("float8") or row.precision == "float4",
     "attention_first": lambda row: _attention(row, "first"),
-    "attention_modern": lambda row: _attention(row, "modern"),
-    "small_head": lambda row: _attention(row, "first", "modern"),
+    "attention_flash": lambda row: _attention(row, "flash"),
+    "attention_modern": lambda row: _attention(row, "modern", "modern-8"),
+    "small_head": lambda row: not _attention(row, "unfused"),
     "score_rate": lambda row: _attention(row, "unfused"),
     "score_bytes": lambda row: _attention(row, "unfused"),
     "misaligned": lambda row: _attention(row, "unfused"),
@@ -147,9 +152,10 @@ ONLY: Mapping[str, Callable[[Row], bool]] = {
 
 
 def _solve(z: Floats, error: Floats, jacobian: Floats, source: NDArray[np.str_]) -> Floats:
-    """Minimum of the squared errors (in tenths: a tenth is what sources differ by) and the squared distance from the
-    guesses, where the error moves from `error` at `z` by the Jacobian; far errors count less, by where they end."""
-    weight = _weights(source) / 0.1**2
+    """Minimum of the squared errors (in units of what sources differ by) and the squared distance from the guesses, where
+    the error moves from `error` at `z` by the Jacobian; far errors count less, by where they end."""
+    waits = sum(np.abs(jacobian[:, k]) / p.spread for k, p in enumerate(PARAMETERS) if p.name.startswith("floor."))
+    weight = _weights(source) / (ALIKE**2 + (HOSTS * waits) ** 2)
     found = z
     for _ in range(STEADY):
         there = error + jacobian @ (found - z)

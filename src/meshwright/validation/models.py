@@ -186,6 +186,11 @@ def source_of(model: Shape) -> ConfigSource:
         return AdapterSource(
             "measured", "measured", "config", config, SAMPLES, model.seq, rank=model.rank, beside=model.beside
         )
+    masked = getattr(model, "masked", model.seq)
+    if masked < model.seq:
+        from .encoders import MaskedSource
+
+        return MaskedSource("measured", "measured", "config", config, SAMPLES, model.seq, masked=masked)
     return ConfigSource("measured", "measured", "config", config, SAMPLES, model.seq, model.capacity)
 
 

@@ -35,8 +35,8 @@ def cost_of(
 ) -> Analytic:
     """The analytic model as the row's software behaves, with constants replaced by name."""
     found = (software or {}).get(row.software) or generation(row.software)
-    if row.attention and (row.attention == "unfused") != (found.attention == "unfused"):
-        found = replace(found, attention="unfused" if row.attention == "unfused" else "modern")
+    if row.attention:
+        found = replace(found, attention=row.attention)
     if row.loss:
         found = replace(found, loss=row.loss)
     found = replace(

@@ -14,7 +14,7 @@ from .parameters import Values, tables
 from .plans import Case, Cases, cost_of
 from .resting import resting
 from .rows import Row
-from .settings import NOISY, SMALL
+from .settings import ASIDE
 
 CONTEXT = 1e9
 """Bytes that nvidia-smi counts besides the allocator's: contexts of CUDA and NCCL take 0.5 to 1.5 GB."""
@@ -60,7 +60,7 @@ class Prediction:
     @property
     def flagged(self) -> bool:
         """Whether the row says little of large training (see `Row.flags`)."""
-        return bool({SMALL, NOISY} & set(self.row.flags))
+        return bool(ASIDE & set(self.row.flags))
 
 
 def kind_of_row(row: Row) -> str:

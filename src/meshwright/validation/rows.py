@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..cluster._units import quantity
+from ..cost.constants import Attention, chip
 from ..errors import InputError
 from .columns import Columns, Refused
 from .machines import machine_of, machines
@@ -39,8 +40,8 @@ from .settings import (
 )
 from .shapes import shape_of
 
-MOST = 0.7
-"""Of a device's peak that whole steps reach: the best of the other rows has .62, BERT at 512 positions .72 to .78."""
+MOST = 0.65
+"""Of a device's peak that whole steps reach: the best of the other rows has .62, BERT at 512 positions .66 to .72."""
 SIDE_FILES = frozenset({"collectives", "hardware", "relative_speedups"})
 
 
@@ -88,8 +89,8 @@ class Row:
     """How 8- and 4-bit operands are scaled: delayed, current (by tensor), block, row; "" in 16 bits and more."""
     whole_experts: bool = False
     """Experts are cut over tp as over ep, none inside."""
-    attention: str = ""
-    """The attention kernel where the source states it: fused, unfused; "" = what the software usually has."""
+    attention: Attention | Literal[""] = ""
+    """`Software.attention` where the source states it; "" = what the software usually has."""
     loss: Literal["", "plain", "in-place", "compiled", "fused"] = ""
     """How the cross entropy holds its logits (`Software.loss`), where the source states it; "" = as the software usually does."""
     engine: Literal["", "torch", "transformer-engine"] = ""
@@ -122,7 +123,7 @@ class Row:
     @property
     def device(self) -> str:
         """Family of the device (cost/constants/families.toml); boards limited in power count with their product."""
-        return machines()[self.machine].device.family.removesuffix("-500w")
+        return chip(machines()[self.machine].device.family)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +226,10 @@ def _row(raw: Columns) -> Row:
         memory=raw.number("mem_gib", 0.0) * 2**30,
         cp=cp,
         kept=kept_of(raw, known),
-        scaling=scaling_of(raw),
+        scaling=scaling_of(raw, known),
         ep=ep,
         whole_experts=whole_experts,
-        attention=attention_of(raw),
+        attention=attention_of(raw, known, software),
         short_warm_up=chunks > 1 and bool(known.get("short_warm_up")),
         bucket=float(known.get("bucket", 0.0)),
         loss="fused" if raw.flag("ce_fusion") else known.get("loss", ""),

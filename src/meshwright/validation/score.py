@@ -5,7 +5,8 @@ median    of predicted / measured − 1, signed
 p90       90th percentile of |predicted / measured − 1|
 baseline  mape of constant efficiency, from other sources on the same device; `own_baseline`: from the source itself
 
-Rows that are bound by the host or ran on a shared one (`Row.flags`) are a stratum of their own and count nowhere else.
+Rows that are bound by the host or ran on a shared one, rows of experts whose router chose by what it had learned, and rows
+that do not say their precision (`Row.flags`) are strata of their own and count nowhere else.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ from .order import Order, PairError, order_of, pair_error
 from .parameters import Values
 from .prediction import Prediction, predictions
 from .rows import Table
+from .settings import LEARNED, NOISY, SMALL, UNSTATED
 from .three_rows import after_three_rows
 
 LARGE = 512
 """Devices; runs on more are a stratum."""
-FLAGGED = "small or noisy"
+FLAGGED, ROUTED, GUESSED = "small or noisy", "learned routing", "precision not stated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Score:
     order: Order
     memory: tuple[MemoryScore, ...]
     flagged: bool = False
-    """All its rows are small or noisy: not part of any mean over sources."""
+    """All its rows stand apart (`settings.ASIDE`): not part of any mean over sources."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,9 @@ def strata(found: Sequence[Prediction]) -> dict[str, list[Prediction]]:
         "MoE": [p for p in found if not p.flagged and p.kind == "MoE"],
         "low precision": [p for p in found if not p.flagged and p.kind == "low precision"],
         f"over {LARGE} devices": [p for p in found if not p.flagged and p.row.devices > LARGE],
-        FLAGGED: [p for p in found if p.flagged],
+        FLAGGED: [p for p in found if {SMALL, NOISY} & set(p.row.flags)],
+        ROUTED: [p for p in found if LEARNED in p.row.flags],
+        GUESSED: [p for p in found if UNSTATED in p.row.flags],
     }
     return {name: rows for name, rows in named.items() if rows}
 

@@ -10,7 +10,7 @@ from importlib import resources
 from itertools import pairwise
 from typing import Any, Literal
 
-from ..cost.constants import generation
+from ..cost.constants import Attention, generation
 from . import layouts
 from .columns import Columns, Refused
 from .machines import MIXED
@@ -23,9 +23,15 @@ SMALL, NOISY = "small", "noisy"
 nodes of several kinds."""
 LEARNED = "learned"
 """Flag of rows of experts whose router chose by what it had learned, instead of evenly."""
+UNSTATED = "unstated"
+"""Flag of rows that do not say in which precision they computed."""
+MUTE = frozenset({SMALL, NOISY, LEARNED})
+"""Flags of rows that teach no constant."""
+ASIDE = MUTE | {UNSTATED}
+"""Flags of rows that stand in strata of their own."""
 LEARNED_SKEW = 1.5
 """Tokens of the busiest device over the mean under learned routing: Qwen3-30B on 16 H100, equal degrees, 30.3 s against
-20.1 s evenly (megatron-bridge-cards)."""
+20.1 s evenly (megatron-bridge-cards). As it is read from such rows, they are no test of it (`ASIDE`)."""
 
 
 @cache
@@ -121,12 +127,12 @@ def engine_of(row: Columns, known: Mapping[str, Any]) -> Literal["", "torch", "t
     return found
 
 
-def scaling_of(row: Columns) -> str:
+def scaling_of(row: Columns, known: Mapping[str, Any]) -> str:
     """See `Row.scaling`."""
     name = row.text("precision")
     if not name.startswith(("fp8", "mxfp8", "nvfp4")):
         return ""
-    return "row" if row.mentions("rowwise") else SCALINGS.get(name, "delayed")
+    return "row" if row.mentions("rowwise") else SCALINGS.get(name, known.get("scaling", "delayed"))
 
 
 def refuse_rings(row: Columns, model: Shape, cuts: int) -> None:
@@ -149,8 +155,6 @@ def software_of(row: Columns, usual: str) -> str:
     graphs = row.settings.get("cuda_graph", "") + row.settings.get("cuda_graph_scope", "")
     if "full_iteration" in graphs or (source == "megatron-bridge" and _graphed(row)):
         return "graphed"
-    if source == "jax-toolbox" and ("TE" in row.text("precision") or row.mentions("minimal_flash")):
-        return "xla-flash"
     return usual
 
 
@@ -160,12 +164,22 @@ def _graphed(row: Columns) -> bool:
     return release is not None and release[1] >= "26.06" and row.text("accel").startswith(("B", "GB"))
 
 
-def attention_of(row: Columns) -> str:
-    """See `Row.attention`."""
-    kernel = row.text("attention_kernel")
-    if row.text("source") == "mist":
+def attention_of(row: Columns, known: Mapping[str, Any], software: str) -> Attention | Literal[""]:
+    """See `Row.attention`. XLA alone fuses none; TransformerEngine takes the fastest kernel that it finds."""
+    kernel, source = row.text("attention_kernel"), row.text("source")
+    if source == "jax-toolbox":
+        fused = row.text("precision").endswith("TE") or row.text("recompute") == "minimal_flash"
+        return "modern" if fused else "unfused"
+    if source == "mist":
         kernel = "unfused" if row.mentions("no flash attention") else "flash"
-    return "unfused" if "unfused" in kernel else "fused" if kernel in ("flash", "fused") else ""
+    kernel = kernel or known.get("attention", "")
+    if "unfused" in kernel:
+        return "unfused"
+    if row.flag("fp8_attention"):
+        return "modern-8"
+    if engine_of(row, known) == "transformer-engine" and generation(software).attention != "first":
+        return "modern"
+    return "flash" if kernel in ("flash", "fused") else ""
 
 
 def recompute_of(row: Columns, known: Mapping[str, Any], software: str) -> str:
@@ -193,11 +207,13 @@ def recompute_of(row: Columns, known: Mapping[str, Any], software: str) -> str:
 
 
 def flags_of(row: Columns) -> tuple[str, ...]:
-    """Which of `SMALL`, `NOISY` and `LEARNED` the row is."""
+    """Which of `ASIDE` the row is."""
     found = [SMALL] if row.flag("small_model") else []
     mixed = row.text("accel") in MIXED
     found += [NOISY] if mixed or "noisy" in row.text("trust") or "power-limited" in row.text("note") else []
-    return (*found, LEARNED) if row.settings.get("force_balance") == "0" else tuple(found)
+    found += [LEARNED] if row.settings.get("force_balance") == "0" else []
+    found += [UNSTATED] if row.text("precision") in ("", "unknown") else []
+    return tuple(found)
 
 
 def memory_kind_of(row: Columns) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -11,6 +12,8 @@ from typing import Any, Literal, TypeVar
 
 from ...errors import InputError
 from ..losses import Holding
+
+Attention = Literal["unfused", "first", "flash", "modern", "modern-8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,7 @@ class Family:
     gemm_4: float
     gemm_32: float
     attention_first: float
+    attention_flash: float
     attention_modern: float
     small_head: float
     memory: float
@@ -45,7 +49,7 @@ class Family:
 class Software:
     """What a software generation does; meaning and evidence in software.toml. Times in seconds."""
 
-    attention: Literal["unfused", "first", "modern"]
+    attention: Attention
     floor_forward: float
     floor_backward: float
     overlap_data: float
@@ -61,6 +65,7 @@ class Software:
     odd: float
     loss: Holding
     dispatch: float
+    expert: float
     engine: Literal["torch", "transformer-engine"] = "torch"
     deterministic: bool = False
     grouped: bool = True
@@ -91,6 +96,11 @@ def family(name: str) -> Family:
     if name not in families():
         raise InputError(f'no device family "{name}": known are {", ".join(families())}', where="family")
     return families()[name]
+
+
+def chip(name: str) -> str:
+    """A device family without the power that a board limits it to: "h100-500w" is "h100"."""
+    return re.sub(r"-\d+w$", "", name)
 
 
 def generation(name: str) -> Software:

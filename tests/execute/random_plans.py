@@ -61,11 +61,11 @@ def wild_plan(graph: Graph, ranks: int, micro_batches: int, seed: int) -> Plan:
     first = Mesh(range(prod(shape)), axes, shape)
     shardings = {op.name: random_sharding(op, first, rng, uneven) for op in graph.ops}
     layouts = {
-        t.name: _rest(t.shape, first, rng, uneven)
+        t.name: random_rest(t.shape, first, rng, uneven)
         for t in graph.tensors
         if t.role == "activation" and t.shape and rng.random() < 0.1
     }
-    storage = {t.name: _storage(t.shape, first, rng, uneven) for t in graph.params() if rng.random() < 0.5}
+    storage = {t.name: random_storage(t.shape, first, rng, uneven) for t in graph.params() if rng.random() < 0.5}
     again = rng.choice((0.0, 0.0, 0.3, 1.0))
     stages = []
     for s in range(count):
@@ -102,14 +102,14 @@ def _layout(shape: tuple[int, ...], cuts: list[tuple[Cut, ...]]) -> Layout:
     return Layout(tuple(((n, own),) for n, own in zip(shape, cuts, strict=True)))
 
 
-def _rest(shape: tuple[int, ...], mesh: Mesh, rng: random.Random, uneven: bool) -> Layout:
+def random_rest(shape: tuple[int, ...], mesh: Mesh, rng: random.Random, uneven: bool) -> Layout:
     cuts: list[tuple[Cut, ...]] = [()] * len(shape)
     for _ in range(rng.randrange(len(mesh.axes) + 1)):
         _grown(cuts, shape, mesh, rng, uneven)
     return _layout(shape, cuts)
 
 
-def _storage(shape: tuple[int, ...], mesh: Mesh, rng: random.Random, uneven: bool) -> Storage:
+def random_storage(shape: tuple[int, ...], mesh: Mesh, rng: random.Random, uneven: bool) -> Storage:
     """At rest, as gradient and as state: each cut as the one before, perhaps further."""
     cuts: list[tuple[Cut, ...]] = [()] * len(shape)
     found = []

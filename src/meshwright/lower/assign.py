@@ -231,15 +231,18 @@ class Sums:
     deferred: dict[str, frozenset[str]]
 
 
-def defer(atoms: Atoms, done: Assignment) -> Sums:
-    """Backward sweep. Deferral: only for values derived from parameters alone; for a parameter, the end-of-step sums."""
+def defer(atoms: Atoms, done: Assignment, whole: frozenset[str] = frozenset()) -> Sums:
+    """Backward sweep. Deferral: only for values derived from parameters alone; for a parameter, the end-of-step sums.
+
+    `whole`: values whose gradient must be complete, as it goes to a mesh that has no such sums.
+    """
     use: dict[tuple[int, int], frozenset[str]] = {}
     deferred: dict[str, frozenset[str]] = {}
     none: frozenset[str] = frozenset()
 
     def of(t: str, n: int) -> frozenset[str]:
         sums = [use[u] for u in atoms.users.get(t, ()) if u in use]
-        if not sums or t not in atoms.from_params or t not in atoms.grad:
+        if not sums or t not in atoms.from_params or t not in atoms.grad or t in whole:
             return none
         common = frozenset.intersection(*sums) - axes_of(done.rest[t])
         return common - axes_of(done.cuts[n]) if n >= 0 else common

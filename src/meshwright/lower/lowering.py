@@ -7,6 +7,7 @@ plan with the same shardings only assembles.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 
 from ..errors import InputError
 from ..graph.ir import Graph
@@ -15,7 +16,8 @@ from ..plan.problem import Recipe
 from .atoms import Atoms
 from .fold import Folded
 from .memo import memo
-from .pieces import Lowered, lowered
+from .parameters import Over
+from .pieces import Lowered, atoms_of, lowered
 from .program import Instr, Kept, Program, Segment, StageCode, Transfer
 from .stages import Owner, Span, choices_of, stages_of
 
@@ -29,25 +31,46 @@ def lower(graph: Graph, plan: Plan, recipe: Recipe) -> Program:
     """
     if plan.graph != graph.digest:
         raise InputError(f"the plan is for graph {plan.graph[:12]}, not for {graph.digest[:12]}: plan this model again")
-    choices = choices_of(graph, plan)
+    meshes = list(dict.fromkeys((s.mesh.axes, s.mesh.shape) for s in plan.stages))
+    of = [meshes.index((s.mesh.axes, s.mesh.shape)) for s in plan.stages]
+    ones = [plan.stages[of.index(k)].mesh for k in range(len(meshes))]
+    choices = [choices_of(graph, plan, mesh) for mesh in ones]
     owner, folded = stages_of(graph, plan, choices)
-    low = lowered(graph, folded, choices, plan.stages[0].mesh, recipe)
-    # Plans that differ in micro-batch or schedule only have the same stages.
-    cut = (tuple(map(tuple, owner.spans)), tuple(s.mesh for s in plan.stages))
-    if cut not in low.programs:
-        tied = _tied(folded, owner, low) if len(plan.stages) > 1 else {}
-        codes = tuple(_stage(graph, folded, k, stage, low, owner, tied) for k, stage in enumerate(plan.stages))
-        low.programs[cut] = codes, tuple(_transfers(graph, folded, plan, low, owner))
+    whole = _whole(graph, folded, owner, of) if len(meshes) > 1 else frozenset()
+    lows = [lowered(graph, folded, c, mesh, recipe, whole) for c, mesh in zip(choices, ones, strict=True)]
+    own = [lows[k] for k in of]
+    # Plans that differ in micro-batch or schedule only have the same stages. What is kept holds what its key names.
+    cut = (tuple(map(tuple, owner.spans)), tuple(s.mesh for s in plan.stages), tuple(map(id, own)))
+    kept = lows[0].programs
+    if cut not in kept:
+        crossing = _crossing(graph, folded, owner, lows[0]) if len(plan.stages) > 1 else []
+        tied = _tied(folded, owner, lows[0]) if len(plan.stages) > 1 else {}
+        alike = {t: len({(of[s], id(own[s])) for s in stages}) == 1 for t, stages in tied.items()}
+        codes = tuple(
+            _stage(graph, folded, k, stage, own[k], owner, tied, alike) for k, stage in enumerate(plan.stages)
+        )
+        transfers = tuple(
+            _transfer(folded, t, own[src], own[dst], src, dst, of[src] == of[dst]) for src, dst, t in crossing
+        )
+        kept[cut] = codes, transfers, tuple(own)
+    codes, transfers, _ = kept[cut]
     micro_batch = -(-plan.samples // max(plan.schedule.micro_batches, 1))
-    return Program(graph.digest, micro_batch, *low.programs[cut])
+    return Program(graph.digest, micro_batch, codes, transfers)
 
 
 def _stage(
-    graph: Graph, folded: Folded, k: int, stage: Stage, low: Lowered, owner: Owner, tied: dict[str, tuple[int, ...]]
+    graph: Graph,
+    folded: Folded,
+    k: int,
+    stage: Stage,
+    low: Lowered,
+    owner: Owner,
+    tied: dict[str, tuple[int, ...]],
+    alike: dict[str, bool],
 ) -> StageCode:
     """Stages that hold the same pieces, as many blocks of each, have the same code but for the number of the first block."""
     spans = owner.spans[k]
-    shared = {t: tuple(s for s in stages if s != k) for t, stages in tied.items() if k in stages} if tied else {}
+    shared = {t: (tuple(s for s in stages if s != k), alike[t]) for t, stages in tied.items() if k in stages}
     key = (tuple((p, n) for p, _, n in spans), tuple(shared.items()), stage.mesh.shape)
     like = low.stages.get(key)
     if like is None:
@@ -65,9 +88,17 @@ def _stage(
 
 
 def _assemble(
-    graph: Graph, folded: Folded, stage: Stage, low: Lowered, spans: list[Span], shared: dict[str, tuple[int, ...]]
+    graph: Graph,
+    folded: Folded,
+    stage: Stage,
+    low: Lowered,
+    spans: list[Span],
+    shared: dict[str, tuple[tuple[int, ...], bool]],
 ) -> tuple[StageCode, tuple[int, ...]]:
-    """The code of a stage whose spans begin at block 0, and the piece of each of its segments (-1: constants)."""
+    """The code of a stage whose spans begin at block 0, and the piece of each of its segments (-1: constants).
+
+    `shared`: tied parameter -> (other stages that hold it, whether all of them hold it alike).
+    """
     mesh = dict(zip(stage.mesh.axes, stage.mesh.shape))
     segments: list[Segment] = []
     pieces: list[int] = []
@@ -87,11 +118,12 @@ def _assemble(
         pieces.insert(0, -1)
     params, every, update = [], [], []
     for t, n in counts.items():
-        others = shared.get(t, ())
+        others, alike = shared.get(t, ((), True))
         params.append(low.params[t].param(n, others, mesh))
-        key = (t, bool(others), stage.mesh.shape)
+        over: Over = "" if not others else "alike" if alike else "unlike"
+        key = (t, over, stage.mesh.shape)
         if key not in low.instructions:
-            low.instructions[key] = low.params[t].instructions(bool(others), mesh)
+            low.instructions[key] = low.params[t].instructions(over, mesh)
         a, b = low.instructions[key]
         every += a
         update += b
@@ -150,32 +182,49 @@ def _constants(graph: Graph, folded: Folded, spans: list[Span], low: Lowered) ->
     return tuple(low.constants[i] for i in sorted(wanted))
 
 
-def _transfers(graph: Graph, folded: Folded, plan: Plan, low: Lowered, owner: Owner) -> list[Transfer]:
-    """Values that cross from the stage that makes them to each stage that reads them."""
-    if len(plan.stages) == 1:
-        return []
+def _crossing(graph: Graph, folded: Folded, owner: Owner, low: Lowered) -> list[tuple[int, int, str]]:
+    """(stage, stage that reads it, value) of all values that stages take from each other, sorted; constants apart."""
     if not low.reads:
         low.reads = [
             [(k, j) for k, j in reads if graph.producer.get(graph.ops[p.first + k].inputs[j]) not in low.constants]
-            for p, reads in zip(
-                folded.pieces, memo(graph, ("reads", id(folded)), lambda: _outside_reads(graph, folded))
-            )
+            for p, reads in zip(folded.pieces, _outside_reads(graph, folded), strict=True)
         ]
+    return _crossing_reads(graph, folded, owner, low.reads)
+
+
+def _crossing_reads(
+    graph: Graph, folded: Folded, owner: Owner, reads: Sequence[Sequence[tuple[int, int]]]
+) -> list[tuple[int, int, str]]:
     starts = [p.first for p in folded.pieces]
-    found: dict[tuple[str, int], Transfer] = {}
+    found: set[tuple[int, int, str]] = set()
     for s, spans in enumerate(owner.spans):
         for p, first, _ in spans:
             at = folded.pieces[p].first + first * folded.pieces[p].length
-            for k, j in low.reads[p]:
+            for k, j in reads[p]:
                 t = graph.ops[at + k].inputs[j]
                 made = graph.producer.get(t)
-                if made is None or (t, s) in found:
+                if made is None:
                     continue
                 q = bisect_right(starts, made) - 1
                 src = owner.stage(q, (made - starts[q]) // folded.pieces[q].length)
                 if src != s:
-                    found[t, s] = Transfer(t, src, s, *_boundary(folded, low, t))
-    return sorted(found.values(), key=lambda x: (x.src, x.dst, x.value))
+                    found.add((src, s, t))
+    return sorted(found)
+
+
+def _whole(graph: Graph, folded: Folded, owner: Owner, of: Sequence[int]) -> frozenset[str]:
+    """Values made of parameters alone (folded names) that go from one kind of mesh to another: `of` [stage]."""
+    atoms = atoms_of(graph, folded)
+    crossing = _crossing_reads(graph, folded, owner, _outside_reads(graph, folded))
+    names = {folded.name(t) for src, dst, t in crossing if of[src] != of[dst]}
+    return frozenset(t for t in names if t in atoms.from_params and t not in atoms.const)
+
+
+def _transfer(folded: Folded, t: str, source: Lowered, target: Lowered, src: int, dst: int, equal: bool) -> Transfer:
+    """`equal`: meshes of equal axes and lengths."""
+    layout, nbytes, samples, grad = _boundary(folded, source, t)
+    arrives = _boundary(folded, target, t)[0]
+    return Transfer(t, src, dst, layout, arrives, nbytes, samples, grad, straight=equal and layout == arrives)
 
 
 def _boundary(folded: Folded, low: Lowered, t: str) -> tuple[Layout, float, tuple[str, ...] | None, bool]:
@@ -189,6 +238,11 @@ def _boundary(folded: Folded, low: Lowered, t: str) -> tuple[Layout, float, tupl
 
 def _outside_reads(graph: Graph, folded: Folded) -> list[list[tuple[int, int]]]:
     """Per piece: (op in the block, operand) of what it reads from other pieces or from the block before."""
+    found: list[list[tuple[int, int]]] = memo(graph, ("reads", id(folded)), lambda: _find_outside_reads(graph, folded))
+    return found
+
+
+def _find_outside_reads(graph: Graph, folded: Folded) -> list[list[tuple[int, int]]]:
     found: list[list[tuple[int, int]]] = []
     for piece in folded.pieces:
         inside = range(piece.first, piece.first + piece.length)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
+from typing import Literal, TypeAlias
 
 from ..errors import Unsupported
 from ..plan.model import Storage
@@ -16,6 +17,8 @@ from .program import GRAD, Instr, Param
 
 STAGES = "stages"
 """Axis name of the sum of a tied parameter's gradient over the stages that hold a copy (same position in each)."""
+Over: TypeAlias = Literal["", "alike", "unlike"]
+"""Whether several stages hold a copy of a parameter, and whether they hold it alike: same mesh, same layouts."""
 
 
 def elements(emit: Emitter, t: str, axes: Axes, mesh: Mapping[str, int]) -> float:
@@ -59,7 +62,7 @@ class ParameterPlan:
             )  # fmt: skip
         return replace(self._params[key], count=count, shared=shared)
 
-    def instructions(self, shared: bool, mesh: Mapping[str, int]) -> tuple[list[Instr], list[Instr]]:
+    def instructions(self, over: Over, mesh: Mapping[str, int]) -> tuple[list[Instr], list[Instr]]:
         """(after each micro-batch, once a step). Bytes of what rests cut over replicas need the mesh's own lengths."""
         if not self._learns:
             return [], []
@@ -67,7 +70,7 @@ class ParameterPlan:
         t = self.name
         every, value, unsummed = self._to([], GRAD + t, self.rest, self.grad, self.deferred, "backward")
         update: list[Instr] = []
-        if shared:
+        if over == "alike":
             nbytes = self._bytes(self.grad, self.emit.grad_bytes)
             here = self.emit.layout(t, self.grad)
             name = GRAD + t + "@stages"
@@ -109,6 +112,15 @@ class ParameterPlan:
                     nbytes=nbytes,
                 )
             )
+            value = name
+        if over == "unlike":  # their parts differ, so each must be complete first
+            here, name = self.emit.layout(t, self.state), GRAD + t + "@stages"
+            nbytes = self._bytes(self.state, self.emit.grad_bytes)
+            update.append(
+                Instr(
+                    "exchange", t, "update", (value,), (name,), None, (STAGES,), before=here, after=here, nbytes=nbytes
+                )
+            )  # fmt: skip
             value = name
         updated = t if self.state == self.rest else t + "@new"
         state = self.emit.layout(t, self.state)

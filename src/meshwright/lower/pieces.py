@@ -23,7 +23,7 @@ from .fold import Folded
 from .keep import Keeper
 from .kernels import Kernels, kernels
 from .memo import memo
-from .parameters import ParameterPlan
+from .parameters import Over, ParameterPlan
 from .program import Instr, Segment, StageCode, Transfer
 from .values import Values
 
@@ -61,10 +61,13 @@ class Lowered:
     params: dict[str, ParameterPlan]
     of_piece: list[list[str]]
     """Parameters read by each piece, folded names."""
-    instructions: dict[tuple[str, bool, tuple[int, ...]], tuple[list[Instr], list[Instr]]] = field(default_factory=dict)
+    instructions: dict[tuple[str, Over, tuple[int, ...]], tuple[list[Instr], list[Instr]]] = field(default_factory=dict)
     stages: dict[object, tuple[StageCode, tuple[int, ...]]] = field(default_factory=dict)
     """Codes of stages, by what they hold."""
-    programs: dict[object, tuple[tuple[StageCode, ...], tuple[Transfer, ...]]] = field(default_factory=dict)
+    programs: dict[object, tuple[tuple[StageCode, ...], tuple[Transfer, ...], tuple[Lowered, ...]]] = field(
+        default_factory=dict
+    )
+    """Whole programs, and the lowerings of their stages."""
     reads: list[list[tuple[int, int]]] = field(default_factory=list)
     """Per piece: (op in the block, operand) of what it reads from elsewhere, constants apart."""
     boundaries: dict[str, tuple[Layout, float, tuple[str, ...] | None, bool]] = field(default_factory=dict)
@@ -73,19 +76,22 @@ class Lowered:
     """(piece, parameter) -> every block has its own."""
 
 
-def lowered(graph: Graph, folded: Folded, choices: Choices, mesh: Mesh, recipe: Recipe) -> Lowered:
+def lowered(
+    graph: Graph, folded: Folded, choices: Choices, mesh: Mesh, recipe: Recipe, whole: frozenset[str] = frozenset()
+) -> Lowered:
+    """`whole`: values whose gradient goes to a mesh of another kind, so that it must be complete."""
     sizes = dict(zip(mesh.axes, mesh.shape))
     same = (id(choices.shardings), id(choices.layouts))
     relevant = memo(graph, ("axes", *same), lambda: (_size_axes(graph, choices), choices))[0]
     lengths = tuple(sorted((a, n) for a, n in sizes.items() if a in relevant or n == 1))
-    place = (id(folded), *same, lengths, mesh.axes, recipe.grad_dtype, recipe.routing_skew, recipe.fused)
+    place = (id(folded), *same, lengths, mesh.axes, recipe.grad_dtype, recipe.routing_skew, recipe.fused, whole)
     operand = float(ITEM_BYTES[recipe.kept_dtype]) if recipe.kept_dtype else 0.0
     key = ("lowered", *place, operand, id(choices.storage), choices.recompute)
 
     def make() -> Lowered:
         # Storages that leave parameters as they are used differ in what follows the backward only.
         moved = tuple((t, s.param) for t, s in choices.storage.items() if s.param is not None)
-        written = memo(graph, ("written", *place, moved), lambda: _write(graph, folded, choices, sizes, recipe))
+        written = memo(graph, ("written", *place, moved), lambda: _write(graph, folded, choices, sizes, recipe, whole))
         return _lower(written, choices, recipe.fused, operand)
 
     found: Lowered = memo(graph, key, make)
@@ -107,10 +113,18 @@ def _size_axes(graph: Graph, choices: Choices) -> frozenset[str]:
     return frozenset(found)
 
 
-def _write(graph: Graph, folded: Folded, choices: Choices, mesh: Mapping[str, int], recipe: Recipe) -> _Written:
-    atoms: Atoms = memo(graph, ("atoms", id(folded)), lambda: refine(folded))
+def atoms_of(graph: Graph, folded: Folded) -> Atoms:
+    found: Atoms = memo(graph, ("atoms", id(folded)), lambda: refine(folded))
+    return found
+
+
+def _write(
+    graph: Graph, folded: Folded, choices: Choices, mesh: Mapping[str, int], recipe: Recipe, whole: frozenset[str]
+) -> _Written:
+    atoms = atoms_of(graph, folded)
     done = assign(atoms, choices, mesh)
-    emit = Emitter(atoms, done, defer(atoms, done), mesh, float(ITEM_BYTES[recipe.grad_dtype]), recipe.routing_skew)
+    sums = defer(atoms, done, whole)
+    emit = Emitter(atoms, done, sums, mesh, float(ITEM_BYTES[recipe.grad_dtype]), recipe.routing_skew)
     found = _Written(emit, choices, [], {}, [])
     start = 0
     for piece in folded.pieces:

@@ -42,6 +42,7 @@ InstrKind = Literal[
     "halo",  # rows of both neighbours around the own part, before an op whose windows are cut (lower/halo.py)
     "stat",  # an all-reduce inside op `on`: maxima, sums, counts of a cut stat factor
     "update",  # optimizer on the state shard of parameter `on`
+    "exchange",  # the gradient of a tied weight, complete: stages of unequal meshes send theirs to each other and add them
 ]
 
 
@@ -178,17 +179,26 @@ class Param:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """A value that one stage sends to another in forward, and its gradient in backward. Position-wise between equal meshes."""
+    """A value that one stage sends to another in forward, and its gradient in backward.
+
+    Between meshes of equal axes and lengths that hold it alike, position by position. Otherwise each receiver takes from
+    the senders what the parts of both have in common (`crossing.py`).
+    """
 
     value: str
     src: int
     dst: int
     layout: Layout
+    """Where the value rests, and its gradient is complete, on the mesh of `src`."""
+    arrives: Layout
+    """The same on the mesh of `dst`."""
     nbytes: float
-    """Per device and local sample (see `samples`)."""
+    """Per device of `src` and local sample (see `samples`)."""
     samples: tuple[str, ...] | None
     grad: bool
     """A gradient comes back."""
+    straight: bool = True
+    """Position by position."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias, TypeVar
 
-from ..errors import InputError, Unsupported
+from ..cluster.model import Mesh
+from ..errors import InputError
 from ..graph.ir import Graph
-from ..plan.model import Plan, Stage
+from ..plan.model import Layout, OpSharding, Plan, Stage, Storage
 from .assign import Choices
 from .fold import Folded, fold, foldable
 from .memo import memo
@@ -32,12 +34,15 @@ class Owner:
         return next(s for first, n, s in self.run_spans[piece] if first <= block < first + n)
 
 
-def stages_of(graph: Graph, plan: Plan, choices: Choices) -> tuple[Owner, Folded]:
-    """Fold what the plan says once; runs whose blocks differ, or are cut inside, stay written out."""
+def stages_of(graph: Graph, plan: Plan, choices: Sequence[Choices]) -> tuple[Owner, Folded]:
+    """Fold what the plan says once; runs whose blocks differ, or are cut inside, stay written out.
+
+    `choices`: one for each kind of mesh; all are folded alike.
+    """
     runs = {r.name: r for r in graph.runs}
     named: list[tuple[int, int]] = []  # (op, stage)
     blocks: dict[str, list[tuple[int, int, int]]] = {}
-    plain = _differing(graph, choices) | unfoldable(graph)
+    plain = set(unfoldable(graph)).union(*(_differing(graph, c) for c in choices))
     if any(s.recompute_at == "stage" for s in plan.stages):
         plain |= runs.keys()
     for s, stage in enumerate(plan.stages):
@@ -115,41 +120,112 @@ def _inner_names(graph: Graph) -> dict[str, str]:
     return found
 
 
-def choices_of(graph: Graph, plan: Plan) -> Choices:
-    """The entries of all stages in one place: stages hold different ops, so they do not collide.
+def choices_of(graph: Graph, plan: Plan, mesh: Mesh) -> Choices:
+    """What all stages say, in one place, as far as a mesh of these axes can say it: cuts over other axes drop out.
 
     Where two stages say different things of one representative, each entry is written out for the stage's own blocks.
+    Of a value or parameter of which stages of several meshes speak, those of this mesh are heard.
     """
     first = plan.stages[0]
-    if any(s.mesh.axes != first.mesh.axes or s.mesh.shape != first.mesh.shape for s in plan.stages):
-        shapes = sorted({str(dict(zip(s.mesh.axes, s.mesh.shape))) for s in plan.stages})
-        raise Unsupported(
-            f"stages of unequal meshes ({' and '.join(shapes[:2])}) are not lowered yet: give all one shape",
-            reason="meshes",
-        )
-    if all(
-        s.shardings is first.shardings and s.layouts is first.layouts and s.storage is first.storage
-        for s in plan.stages
-    ):
-        return Choices(
-            first.shardings, first.layouts, first.storage, frozenset().union(*(s.recompute for s in plan.stages))
-        )
-    merged: list[dict[str, object]] = [{}, {}, {}]
-    collide = False
-    for stage in plan.stages:
-        for have, new in zip(merged, (stage.shardings, stage.layouts, stage.storage)):
-            collide |= any(k in have and have[k] != v for k, v in new.items())
-            have.update(new)
-    if collide:
-        merged = [{}, {}, {}]
-        for stage in plan.stages:
-            names = _own_names(graph, stage)
-            for have, new in zip(merged, (stage.shardings, stage.layouts, stage.storage)):
-                for k, v in new.items():
-                    have.update(dict.fromkeys(names.get(k, (k,)), v))
-                have.update({k: v for k, v in new.items() if k not in names})
     recompute = frozenset().union(*(s.recompute for s in plan.stages))
-    return Choices(merged[0], merged[1], merged[2], recompute)  # type: ignore[arg-type]
+    said = [_said(graph, s, mesh) for s in plan.stages]
+    if len({tuple(map(id, tables)) for tables in said}) == 1:
+        return Choices(first.shardings, first.layouts, first.storage, recompute)
+    order = sorted(range(len(said)), key=lambda k: _alike(plan.stages[k].mesh, mesh))
+    stages, said = [plan.stages[k] for k in order], [said[k] for k in order]
+    apart = _disagree(graph, stages, said)
+    names = [_own_names(graph, stage) if apart else {} for stage in stages]
+    shardings, layouts, storage = zip(*said, strict=True)
+    return Choices(_merged(shardings, names), _merged(layouts, names), _merged(storage, names), recompute)
+
+
+T = TypeVar("T")
+
+
+def _merged(tables: Sequence[Mapping[str, T]], names: Sequence[Mapping[str, tuple[str, ...]]]) -> dict[str, T]:
+    """The entries of all stages; later ones count. `names`: representative -> the stage's own names."""
+    found: dict[str, T] = {}
+    for table, own in zip(tables, names, strict=True):
+        for k, v in table.items():
+            found.update(dict.fromkeys(own.get(k, (k,)), v))
+    return found
+
+
+Said: TypeAlias = tuple[Mapping[str, OpSharding], Mapping[str, Layout], Mapping[str, Storage]]
+
+
+def _alike(a: Mesh, b: Mesh) -> bool:
+    return a.axes == b.axes and a.shape == b.shape
+
+
+def _said(graph: Graph, stage: Stage, mesh: Mesh) -> Said:
+    """The entries of a stage as far as `mesh` can say them.
+
+    On meshes of other lengths windows stay whole: parts that are smaller than they reach would be refused.
+    """
+    if _alike(stage.mesh, mesh) or (stage.mesh.axes == mesh.axes and not _cuts_windows(graph, stage.shardings)):
+        return stage.shardings, stage.layouts, stage.storage
+    axes = frozenset(mesh.axes)
+    return (
+        {name: _sharding(graph, name, x, axes) for name, x in stage.shardings.items()},
+        {name: _layout(x, axes) for name, x in stage.layouts.items()},
+        {name: _stored(x, axes) for name, x in stage.storage.items()},
+    )
+
+
+def _windows(graph: Graph, op: str) -> frozenset[str]:
+    """Factors along which an op reads its neighbours."""
+    index = graph.position.get(op)
+    return (
+        frozenset(f.name for f in graph.ops[index].rule.factors if f.kind == "halo")
+        if index is not None
+        else frozenset()
+    )
+
+
+def _cuts_windows(graph: Graph, shardings: Mapping[str, OpSharding]) -> bool:
+    return any(cuts and f in _windows(graph, op) for op, x in shardings.items() for f, cuts in x.cuts.items())
+
+
+def _stored(stored: Storage, axes: frozenset[str]) -> Storage:
+    param, grad, state = (x and _layout(x, axes) for x in (stored.param, stored.grad, stored.state))
+    return replace(stored, param=param, grad=grad, state=state)
+
+
+def _sharding(graph: Graph, op: str, sharding: OpSharding, axes: frozenset[str]) -> OpSharding:
+    cuts = {f: tuple(c for c in own if c.axis in axes) for f, own in sharding.cuts.items()}
+    whole = _windows(graph, op)
+    return replace(sharding, cuts={f: own for f, own in cuts.items() if own and f not in whole})
+
+
+def _layout(layout: Layout, axes: frozenset[str]) -> Layout:
+    dims = tuple(tuple((n, tuple(c for c in cuts if c.axis in axes)) for n, cuts in dim) for dim in layout.dims)
+    return Layout(dims, tuple(a for a in layout.partial if a in axes))
+
+
+def _disagree(graph: Graph, stages: Sequence[Stage], said: Sequence[Said]) -> bool:
+    """Whether two stages say different things of one representative, or one says what another, with blocks of the same run,
+    does not say."""
+    held = [{entry.rpartition("[")[0] for entry in s.ops if entry.endswith("]")} for s in stages]
+    runs: dict[str, str] = memo(graph, "first names", lambda: _first_names(graph))
+    for table in zip(*said, strict=True):
+        if len({id(x) for x in table}) == 1:
+            continue
+        for name in {name for x in table for name in x if name in runs}:
+            holders = [x for x, own in zip(table, held, strict=True) if name in x or runs[name] in own]
+            if any(x.get(name) != holders[0].get(name) for x in holders):
+                return True
+    return False
+
+
+def _first_names(graph: Graph) -> dict[str, str]:
+    """Names of ops, results and parameters of the first block of each run -> name of the run."""
+    found: dict[str, str] = {}
+    for r in graph.runs:
+        for op in graph.ops[r.first : r.first + r.length]:
+            params = (t for t in op.inputs if graph.tensor[t].role == "param")
+            found.update(dict.fromkeys((op.name, *op.outputs, *params), r.name))
+    return found
 
 
 def _own_names(graph: Graph, stage: Stage) -> dict[str, tuple[str, ...]]:

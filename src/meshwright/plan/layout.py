@@ -174,10 +174,13 @@ def boxes(layout: Layout, shape: Sequence[int], mesh: Mesh, coords: Mapping[str,
 
     A cut of a sub-dimension that is not the major one gives several boxes; an empty part gives none.
     """
-    per_dim = [
-        _ranges([(n, *interval(n, cuts, mesh, coords)) for n, cuts in dim]) for dim in explicit(layout, shape).dims
-    ]
+    per_dim = [part_ranges(dim, mesh, coords) for dim in explicit(layout, shape).dims]
     return [(tuple(lo for lo, _ in pick), tuple(hi for _, hi in pick)) for pick in product(*per_dim)]
+
+
+def part_ranges(dim: Sequence[SubDim], mesh: Mesh, coords: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Index ranges that the device at `coords` holds of one dim (explicit sizes), ascending."""
+    return _ranges([(n, *interval(n, cuts, mesh, coords)) for n, cuts in dim])
 
 
 def _ranges(atoms: Sequence[tuple[int, int, int]]) -> list[tuple[int, int]]:

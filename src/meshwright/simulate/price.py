@@ -283,7 +283,7 @@ def _tied(code: StageCode) -> tuple[tuple[tuple[int, ...], float], ...]:
     params = {p.name: p for p in code.params}
     found: dict[tuple[int, ...], float] = {}
     for i in code.update:
-        if i.communicates and STAGES in i.axes:
+        if STAGES in i.axes:
             p = params[i.on]
             stages = tuple(sorted({code.stage, *p.shared}))
             found[stages] = found.get(stages, 0.0) + p.count * i.nbytes

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import torch.distributed as dist
 
 from ...cluster.model import Mesh
+from ...lower.parameters import STAGES
 from ...lower.program import Program
 from .clock import Clock
 
@@ -120,15 +121,16 @@ def needed_groups(program: Program, joint: Mapping[int, Iterable[tuple[str, ...]
     """
     ranks = ranks_of(program)
     found: set[Members] = set()
+    tied = {(s.stage, i.on) for s in program.stages for i in s.update if i.communicates and i.axes == (STAGES,)}
     for stage in program.stages:
         used = {i.axes for s in stage.segments for i in (*s.forward, *s.rerun, *s.backward) if i.communicates}
-        used |= {i.axes for i in (*stage.grads, *stage.update) if i.communicates}
+        used |= {i.axes for i in (*stage.grads, *stage.update) if i.communicates and i.axes != (STAGES,)}
         used |= set(joint.get(stage.stage, ()))
         positions = range(len(stage.mesh.devices))
         for axes in used:
             found |= {members(stage.mesh, ranks, axes, stage.mesh.coordinates(p)) for p in positions}
         for param in stage.params:
-            if param.shared:
+            if (stage.stage, param.name) in tied:
                 found |= {sharing(program, ranks, (stage.stage, *param.shared), p) for p in positions}
     return found
 

@@ -71,7 +71,7 @@ def ways(code: StageCode, *, parted: bool = False) -> dict[str, Way]:
         if _moves(instr, code):
             every[instr.on].append(instr)
     for instr in code.update:
-        if instr.axes == (STAGES,):
+        if instr.axes == (STAGES,) and instr.kind == "collective":
             tied.add(instr.on)
         elif instr.kind == "update":
             updated.add(instr.on)

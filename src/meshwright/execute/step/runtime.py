@@ -30,6 +30,7 @@ from ..stage.flight import Flight, Part
 from ..stage.op_tape import OpTape
 from ..stage.stage import StageRunner
 from .buckets import CAPACITY, buckets_of, joint_axes
+from .exchange import Exchange, exchanged
 from .masters import Masters
 from .optimizer import MakeOptimizer, made
 from .shares import Rows, own_input
@@ -129,7 +130,7 @@ class Runtime:
             raise Unsupported("a backward in two parts runs op by op: compile a plan of another schedule, such as 1f1b")
         joint = {code.stage: joint_axes(code, parted=self._parted) for code in program.stages}
         groups.prepare(needed_groups(program, joint))
-        if len(self.ranks) > 1 and program.transfers:
+        if len(self.ranks) > 1 and (program.transfers or exchanged(program)):
             groups.open_channels()
         self.groups = groups
         self.constants = {name: t.to(hardware.device) for name, t in constants.items()}
@@ -144,6 +145,7 @@ class Runtime:
         self.optimizer = made(optimizer, list(self.masters.values()) or [nn.Parameter(torch.empty(0))])
         views = {stage: local.view for stage, local in self.locals.items()}
         self._transfers = Transfers(program, graph, views, self.micro_batches, hardware.device)
+        self._exchange = Exchange(program, graph, views, hardware.device)
         self._totals = Totals(program, graph, views, hardware.device)
         self.seen: Callable[[int, str, Tensor], None] = lambda stage, name, grad: None
         """Called with each gradient as its optimizer sees it, before clipping: (stage, parameter, part in the layout of
@@ -231,10 +233,13 @@ class Runtime:
             for local in self.locals.values():
                 local.sums.settle()
             self._sum_over_stages()
+            grads: dict[tuple[int, str], Tensor] = {}
             for stage, local in self.locals.items():
-                for name, grad in local.sums.gradients().items():
-                    self.seen(stage, name, grad)
-                    self.masters[stage, name].grad = grad
+                grads |= {(stage, name): grad for name, grad in local.sums.gradients().items()}
+            self._exchange.add(grads)
+            for (stage, name), grad in grads.items():
+                self.seen(stage, name, grad)
+                self.masters[stage, name].grad = grad
         return [float(losses[k]) for k in sorted(losses)]
 
     def update(self) -> None:

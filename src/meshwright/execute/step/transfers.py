@@ -1,22 +1,87 @@
-"""Values that stages send to each other, and their gradients on the way back, position by position of equal meshes.
+"""Values that stages send to each other, and their gradients on the way back.
 
-Sends never block: a value is kept until its gradient comes back, all else until the end of the step. Receives wait.
+Between equal meshes a value goes whole, position by position; between others in the pieces that both ends have in common
+(lower/crossing.py), and its gradient in those of the way back. Sends never block: a value is kept until its gradient comes
+back, all else until the end of the step. Receives wait.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ...graph.ir import Graph
+from ...lower.crossing import Crossing, Message, Ranges
 from ...lower.program import Program, Transfer
 from ...plan.layout import local_shape
+from ...plan.model import Layout
 from ..ops.params import dtype_of
 from ..ranks.clock import TRANSFER
 from ..ranks.mesh_groups import Direction, MeshView
+
+
+def taken(x: Tensor, message: Message) -> Tensor:
+    """What a sender takes of its part."""
+    for dim, ranges in enumerate(message.ranges):
+        pieces = [x.narrow(dim, start, n) for start, n in ranges]
+        x = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
+    return x
+
+
+def put(into: Tensor, message: Message, x: Tensor) -> None:
+    """A piece to its place in the receiver's part."""
+    for pick in product(*(_placed(ranges) for ranges in message.ranges)):
+        here, there = into, x
+        for dim, (start, at, n) in enumerate(pick):
+            here, there = here.narrow(dim, start, n), there.narrow(dim, at, n)
+        here.copy_(there)
+
+
+def _placed(ranges: Ranges) -> list[tuple[int, int, int]]:
+    """(start in the part, start in the piece, length) of each range."""
+    found, at = [], 0
+    for start, n in ranges:
+        found.append((start, at, n))
+        at += n
+    return found
+
+
+@dataclass(frozen=True)
+class End:
+    """One way of one value as a rank sees it, which sends it or receives it or both."""
+
+    layouts: tuple[Layout, Layout]
+    """Where it leaves, where it arrives."""
+    views: tuple[MeshView | None, MeshView | None]
+    """This rank in the mesh of the senders, of the receivers; None: it is not in it."""
+    devices: tuple[tuple[int, ...], tuple[int, ...]]
+    """Ranks of both meshes by position."""
+    meshes: Crossing | None
+    """None: position by position."""
+
+    @cached_property
+    def sent(self) -> list[tuple[int, Message | None]]:
+        """(rank, what it gets; None: all of the part)."""
+        view = self.views[0]
+        assert view is not None
+        if self.meshes is None:
+            return [(self.devices[1][view.position], None)]
+        return [(self.devices[1][m.peer], m) for m in self.meshes.sent(view.position)]
+
+    @cached_property
+    def received(self) -> list[tuple[int, Message | None]]:
+        """(rank, where what it sends goes; None: it is all of the part)."""
+        view = self.views[1]
+        assert view is not None
+        if self.meshes is None:
+            return [(self.devices[0][view.position], None)]
+        return [(self.devices[0][m.peer], m) for m in self.meshes.received(view.position)]
 
 
 class Transfers:
@@ -27,7 +92,8 @@ class Transfers:
         self._program, self._graph, self._views, self._device = program, graph, views, device
         self._micro_batches = micro_batches
         self._number = {id(t): k for k, t in enumerate(program.transfers)}
-        self._sent: dict[int, tuple[dist.Work, Tensor]] = {}
+        self._ends: dict[tuple[int, Direction], End] = {}
+        self._sent: dict[int, list[tuple[dist.Work, Tensor]]] = {}
         """By tag."""
         self._mail: dict[int, Tensor] = {}
 
@@ -40,52 +106,78 @@ class Transfers:
     def _tag(self, t: Transfer, k: int, direction: Direction) -> int:
         return (self._number[id(t)] * self._micro_batches + k) * 2 + (direction == "backward") + 1
 
-    def _other_end(self, t: Transfer, sender: bool, direction: Direction) -> tuple[int, int]:
-        """(this rank, the one at its position of the other stage's mesh)."""
-        source, target = (t.src, t.dst) if direction == "forward" else (t.dst, t.src)
-        here, there = (source, target) if sender else (target, source)
-        view = self._views[here]
-        return view.rank, view.ranks[self._program.stages[there].mesh.devices[view.position]]
+    def _end(self, t: Transfer, direction: Direction) -> End:
+        key = id(t), direction
+        if key not in self._ends:
+            stages, layouts = (t.src, t.dst), (t.layout, t.arrives)
+            if direction == "backward":
+                stages, layouts = (t.dst, t.src), (t.arrives, t.layout)
+            meshes = self._program.stages[stages[0]].mesh, self._program.stages[stages[1]].mesh
+            views = self._views.get(stages[0]), self._views.get(stages[1])
+            ranks = self._any(t).ranks
+            devices = tuple(ranks[d] for d in meshes[0].devices), tuple(ranks[d] for d in meshes[1].devices)
+            crossing = None if t.straight else Crossing(layouts, meshes)
+            self._ends[key] = End(layouts, views, devices, crossing)
+        return self._ends[key]
 
     def send(self, t: Transfer, k: int, direction: Direction, x: Tensor) -> None:
         """The value of micro-batch k ("forward") or its gradient ("backward")."""
-        own, peer = self._other_end(t, True, direction)
-        tag = self._tag(t, k, direction)
-        x = x.detach().contiguous()
-        if peer == own:
-            self._mail[tag] = x
-            return
-        groups = self._view(t).groups
-        with groups.clock.span(TRANSFER):
-            work = dist.isend(x, peer, group=groups.channel(own, peer, direction), tag=tag)
-        if work is not None:
-            self._sent[tag] = work, x
+        end, tag, groups = self._end(t, direction), self._tag(t, k, direction), self._any(t).groups
+        own = self._any(t).rank
+        for peer, message in end.sent:
+            part = x.detach() if message is None else taken(x.detach(), message)
+            if peer == own:
+                self._mail[tag] = part
+                continue
+            part = part.contiguous()
+            with groups.clock.span(TRANSFER):
+                work = dist.isend(part, peer, group=groups.channel(own, peer, direction), tag=tag)
+            if work is not None:
+                self._sent.setdefault(tag, []).append((work, part))
 
     def receive(self, t: Transfer, k: int, direction: Direction) -> Tensor:
-        own, peer = self._other_end(t, False, direction)
-        tag = self._tag(t, k, direction)
-        if peer == own:
+        end, tag = self._end(t, direction), self._tag(t, k, direction)
+        if end.meshes is None:
+            x = self._from(t, end.received[0][0], tag, direction, None)
+        else:
+            x = self._empty(t, end)
+            for peer, message in end.received:
+                assert message is not None
+                put(x, message, self._from(t, peer, tag, direction, message))
+        if direction == "backward":
+            for work, _ in self._sent.pop(self._tag(t, k, "forward"), []):
+                work.wait()  # whoever has its gradient has the value
+        return x
+
+    def _from(self, t: Transfer, peer: int, tag: int, direction: Direction, message: Message | None) -> Tensor:
+        """A piece, or the whole part, from one rank."""
+        view, end = self._any(t), self._end(t, direction)
+        if peer == view.rank:
             return self._mail.pop(tag)
-        x = self.empty(t)
-        groups = self._view(t).groups
-        with groups.clock.span(TRANSFER):
-            dist.recv(x, peer, group=groups.channel(peer, own, direction), tag=tag)
-        if direction == "backward" and (sent := self._sent.pop(self._tag(t, k, "forward"), None)):
-            sent[0].wait()  # whoever has its gradient has the value
+        x = self._empty(t, end) if message is None else self._room(t, message.shape)
+        with view.groups.clock.span(TRANSFER):
+            dist.recv(x, peer, group=view.groups.channel(peer, view.rank, direction), tag=tag)
         return x
 
     def finish(self) -> None:
         """Waits until all that was sent has arrived."""
-        for work, _ in self._sent.values():
-            work.wait()
+        for messages in self._sent.values():
+            for work, _ in messages:
+                work.wait()
         self._sent = {}
 
     def empty(self, t: Transfer) -> Tensor:
-        """Room for the value or its gradient at this rank's position."""
-        stage = self._program.stages[t.src]
-        described = self._graph.tensor[t.value]
-        shape = local_shape(t.layout, described.shape, stage.mesh, self._view(t).coords)
-        return torch.empty(shape, dtype=dtype_of(described), device=self._device)
+        """Room for a value that arrives at this rank, or for the gradient that it sends back."""
+        return self._empty(t, self._end(t, "forward"))
 
-    def _view(self, t: Transfer) -> MeshView:
+    def _empty(self, t: Transfer, end: End) -> Tensor:
+        view = end.views[1]
+        assert view is not None
+        shape = self._graph.tensor[t.value].shape
+        return self._room(t, local_shape(end.layouts[1], shape, view.mesh, view.coords))
+
+    def _room(self, t: Transfer, shape: tuple[int, ...]) -> Tensor:
+        return torch.empty(shape, dtype=dtype_of(self._graph.tensor[t.value]), device=self._device)
+
+    def _any(self, t: Transfer) -> MeshView:
         return self._views[t.src if t.src in self._views else t.dst]

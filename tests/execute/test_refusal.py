@@ -49,7 +49,6 @@ def _damaged(graph: Graph) -> Iterator[tuple[str, Plan]]:
     plan, deep = plan_of(graph, Layout(dp=2), 2), plan_of(graph, Layout(dp=2, pp=2), 2)
     linear = next(op for op in graph.ops if op.kind in ("linear", "addmm"))
     weight = next(t for t in linear.inputs if graph.tensor[t].role == "param")
-    other = Mesh(range(2, 6), ("dp", "tp"), (4, 1))
     yield "samples", replace(plan, samples=7)
     yield "schedule", replace(deep, schedule=Schedule("dataflow", 2))
     yield "schedule", replace(deep, stages=(deep.stages[0], replace(deep.stages[1], pipe=1)))
@@ -61,7 +60,6 @@ def _damaged(graph: Graph) -> Iterator[tuple[str, Plan]]:
     yield "flush", replace(plan, schedule=replace(plan.schedule, weights=Weights(flush=False)))
     yield "frozen", replace(plan, frozen=frozenset({weight}))
     yield "rewritten", replace(plan, rewritten=graph)
-    yield "meshes", replace(deep, stages=(deep.stages[0], replace(deep.stages[1], mesh=other)))
     yield "meshes", _with(plan, mesh=Mesh((0, 0), ("dp", "tp"), (2, 1)))
     cut = {next(f.name for f in linear.rule.factors if f.kind == "free"): (Cut("dp", (1, 3)),)}
     yield "weighted", _with(plan, shardings={linear.name: OpSharding(cut)})

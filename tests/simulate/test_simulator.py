@@ -107,7 +107,7 @@ def test_the_fast_door_says_what_the_front_door_says(graph, shape):
     program = lower(graph, plan, question.recipe)
     pricer = Pricer(graph, question.cluster, question.cost, question.recipe)
     prices = [pricer.stage(code, [program.micro_batch]) for code in program.stages]
-    sends = sends_of(program, question.cluster, pricer)
+    sends = sends_of(program, pricer)
     work = collect(prices, 0, [s.mesh for s in program.stages], sends, pricer)
     v = plan.schedule.args.get("v", 1)
     seconds, peak = estimate(work, plan.schedule, sends, v, question.cost.overlap("data"), (1.0, 0.0))

@@ -224,7 +224,9 @@ def _transfer(folded: Folded, t: str, source: Lowered, target: Lowered, src: int
     """`equal`: meshes of equal axes and lengths."""
     layout, nbytes, samples, grad = _boundary(folded, source, t)
     arrives = _boundary(folded, target, t)[0]
-    return Transfer(t, src, dst, layout, arrives, nbytes, samples, grad, straight=equal and layout == arrives)
+    growing = source.emit.atoms.samples[folded.name(t)]
+    batch = growing.index(True) if any(growing) else -1
+    return Transfer(t, src, dst, layout, arrives, nbytes, samples, grad, batch, straight=equal and layout == arrives)
 
 
 def _boundary(folded: Folded, low: Lowered, t: str) -> tuple[Layout, float, tuple[str, ...] | None, bool]:

@@ -197,6 +197,8 @@ class Transfer:
     samples: tuple[str, ...] | None
     grad: bool
     """A gradient comes back."""
+    batch: int = -1
+    """Flat index of the sub-dimension that grows with the samples; -1: none."""
     straight: bool = True
     """Position by position."""
 

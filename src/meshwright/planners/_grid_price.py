@@ -20,7 +20,8 @@ from ..simulate.estimate import Work, collect, estimate
 from ..simulate.fits import excess
 from ..simulate.pipeline import FAST, SPLIT
 from ..simulate.price import Pricer, StagePrice
-from ..simulate.simulator import sends_of, simulate
+from ..simulate.sends import sends_of
+from ..simulate.simulator import simulate
 from ..simulate.tasks import Sends
 from ..solvers.capped_partition import Run, capped_partition
 from ._expert_layout import Style
@@ -293,7 +294,7 @@ class Evaluator:
         key = (id(program.stages), program.micro_batch, split)
         if key not in self._works:
             prices = [self._stage(code, replicas, split) for code in program.stages]
-            sends = sends_of(program, self.problem.cluster, self.pricer)
+            sends = sends_of(program, self.pricer)
             meshes = [code.mesh for code in program.stages]
             work = collect(prices, column, meshes, sends, self.pricer)
             self._works[key] = program, work, sends

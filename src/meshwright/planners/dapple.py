@@ -22,11 +22,9 @@ import numpy as np
 
 from ..cluster.model import Mesh
 from ..errors import Infeasible, InputError, Unsupported
-from ..graph.ir import ITEM_BYTES
 from ..plan.lookup import stage_ops
 from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Problem
-from ..plan.schedules.early_backward import admitted
 from ..simulate.fits import fits
 from . import _dapple_code, _dapple_paper
 from ._dapple_states import Candidate, Sums, latency, micro_batches, sums_of
@@ -36,7 +34,6 @@ from .base import Planner
 from .registry import register
 from .types import Info, Json, Run
 
-GIB = 2.0**30
 Search = Callable[[Sums, Servers, int, int, Callable[[str, int, int], None]], Iterator[Candidate]]
 
 
@@ -61,7 +58,6 @@ class Dapple(Planner):
         handles=frozenset({"dag", "memory"}),
         goals=frozenset({"time"}),
         family="pipeline",
-        missing=("plans with unequal replicas are not lowered, so they are neither simulated nor run",),
     )
     unit = "s"
 
@@ -167,12 +163,12 @@ class Dapple(Planner):
             m, depth = plan.schedule.micro_batches, len(plan.stages)
             limits = [0, *range(min(m, 2 * depth - 1) - 1, 0, -1)]
             low, high = 0, len(limits) - 1
-            reason = _misfit(problem, sums, candidate, _with(plan, limits[high]))
+            reason = fits(problem, _with(plan, limits[high])) or ""
             if reason:
                 continue
             while low < high:
                 middle = (low + high) // 2
-                if not _misfit(problem, sums, candidate, _with(plan, limits[middle])):
+                if fits(problem, _with(plan, limits[middle])) is None:
                     high = middle
                 else:
                     low = middle + 1
@@ -190,33 +186,13 @@ class Dapple(Planner):
             Stage(
                 sums.profile.entries(nodes),
                 Mesh(devices, ("dp",), (len(devices),)),
-                shardings if len(devices) > 1 else {},
+                shardings,
             )
             for nodes, devices in zip(with_the_rest(sums.profile, parts), candidate.devices)
         )
         rp = candidate.rp if self.form == "code" else 1
         m = max(1, micro_batches(samples, rp, self.micro_batch))
         return Plan(problem.graph.digest, samples, stages, Schedule("dapple", m, {"policy": self.policy, "D": 0}))
-
-
-def _misfit(problem: Problem, sums: Sums, candidate: Candidate, plan: Plan) -> str:
-    """Why a plan does not fit; "" if it does. Plans that are not simulated (unequal meshes) are held against the sums."""
-    if len({len(own) for own in candidate.devices}) == 1:
-        return fits(problem, plan) or ""
-    recipe, args = problem.recipe, plan.schedule.args
-    p, m = len(plan.stages), plan.schedule.micro_batches
-    copies = 2.0 + recipe.state_bytes / ITEM_BYTES[recipe.param_dtype]  # weights, gradients, optimizer state
-    for s, (k, j) in enumerate(zip((-1, *candidate.ends[:-1]), candidate.ends)):
-        devices = candidate.devices[s]
-        flights = 1 if plan.stages[s].recompute else admitted(str(args["policy"]), p, m, s, int(args["D"]))
-        need = copies * sums.weights(k, j) + flights * max(0.0, sums.stored(k, j)) / (m * len(devices))
-        usable = problem.limits.usable(problem.cluster.type_of(devices[0]).memory)
-        if need > usable:
-            return (
-                f"stage {s} needs {need / GIB:.1f} GiB on device {devices[0]}, {(need - usable) / GIB:.1f} over the usable "
-                f"{usable / GIB:.1f}"
-            )
-    return ""
 
 
 def _with(plan: Plan, fitting: int) -> Plan:

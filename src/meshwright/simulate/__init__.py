@@ -5,7 +5,8 @@ from .estimate import Work, collect, estimate, peak_bytes
 from .fits import excess, fits
 from .price import Pricer, StagePrice
 from .result import Event, Lane, Simulation, TaskGraph
-from .simulator import model_flops, sends_of, simulate
+from .sends import sends_of
+from .simulator import model_flops, simulate
 
 __all__ = [
     "Event",

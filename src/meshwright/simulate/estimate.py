@@ -104,7 +104,12 @@ def collect(
 def tied_seconds(
     stages: tuple[int, ...], nbytes: float, meshes: Sequence[Mesh], cluster: Cluster, cost: CostModel
 ) -> float:
-    """An all-reduce between devices of equal position of some stages."""
+    """An all-reduce between devices of equal position of some stages; between meshes of other lengths each sends its own to
+    every other."""
+    if len({(meshes[s].axes, meshes[s].shape) for s in stages}) > 1:
+        ends = [int(meshes[s].devices[0]) for s in stages]
+        size = np.array([nbytes])
+        return max(sum(float(cost.transfer(size, a, b, cluster)[0]) for b in ends) for a in ends)
     parts = [meshes[s].devices for s in stages]
     width = min(len(p) for p in parts)
     devices = tuple(d for p in parts for d in p[:width])

@@ -29,12 +29,13 @@ from .memory import curve, deltas, peaks
 from .pipeline import WEIGHT_GRAD, Orders, orders
 from .price import KINDS, PARTS, Pricer, StagePrice
 from .result import CATEGORIES, Lane, Simulation
+from .sends import sends_of
 from .tasks import PipelineTasks, Sends, pipeline_tasks
 from .timeline import events
 
 Preset: TypeAlias = Literal["default", "distir"]
 
-__all__ = ["model_flops", "sends_of", "simulate"]
+__all__ = ["model_flops", "simulate"]
 
 
 def simulate(
@@ -80,10 +81,10 @@ def simulate(
     split = bool((order.kind == WEIGHT_GRAD).any())
     prices = [pricer.stage(code, [program.micro_batch], split=split) for code in program.stages]
     meshes = [code.mesh for code in program.stages]
-    sends = sends_of(program, problem.cluster, pricer)
+    sends = sends_of(program, pricer)
     work = collect(prices, 0, meshes, sends, pricer)
     tasks = pipeline_tasks(order, action_seconds(work), sends)
-    devices = sum(len(m.devices) for m in _distinct(program))
+    devices = len(_devices(program))
     rank = rank_of(order)
     if problem.cluster.turns(devices) > 1.0:
         tasks, work = _in_turns(problem.cluster, tasks, work, meshes, rank, devices)
@@ -134,34 +135,6 @@ def _refuse(problem: Problem, graph: Graph, plan: Plan) -> None:
                 raise Unsupported(f"stage {k} {what} ({field}), which is not simulated: leave {field} empty")
 
 
-def sends_of(program: Program, cluster: Cluster, pricer: Pricer) -> Sends:
-    """All values between two stages are one message each way; equal positions of the two meshes talk at once."""
-    amounts: dict[tuple[int, int], list[float]] = {}
-    for t in program.transfers:
-        mesh = program.stages[t.src].mesh
-        local = program.local_samples(mesh, t.samples) if t.samples is not None else 1
-        entry = amounts.setdefault((t.src, t.dst), [0.0, 0.0])
-        entry[0] += t.nbytes * local
-        entry[1] += t.nbytes * local * t.grad
-    pairs = sorted(amounts)
-    nbytes = np.array([amounts[k] for k in pairs], np.float64).reshape(len(pairs), 2)
-    seconds = np.zeros((len(pairs), 2))
-    for end in (0, -1):
-        src = [program.stages[s].mesh.devices[end] for s, _ in pairs]
-        dst = [program.stages[d].mesh.devices[end] for _, d in pairs]
-        for way, (x, y) in enumerate(((src, dst), (dst, src))):
-            seconds[:, way] = np.maximum(seconds[:, way], pricer.transfers(nbytes[:, way], x, y))
-    return Sends(
-        np.array([s for s, _ in pairs], np.int32),
-        np.array([d for _, d in pairs], np.int32),
-        seconds[:, 0],
-        seconds[:, 1],
-        nbytes[:, 1] > 0,
-        nbytes[:, 0],
-        nbytes[:, 1],
-    )
-
-
 def model_flops(graph: Graph, samples: int, attention_share: float = 1.0) -> float:
     """FLOPs of one step by the usual convention: three forwards, causal attention at half, nothing counted twice.
 
@@ -182,12 +155,9 @@ def _causal(kind: str, args: tuple[object, ...], kwargs: Mapping[str, object]) -
     return kwargs.get("is_causal") is True or (len(args) > 5 and args[5] is True)
 
 
-def _distinct(program: Program) -> list[Mesh]:
-    """One mesh for each set of devices that stages share."""
-    found: dict[tuple[int, int], Mesh] = {}
-    for code in program.stages:
-        found.setdefault((code.mesh.devices[0], len(code.mesh.devices)), code.mesh)
-    return list(found.values())
+def _devices(program: Program) -> list[int]:
+    """Every device that some stage uses, once."""
+    return sorted({d for code in program.stages for d in code.mesh.devices})
 
 
 def _ends(order: Orders, tasks: PipelineTasks, start: Floats) -> Floats:
@@ -327,11 +297,9 @@ def _mfu(problem: Problem, graph: Graph, plan: Plan, program: Program, seconds: 
     """NaN where a device has no peak for the dtype that it computes in."""
     recipe, cluster = problem.recipe, problem.cluster
     dtype = recipe.matmul_dtype or recipe.compute_dtype
-    peak = 0.0
-    for mesh in _distinct(program):
-        if cluster.homogeneous:
-            peak += cluster.types[0].peak.get(dtype, float("nan")) * len(mesh.devices)
-        else:
-            peak += sum(cluster.type_of(d).peak.get(dtype, float("nan")) for d in mesh.devices)
-    devices = sum(len(mesh.devices) for mesh in _distinct(program))
-    return model_flops(graph, plan.samples, recipe.attention_share) * cluster.turns(devices) / (peak * seconds)
+    devices = _devices(program)
+    if cluster.homogeneous:
+        peak = cluster.types[0].peak.get(dtype, float("nan")) * len(devices)
+    else:
+        peak = sum(cluster.type_of(d).peak.get(dtype, float("nan")) for d in devices)
+    return model_flops(graph, plan.samples, recipe.attention_share) * cluster.turns(len(devices)) / (peak * seconds)

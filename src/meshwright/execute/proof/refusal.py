@@ -28,7 +28,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "flush": "Weights change without a flush (PipeDream and its kin), so several versions of them are read at once.",
         "frozen": "Some parameters are frozen, or activations in front of them are kept from step to step.",
         "rewritten": "The plan speaks of a rewritten graph: the module that is run computes the original one.",
-        "meshes": "Stages have meshes of different axes or lengths, or a device stands twice in one mesh.",
+        "meshes": "A device stands twice in one mesh.",
         "weighted": "A cut has weights, so its parts are unequal on purpose.",
         "factor": "An op is cut along what its kernel must see whole: a window, recurrent time steps, a sort, a state.",
         "layout": "A tensor rests cut where the ops around it have no border.",

@@ -50,7 +50,6 @@ def _damaged(graph: Graph) -> Iterator[tuple[str, Plan]]:
     linear = next(op for op in graph.ops if op.kind in ("linear", "addmm"))
     weight = next(t for t in linear.inputs if graph.tensor[t].role == "param")
     yield "samples", replace(plan, samples=7)
-    yield "schedule", replace(deep, schedule=Schedule("dataflow", 2))
     yield "schedule", replace(deep, stages=(deep.stages[0], replace(deep.stages[1], pipe=1)))
     yield "schedule", _with(plan, deal="dp")
     row = Row((0,), (Action("F", 0, 0, span=2), Action("B", 0, 0, span=2)))

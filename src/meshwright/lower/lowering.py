@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from ..errors import InputError
 from ..graph.ir import Graph
 from ..plan.model import Layout, Plan, Stage
+from ..plan.pieces import in_pieces
 from ..plan.problem import Recipe
 from .atoms import Atoms
 from .fold import Folded
@@ -23,7 +24,7 @@ from .stages import Owner, Span, choices_of, stages_of
 
 
 def lower(graph: Graph, plan: Plan, recipe: Recipe) -> Program:
-    """The explicit distributed program of `plan` on `graph`.
+    """The explicit distributed program of `plan` on `graph`; its stages are those of `in_pieces`.
 
     Raises:
         InputError: the plan speaks of another graph.
@@ -31,6 +32,7 @@ def lower(graph: Graph, plan: Plan, recipe: Recipe) -> Program:
     """
     if plan.graph != graph.digest:
         raise InputError(f"the plan is for graph {plan.graph[:12]}, not for {graph.digest[:12]}: plan this model again")
+    plan = in_pieces(graph, plan)
     meshes = list(dict.fromkeys((s.mesh.axes, s.mesh.shape) for s in plan.stages))
     of = [meshes.index((s.mesh.axes, s.mesh.shape)) for s in plan.stages]
     ones = [plan.stages[of.index(k)].mesh for k in range(len(meshes))]

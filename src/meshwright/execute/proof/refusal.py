@@ -23,7 +23,7 @@ from ...plan.schedules import rows
 REASONS: Mapping[str, str] = MappingProxyType(
     {
         "samples": "The samples of a step do not fall into equal micro-batches.",
-        "schedule": "The schedule says what no rank carries out: stages without rows, several pipes, replicas that "
+        "schedule": "The schedule says what no rank carries out: several pipes, replicas that "
         "take turns, transfers or single ops written out, one action on several micro-batches.",
         "flush": "Weights change without a flush (PipeDream and its kin), so several versions of them are read at once.",
         "frozen": "Some parameters are frozen, or activations in front of them are kept from step to step.",
@@ -128,11 +128,7 @@ def _of_schedule(plan: Plan) -> Iterator[Refusal]:
     if len({stage.pipe for stage in plan.stages}) > 1:
         yield Refusal("schedule", f"schedule {schedule.name} runs several pipes, which is priced, not run: take 1f1b")
         return
-    table = rows(plan) if schedule.name != "dataflow" else ()
-    if not table and len(plan.stages) > 1:
-        yield Refusal(
-            "schedule", "a plan of several stages without a schedule is priced, not run: name one, such as 1f1b"
-        )
+    table = rows(plan)
     for action in (a for row in table for pair in row.actions for a in (pair if isinstance(pair, tuple) else (pair,))):
         if not _runs(action):
             yield Refusal(

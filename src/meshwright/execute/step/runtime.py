@@ -20,6 +20,7 @@ from ...errors import ExecutionError, Unsupported
 from ...graph.ir import Graph
 from ...lower.program import GRAD, Param, Program, StageCode
 from ...plan.model import Action, Plan, Row
+from ...plan.pieces import rows_in_turn
 from ...plan.schedules import rows
 from ..ops.params import Values
 from ..ops.site import Moment
@@ -72,10 +73,9 @@ def actions_of(plan: Plan, program: Program, rank: int) -> tuple[Action, ...]:
     """
     ranks = ranks_of(program)
     mine = {s.stage for s in program.stages if rank in {ranks[d] for d in s.mesh.devices}}
-    found: tuple[Row, ...] = rows(plan) if plan.schedule.name != "dataflow" else ()
+    found: tuple[Row, ...] = rows(plan)
     if not found:
-        each = range(max(1, plan.schedule.micro_batches))
-        return tuple(a for k in each for a in (Action("F", 0, k), Action("B", 0, k)))
+        found = rows_in_turn([s.mesh for s in program.stages], max(1, plan.schedule.micro_batches))
     return tuple(
         a
         for row in found

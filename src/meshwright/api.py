@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .graph.user_function import FunctionSource
     from .graph.user_model import Batch, Loss
     from .report.measured import Measured
+    from .simulate.simulator import Preset
 
 Build = Callable[..., object]
 Progress = Callable[[str, int, int, float], None]
@@ -100,17 +101,18 @@ def _source(model: str | Build, inputs: Batch | None, loss: Loss | None) -> Func
 
 
 @overload
-def simulate(model: Problem, plan: Plan, *, detail: bool = True) -> Simulation: ...
+def simulate(model: Problem, plan: Plan, *, preset: Preset = "default", detail: bool = True) -> Simulation: ...
 @overload
 def simulate(model: str, **layout: Any) -> Outcome: ...
 
 
 def simulate(
-    model: Problem | str, plan: Plan | None = None, *, detail: bool = True, **layout: Any
+    model: Problem | str, plan: Plan | None = None, *, preset: Preset = "default", detail: bool = True, **layout: Any
 ) -> Simulation | Outcome:
     """One step of a plan of a problem; or of a model by name, under a layout given by its degrees.
 
     Args:
+        preset: with a problem: "distir" plays its program as the simulator of DistIR does.
         layout: with a name: cluster, profile, batch, seq, precision, and dp, tp, pp, vpp, zero, micro_batch, recompute, schedule.
 
     Raises:
@@ -121,7 +123,7 @@ def simulate(
 
         if plan is None:
             raise TypeError("simulate(problem, plan) needs the plan")
-        return price(model, plan, detail=detail)
+        return price(model, plan, preset=preset, detail=detail)
     asked = {k: layout.pop(k) for k in ("cluster", "profile", "batch", "seq", "precision", "seed") if k in layout}
     return answer.by_hand(state(Request(model, **asked)), LayoutByHand(**layout))
 

@@ -12,10 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import meshwright
 from meshwright.errors import InputError, Unsupported
+from meshwright.graph.ir import Run
+from meshwright.graph.serial import digest_of
 from meshwright.plan.model import Action, Plan, Schedule
 from meshwright.plan.problem import Problem
 from meshwright.plan.schedules import generate
+from meshwright.planners._blocks import block_ends, equal_parts
 from meshwright.planners._expert_layout import expert_of
 from meshwright.planners._profile import profile_of
 from meshwright.planners.distir import DistIRGrid, Point
@@ -221,7 +225,7 @@ def test_prices_of_the_paper_may_replace_those_of_the_problem() -> None:
 def test_simulate_has_the_preset() -> None:
     problem = flat(mlp(8, 512, 64), 4)
     plan = planned(problem, 1, 2, 2, 4)
-    sim = simulate(problem, plan, preset="distir")
+    sim = meshwright.simulate(problem, plan, preset="distir")
     step = distir_step(problem, plan)
     assert sim.step_seconds == float(step.clock.max())
     assert sum(sim.seconds_by.values()) == pytest.approx(sim.step_seconds)
@@ -251,6 +255,17 @@ def test_what_the_preset_cannot_play_is_refused(schedule: Schedule, message: str
     plan = replace(planned(problem, 1, 1, 2, 4), schedule=schedule)
     with pytest.raises(Unsupported, match=message):
         distir_step(problem, plan)
+
+
+def test_a_first_layer_that_reads_data_is_a_block_like_the_others() -> None:
+    """Of eight layers seven are a run, since data has no gradient."""
+    graph = mlp(8, 64, 64)
+    run = Run("layers", 2, 2, 7)
+    folded = replace(graph, runs=(run,))
+    profile = profile_of(flat(replace(folded, digest=digest_of(folded)), 4), 64)
+    assert block_ends(profile) == tuple(range(1, 9))
+    parts = equal_parts(profile, 4)
+    assert parts is not None and [len(part.nodes) for part in parts] == [2, 2, 2, 2]
 
 
 def test_devices_that_are_no_power_of_two_and_ops_without_shapes_are_refused() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..cluster.model import Cluster
 from ..cluster.topology import shared_level
-from ..graph.ir import Graph
+from ..graph.ir import Graph, Run
 from ._profile import Profile
 
 
@@ -28,13 +28,25 @@ class Part:
 def block_ends(profile: Profile) -> tuple[int, ...]:
     """Nodes up to and including each block; what stands before the first block or after the last belongs to it.
 
-    Blocks are those of the graph's runs; a graph without runs has one a node.
+    Blocks are those of the graph's runs, and what has the kinds of a block's ops next to them (a first layer that reads data
+    computes as the others do, only its input has no gradient); a graph without runs has one a node.
     """
     graph = profile.graph
     n = len(profile)
-    starts = {run.first + b * run.length for run in graph.runs for b in range(run.count)}
+    starts = {start for run in graph.runs for start in _starts(graph, run)}
     first = [v for v in range(n) if not graph.runs or profile.ops[v][0] in starts]
     return (*first[1:], n) if first else (n,)
+
+
+def _starts(graph: Graph, run: Run) -> range:
+    kinds = [op.kind for op in graph.ops]
+    block = kinds[run.first : run.first + run.length]
+    first, stop = run.first, run.first + run.length * run.count
+    while first >= run.length and kinds[first - run.length : first] == block:
+        first -= run.length
+    while kinds[stop : stop + run.length] == block:
+        stop += run.length
+    return range(first, stop, run.length)
 
 
 def equal_parts(profile: Profile, stages: int) -> tuple[Part, ...] | None:

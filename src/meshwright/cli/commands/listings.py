@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Annotated, Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
@@ -111,15 +112,16 @@ def clusters(name: Name = None, tag: Tag = None, as_json: o.Json = False, color:
 def planners(name: Name = None, tag: Tag = None, as_json: o.Json = False, color: o.ColorChoice = "auto") -> None:
     """Planners that are registered; with a NAME, its paper, what it decides, what it handles."""
     from ...planners import registry
+    from ...settings import parameters as parameters_of
 
     screen = Screen(as_json, color=color)
     rows: list[dict[str, Any]] = [
         {
             "name": i.name, "title": i.title, "year": i.year, "reference": i.reference, "family": i.family,
             "decides": sorted(i.decides), "handles": sorted(i.handles), "goals": sorted(i.goals),
-            "missing": list(i.missing),
+            "missing": list(i.missing), "settings": {k: _type(x) for k, x in parameters_of(kind).items()},
         }
-        for i in (kind.info for kind in registry.planners().values())
+        for kind, i in ((kind, kind.info) for kind in registry.planners().values())
     ]  # fmt: skip
     rows = [r for r in rows if tag is None or tag in (r["family"], *r["decides"], *r["handles"], *r["goals"])]
     if name is not None:
@@ -132,6 +134,7 @@ def planners(name: Name = None, tag: Tag = None, as_json: o.Json = False, color:
             "decides": ", ".join(page["decides"]),
             "handles": ", ".join(page["handles"]) or "homogeneous clusters",
             "goals": ", ".join(page["goals"]),
+            "settings": " · ".join(f"{key}: {kind}" for key, kind in page["settings"].items()) or "none",
             **({"unfinished": "; ".join(page["missing"])} if page["missing"] else {}),
         }
         screen.lines([Line(name, "title"), *_page(facts, screen.width)])
@@ -143,6 +146,17 @@ def planners(name: Name = None, tag: Tag = None, as_json: o.Json = False, color:
         table.append([r["name"], r["family"], str(r["year"]), "\n".join(about)])
     _table(screen, table, set())
     screen.text("", "Also: any ./file.py that defines a planner; CONTRIBUTING.md shows one.")
+
+
+def _type(kind: Any) -> str:
+    """ "a|b", "int", "float or none": values of a setting."""
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join("none" if k is NoneType else _type(k) for k in get_args(kind))
+    if get_origin(kind) is Literal:
+        return "|".join(map(str, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return f"{_type(get_args(kind)[0])}, …"
+    return getattr(kind, "__name__", str(kind)) if get_origin(kind) is None and kind is not Any else "value"
 
 
 def _one(rows: list[dict[str, Any]], name: str, kind: str, command: str) -> dict[str, Any]:

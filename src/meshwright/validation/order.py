@@ -43,7 +43,7 @@ class Order:
 
 
 def order_of(found: Sequence[Prediction]) -> Order:
-    """Of the plans of equal source, model, machine, devices, batch, precision and software."""
+    """Of the plans of equal source, model, machine, devices, batch, precision with its scaling, software and kernel of attention."""
     groups = groups_of(found)
     measured, predicted, _ = _pairs_of(groups)
     far = np.abs(measured) > np.log1p(APART)
@@ -111,7 +111,7 @@ def quantile(values: Floats, weights: Floats, share: float) -> float:
 
 def _model_key(p: Prediction) -> tuple[Hashable, ...]:
     r = p.row
-    return (r.source, _unpadded(r.model), r.machine, r.devices, r.precision, r.software)
+    return (r.source, _unpadded(r.model), r.machine, r.devices, r.precision, r.scaling, r.software, r.attention)
 
 
 def _unpadded(model: Any) -> Any:

@@ -14,11 +14,12 @@ from meshwright.execute.proof.verification import Task
 from meshwright.execute.ranks.worker import Context
 from meshwright.execute.step import runtime
 from meshwright.execute.step.optimizer import SGD
+from meshwright.execute.step.totals import Losses
 
 
 @dataclass
 class Ran:
-    losses: list[float]
+    losses: Losses
     gradients: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     calls: Counter[Call] = field(default_factory=Counter)
     promised: Counter[Call] = field(default_factory=Counter)
@@ -32,7 +33,7 @@ def _ran(context: Context, task: Task, compile: str | None = None, *, count: boo
         task.program, task.graph, task.plan, task.values, task.constants, SGD(), context.hardware, context.groups,
         rank=context.rank, dropout=task.dropout, compile=compile,
     )  # fmt: skip
-    found = Ran([])
+    found = Ran({})
 
     def seen(stage: int, name: str, grad: Tensor) -> None:
         found.gradients[stage, name] = grad.clone()

@@ -101,7 +101,7 @@ def test_a_plan_is_as_far_from_float32_as_one_process(family: str, layout: Layou
     assert 1e-4 < one < 0.1
     assert max(_distances(task, answers, truth)) <= MOST * one
     losses = next(a.losses for a in answers if a.losses)
-    assert all(abs(a - b) <= EPS * abs(b) for a, b in zip(losses, own.one.losses, strict=True))
+    assert all(abs(a - b) <= EPS * abs(b) for a, b in zip(losses.values(), own.one.losses, strict=True))
 
 
 @pytest.mark.parametrize(("family", "layout"), CASES)

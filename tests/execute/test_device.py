@@ -86,13 +86,13 @@ def test_a_step_on_a_gpu_with_nccl_gives_the_gradients_of_the_cpu(monkeypatch: p
         runtime = Runtime(
             task.program, model.graph, plan, model.values, model.constants, SGD(STEP), place, Groups(), dropout=False
         )
-        found = Answer([])
+        found = Answer({})
 
         def seen(stage: int, name: str, grad: torch.Tensor) -> None:
             found.gradients[stage, name] = grad.cpu()
 
         runtime.seen = seen
-        found.losses = runtime.gradients(model.batch)
+        found.losses = {k: loss for (_, k), loss in runtime.gradients(model.batch).items()}
         runtime.update()
         found.updated = {(0, n): x.cpu() for n, x in runtime.locals[0].params.items()}
     finally:

@@ -52,7 +52,7 @@ def _damaged(graph: Graph) -> Iterator[tuple[str, Plan]]:
     yield "samples", replace(plan, samples=7)
     yield "schedule", replace(deep, stages=(deep.stages[0], replace(deep.stages[1], pipe=1)))
     yield "schedule", _with(plan, deal="dp")
-    row = Row((0,), (Action("F", 0, 0, span=2), Action("B", 0, 0, span=2)))
+    row = Row((0,), (Action("LOAD", "loss"), Action("F", 0, 0, span=2), Action("B", 0, 0, span=2)))
     yield "schedule", replace(plan, schedule=Schedule("custom", 2, {}, (row,)))
     row = Row((0,), (Action("F", 0, 0), Action("B", 0, 0), Action("F", 0, 1), Action("B", 0, 1), Action("UPDATE", 0)))
     yield "schedule", replace(plan, schedule=Schedule("custom", 2, {}, (row,)))

@@ -65,7 +65,7 @@ def _held(recompute: str, monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], in
     model = zoo_model("llama-3.1-8b")
     with _watched(monkeypatch) as made:
         runtime = _runtime(model, recompute)
-        flight = Flight(Moment(0, 0), dict(model.batch[0]))
+        flight = Flight(Moment(0, 0), runtime.locals[0].params, dict(model.batch[0]))
         runtime.locals[0].runner.forward(flight)
         gc.collect()
         alive = {name: ref() for name, ref in made.items() if ref() is not None}
@@ -120,8 +120,8 @@ class _Storages(TorchDispatchMode):
 
 def _left_behind(model: Model, recompute: str) -> int:
     """Bytes that a forward leaves for its backward; nothing waits for the garbage collector."""
-    runner = _runtime(model, recompute).locals[0].runner
-    flight = Flight(Moment(0, 0), dict(model.batch[0]))
+    local = _runtime(model, recompute).locals[0]
+    runner, flight = local.runner, Flight(Moment(0, 0), local.params, dict(model.batch[0]))
     gc.collect()
     gc.disable()
     try:
@@ -264,8 +264,8 @@ def test_a_split_backward_does_not_compile() -> None:
 
 def test_an_evaluation_records_nothing() -> None:
     model = zoo_model("gpt2")
-    runner = _runtime(model, "full").locals[0].runner
-    flight = Flight(Moment(0, 0), dict(model.batch[0]))
+    local = _runtime(model, "full").locals[0]
+    runner, flight = local.runner, Flight(Moment(0, 0), local.params, dict(model.batch[0]))
     saved: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x), lambda x: x):
         runner.forward(flight, record=False)

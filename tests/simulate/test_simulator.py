@@ -258,7 +258,7 @@ def test_a_stage_of_many_devices_needs_rows(graph):
 def test_what_would_be_ignored_is_refused(graph):
     plan = pipeline(graph, 2, 4)
     stale = replace(plan, schedule=replace(plan.schedule, weights=Weights(flush=False)))
-    with pytest.raises(Unsupported, match="only steps with a flush are simulated"):
+    with pytest.raises(Unsupported, match="schedule 1f1b and flush = false contradict each other"):
         simulate(problem(graph, 2), stale)
     swapped = replace(plan, stages=(plan.stages[0], replace(plan.stages[1], offload=frozenset({"loss"}))))
     with pytest.raises(Unsupported, match=r"stage 1 swaps activations to the host \(offload\)"):

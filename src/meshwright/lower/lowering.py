@@ -10,11 +10,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from ..errors import InputError
-from ..graph.ir import Graph
+from ..graph.ir import ITEM_BYTES, Graph
+from ..plan.copies import copies_of, has_copies, one_copy
 from ..plan.model import Layout, Plan, Stage
 from ..plan.pieces import in_pieces
 from ..plan.problem import Recipe
 from .atoms import Atoms
+from .copies import with_copies
 from .fold import Folded
 from .memo import memo
 from .parameters import Over
@@ -32,6 +34,9 @@ def lower(graph: Graph, plan: Plan, recipe: Recipe) -> Program:
     """
     if plan.graph != graph.digest:
         raise InputError(f"the plan is for graph {plan.graph[:12]}, not for {graph.digest[:12]}: plan this model again")
+    if has_copies(plan):
+        copies = copies_of(plan)
+        return with_copies(lower(graph, one_copy(plan), recipe), copies, float(ITEM_BYTES[recipe.grad_dtype]))
     plan = in_pieces(graph, plan)
     meshes = list(dict.fromkeys((s.mesh.axes, s.mesh.shape) for s in plan.stages))
     of = [meshes.index((s.mesh.axes, s.mesh.shape)) for s in plan.stages]

@@ -174,7 +174,8 @@ class Param:
     elements: tuple[float, float, float]
     """Largest local elements of rest, grad, state; no grad and state of what is frozen."""
     shared: tuple[int, ...] = ()
-    """Other stages that hold a copy (tied weights): one more sum over them at the end of the step."""
+    """Other stages that hold a copy (tied weights, pipes, replicas that take turns): one more sum over them at the end of
+    the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +216,8 @@ class StageCode:
     """Once a step, on representative names, each to be repeated for `Param.count` blocks."""
     inputs: tuple[tuple[str, Layout], ...] = ()
     """Graph inputs that this stage reads (each rank loads its own part)."""
+    turn: tuple[int, int] = (0, 1)
+    """(q, r): one of r replicas that take turns; it runs the micro-batches k with k mod r = q."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,10 +69,6 @@ class Chimera(Planner):
         handles=frozenset({"dag", "memory"}),
         goals=frozenset({"time"}),
         family="pipeline",
-        missing=(
-            "plans of two pipes are not run: no second model replica on a rank, no transfers in both directions",
-            "the simulator does not place gradient sums early",
-        ),
     )
     unit = "s"
 

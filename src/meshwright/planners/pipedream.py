@@ -61,7 +61,6 @@ class PipeDream(Planner):
         handles=frozenset({"dag", "memory"}),
         goals=frozenset({"time"}),
         family="pipeline",
-        missing=("asynchronous plans are neither simulated nor run: no weight stashing, no round-robin dealing",),
     )
     unit = "s"
 

@@ -87,7 +87,6 @@ class PipeDream2BW(Planner):
         handles=frozenset({"dag", "memory"}),
         goals=frozenset({"time"}),
         family="pipeline",
-        missing=("asynchronous plans are neither simulated nor run: no second weight buffer",),
     )
     unit = "s/sample"
 

@@ -68,10 +68,19 @@ class Entry:
         rows = (*self.outcome.candidates, *self.outcome.misses)
         return rows[0] if rows else None
 
+    @property
+    def staleness(self) -> int:
+        """Updates that its gradients are late at most; 0 = every step ends with a flush."""
+        found = self.outcome.simulation if self.outcome is not None else None
+        return found.staleness if found is not None else 0
+
     def order(self) -> tuple[int, float, str]:
-        """Plans that fit by step time, then plans that do not fit, then those without one."""
+        """Plans that fit by step time, those without a flush behind the others; then plans that do not fit, then those
+        without one."""
         row = self.row
-        return (2, inf, self.about.name) if row is None else (0 if row.fits else 1, row.step_s, self.about.name)
+        if row is None:
+            return 3, inf, self.about.name
+        return (2 if not row.fits else 1 if self.staleness else 0), row.step_s, self.about.name
 
     @property
     def gap(self) -> float | None:
@@ -105,7 +114,8 @@ class Comparison(Viewed):
 
     @cached_property
     def tied_with(self) -> list[int]:
-        return ties([row.step_s for _, row in self.ranked], error_model().pairs_within)
+        steps = [row.step_s for e, row in self.ranked if not e.staleness]
+        return [*ties(steps, error_model().pairs_within), *(-1 for _ in self.ranked[len(steps) :])]
 
     def show(self) -> Frame:
         """The report, in a notebook's cell."""
@@ -148,10 +158,16 @@ def compare_lines(c: Comparison, width: int) -> list[Line]:
     if starred:
         note = "* gap and optimality are for the planner's own objective, not for the step time"
         lines += [Line(t, "quiet") for t in labelled("", [note], width, indent=0)]
+    if any(e.staleness for e in c.entries):
+        note = (
+            "†k without a flush: gradients are up to k updates late, so its steps do not learn what those of the others do; "
+            "it stands behind them however short its period is"
+        )
+        lines += [Line(t, "quiet") for t in labelled("", [note], width, indent=0)]
     if c.best is not None:
         lines += [Line(t) for t in labelled("Sure?", sure(c.best)[:1], width)]
     for entry in c.entries:
-        if entry.reason and entry.order()[0] > 0:
+        if entry.reason and not _fits(entry):
             lines += [Line(t) for t in labelled("", [f"{entry.about.name}: {entry.reason}"], width, indent=0)]
     return lines
 
@@ -171,10 +187,10 @@ def _rows(c: Comparison) -> list[list[str]]:
         status = "ok" if fits else "does not fit" if row is not None else entry.status
         rows.append(
             [
-                f"{rank} {entry.about.name}",
+                f"{rank} {entry.about.name}" + (f" †{entry.staleness}" if entry.staleness else ""),
                 entry.about.family,
                 number(row.step_s) if row else MISSING,
-                MISSING if not fits or i == 0 or row is None else f"+ {_above(row.step_s / best - 1)}",
+                MISSING if not fits or i == 0 or row is None else _to_best(row.step_s / best - 1),
                 f"{100 * row.memory_bytes / c.question.usable:.0f} %" if row else MISSING,
                 f"{number(entry.claim)} {_short(entry.unit)}" if isfinite(entry.claim) else MISSING,
                 f"{percent(entry.gap)} *" if entry.gap is not None else MISSING,
@@ -183,6 +199,10 @@ def _rows(c: Comparison) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _to_best(share: float) -> str:
+    return f"{'+' if share >= 0 else '-'} {_above(abs(share))}"
 
 
 def _above(share: float) -> str:
@@ -261,6 +281,7 @@ def _record(e: Entry, best: float) -> dict[str, Any]:
         "step_s": row.step_s if row else None,
         "step_low_s": low,
         "step_high_s": high,
+        "staleness": e.staleness,
         "to_best": row.step_s / best - 1 if row is not None and fits else None,
         "memory_bytes": row.memory_bytes if row else None,
         "claim": e.claim if isfinite(e.claim) else None,

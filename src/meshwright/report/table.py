@@ -16,7 +16,7 @@ from ..simulate.result import Lane
 from .candidates import Candidate
 from .lines import Line, Style, bar, columns, labelled, listed, sums
 from .outcome import Outcome, Question
-from .words import MISSING, count, decimals_for, file_size, gib, number, percent, rounded_parts, time_part
+from .words import MISSING, count, decimals_for, file_size, gib, number, percent, plural, rounded_parts, time_part
 
 OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 NARROW = 60
@@ -181,7 +181,14 @@ def step_lines(outcome: Outcome, width: int) -> list[Line]:
     assert sim is not None
     decimals = decimals_for(sim.step_seconds)
     parts = [f"{time_part(k)} {v}" for k, v in rounded_parts(sim.seconds_by, decimals)]
-    return [Line(t) for t in sums("Step", f"{number(sim.step_seconds)} s", parts, "", width)]
+    lines = [Line(t) for t in sums("Step", f"{number(sim.step_seconds)} s", parts, "", width)]
+    if sim.staleness:
+        late = (
+            f"without a flush: the period of {count(outcome.question.batch)} samples, whose gradients are up to "
+            f"{plural(sim.staleness, 'update')} late; not the step of a plan with a flush"
+        )
+        lines += [Line(t) for t in labelled("", [late], width)]
+    return lines
 
 
 def memory_lines(outcome: Outcome, width: int) -> list[Line]:

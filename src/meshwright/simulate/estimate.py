@@ -130,7 +130,14 @@ def rank_of(orders: Orders) -> NDArray[np.int32]:
     return found
 
 
-def finish(work: Work, rank: NDArray[np.int32], end: Floats, share: float, overhead: tuple[float, float]) -> Step:
+def finish(
+    work: Work,
+    rank: NDArray[np.int32],
+    end: Floats,
+    share: float,
+    overhead: tuple[float, float],
+    ready: Floats | None = None,
+) -> Step:
     """After the pipeline: gradient sums beside the last backward, the optimizer, gathers beside the next forward.
 
     Args:
@@ -138,6 +145,8 @@ def finish(work: Work, rank: NDArray[np.int32], end: Floats, share: float, overh
         end: seconds [rank] at which a rank's last action ends.
         share: of the concurrent compute under which data-parallel communication can hide.
         overhead: `CostModel.step_overhead`.
+        ready: seconds [stage] from which on its gradients may be summed over its copies, beside what its rank still does;
+            None: from the rank's last action on.
     """
     p = len(end)
 
@@ -152,14 +161,18 @@ def finish(work: Work, rank: NDArray[np.int32], end: Floats, share: float, overh
     window = by_rank(work.backward.sum(axis=1)) + np.where(gathers, by_rank(work.forward.sum(axis=1)), 0.0)
     shown = exposed(total, window, share)
     sync = comm * np.divide(shown, total, out=np.zeros(p), where=total > 0)[:, None]
-    start, wait = end.copy(), np.zeros(p)
-    for stages, seconds in work.tied:
+    wait, reduce = np.zeros(p), KINDS.index("all_reduce")
+    at = end[rank] if ready is None else ready
+    free = np.full(p, -np.inf)  # when a rank's last sum over copies ends
+    for stages, seconds in sorted(work.tied, key=lambda x: float(at[list(x[0])].max())):
         ranks = np.unique(rank[list(stages)])
-        begin = start[ranks].max()
-        wait[ranks] += begin - start[ranks]
-        if len(ranks) > 1:
-            sync[ranks, KINDS.index("all_reduce")] += seconds
-        start[ranks] = begin + (seconds if len(ranks) > 1 else 0.0)
+        begin = max(float(at[list(stages)].max()), float(free[ranks].max()))
+        done = begin + (seconds if len(ranks) > 1 else 0.0)
+        since = np.maximum(end[ranks], free[ranks])
+        wait[ranks] += np.maximum(0.0, begin - since)
+        sync[ranks, reduce] += np.maximum(0.0, done - np.maximum(since, begin))
+        free[ranks] = done
+    start = np.maximum(end, free)
     optimizer = by_rank(work.optimizer)
     done = start + shown + optimizer
     return Step(sync, optimizer, wait, done, float(done.max()) * overhead[0] + overhead[1])

@@ -6,7 +6,7 @@ Chunk c of rank r is stage c · p + r.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,14 @@ class Orders:
     rank_ptr: NDArray[np.int64]
     stages: int
     micro_batches: int
+    reduced: Index32 = field(default_factory=lambda: np.zeros(0, np.int32))
+    """Per stage: the task after which the sum of its gradients over its copies may begin, -1 = its rank's last; empty if no
+    row says."""
+
+    @property
+    def runs(self) -> NDArray[np.int64]:
+        """Micro-batches [stage] that run on a stage."""
+        return np.bincount(self.stage[self.kind == FORWARD], minlength=self.stages)
 
     @property
     def ranks(self) -> int:
@@ -58,7 +66,7 @@ def orders(schedule: Schedule, stages: int, rows: tuple[Row, ...] = ()) -> Order
     m = schedule.micro_batches
     rows = rows or schedule.rows
     if rows:
-        return _from_rows(rows, stages, m)
+        return from_rows(rows, stages, m)
     v = chunks(schedule, stages)
     p = stages // v
     name = schedule.name
@@ -69,7 +77,7 @@ def orders(schedule: Schedule, stages: int, rows: tuple[Row, ...] = ()) -> Order
     if name in FAST:
         return _two_pass(p, v, m, warm_up(name, p, v, m, short(schedule)), breadth=name in ("gpipe", "bfs"))
     if name in GENERATORS:
-        return _from_rows(rows_of(schedule, stages), stages, m)
+        return from_rows(rows_of(schedule, stages), stages, m)
     raise Unsupported(
         f'schedule "{name}" over {stages} stages has no rows: give its rows, or use gpipe, 1f1b, interleaved, bfs or zb-h1'
     )
@@ -235,13 +243,14 @@ def _singles(
     )
 
 
-def _from_rows(rows: tuple[Row, ...], stages: int, m: int) -> Orders:
+def from_rows(rows: tuple[Row, ...], stages: int, m: int) -> Orders:
     kind: list[int] = []
     stage: list[int] = []
     micro: list[int] = []
     task: list[int] = []
     task_rank: list[int] = []
     lengths: list[int] = []
+    reduced = np.full(stages, -1, np.int32)
     for rank, row in enumerate(rows):
         before = len(kind)
         for entry in row.actions:
@@ -261,6 +270,9 @@ def _from_rows(rows: tuple[Row, ...], stages: int, m: int) -> Orders:
                     task.append(len(task_rank))
             if priced:
                 task_rank.append(rank)
+            for a in together:
+                if a.kind == "REDUCE" and isinstance(a.on, int) and len(kind) > before:
+                    reduced[a.on] = len(task_rank) - 1
         lengths.append(len(kind) - before)
     return Orders(
         kind=np.array(kind, np.int8),
@@ -271,4 +283,5 @@ def _from_rows(rows: tuple[Row, ...], stages: int, m: int) -> Orders:
         rank_ptr=np.concatenate([[0], np.cumsum(lengths)]),
         stages=stages,
         micro_batches=m,
+        reduced=reduced if (reduced >= 0).any() else np.zeros(0, np.int32),
     )

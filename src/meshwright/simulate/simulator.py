@@ -9,7 +9,7 @@ replicas cost what one costs. Plans that place single ops on single devices go t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -21,7 +21,7 @@ from ..graph.ir import Floats, Graph
 from ..lower.program import Program
 from ..plan.model import Plan
 from ..plan.problem import Problem
-from ..plan.schedules.rows import GENERATORS
+from ..plan.schedules.rows import GENERATORS, workers
 from .crowded import share_cores, slowed
 from .engine import relax
 from .estimate import Step, Work, action_seconds, collect, finish, rank_of
@@ -76,6 +76,10 @@ def simulate(
 
         program = lower(graph, plan, problem.recipe)
     pricer = pricer or Pricer(graph, problem.cluster, problem.cost, problem.recipe)
+    if not plan.schedule.weights.flush or workers(plan.schedule, len(plan.stages)):
+        from .endless import endless
+
+        return endless(problem, graph, plan, program, pricer, detail=detail)
     rows = () if plan.schedule.name in GENERATORS else plan.schedule.rows
     order = orders(plan.schedule, len(program.stages), rows)
     split = bool((order.kind == WEIGHT_GRAD).any())
@@ -91,7 +95,7 @@ def simulate(
     start = relax(tasks.fixed)
     overhead = problem.cost.step_overhead(devices)
     ended = _ends(order, tasks, start)
-    step = finish(work, rank, ended, problem.cost.overlap("data"), overhead)
+    step = finish(work, rank, ended, problem.cost.overlap("data"), overhead, _ready(order, tasks, start, ended, rank))
     return _report(problem, graph, plan, program, order, tasks, start, work, prices, sends, step, rank, devices, detail)
 
 
@@ -125,14 +129,16 @@ def _refuse(problem: Problem, graph: Graph, plan: Plan) -> None:
                     raise Unsupported(
                         f'{name} runs as "{sharding.variant}", but each op is simulated as its first configuration, "{usual}"'
                     )
-    if not plan.schedule.weights.flush:
-        raise Unsupported(
-            "weights change without a flush in this plan, but only steps with a flush are simulated: set flush"
-        )
     for k, stage in enumerate(plan.stages):
-        for field, what in (("offload", "swaps activations to the host"), ("deal", "deals micro-batches to replicas")):
-            if getattr(stage, field):
-                raise Unsupported(f"stage {k} {what} ({field}), which is not simulated: leave {field} empty")
+        if stage.offload:
+            raise Unsupported(
+                f"stage {k} swaps activations to the host (offload), which is not simulated: leave offload empty"
+            )
+        if stage.deal and plan.schedule.name != "pipedream":
+            raise Unsupported(
+                f"stage {k} deals micro-batches to replicas (deal), which is simulated under schedule pipedream only: cut the "
+                "samples instead"
+            )
 
 
 def model_flops(graph: Graph, samples: int, attention_share: float = 1.0) -> float:
@@ -167,6 +173,15 @@ def _ends(order: Orders, tasks: PipelineTasks, start: Floats) -> Floats:
     return found
 
 
+def _ready(order: Orders, tasks: PipelineTasks, start: Floats, ended: Floats, rank: NDArray[np.int32]) -> Floats | None:
+    """Seconds [stage] at which rows say that its gradients may be summed over its copies."""
+    if not len(order.reduced):
+        return None
+    done = start[: tasks.actions] + tasks.fixed.duration[: tasks.actions]
+    found: Floats = np.where(order.reduced >= 0, done[order.reduced], ended[rank])
+    return found
+
+
 def _report(
     problem: Problem,
     graph: Graph,
@@ -183,62 +198,49 @@ def _report(
     devices: int,
     detail: bool,
 ) -> Simulation:
-    m, p = order.micro_batches, order.ranks
+    p, runs = order.ranks, order.runs
     duration = tasks.fixed.duration
     busy: Floats = np.bincount(order.task_rank, duration[: tasks.actions], minlength=p).astype(np.float64)
     ended = _ends(order, tasks, start)
     slow = int(np.argmax(step.end))
     seconds = _breakdown(problem, order, work, sends, step, rank, slow, busy, ended)
-    lanes = tuple(_lane(problem.cluster, program, plan, rank, r) for r in range(p))
-    rest = np.zeros((p, len(CATEGORIES)))
-    for column, name in enumerate(("weights", "gradients", "optimizer")):
-        np.add.at(rest[:, CATEGORIES.index(name)], rank, work.static[:, column])
-    rest[:, CATEGORIES.index("buffers")] = work.workspace
-    np.add.at(rest[:, CATEGORIES.index("buffers")], rank, work.boundary)
-    peak = rest.sum(axis=1) + peaks(order, work.kept.sum(axis=1), work.buffers)
-    changes = deltas(order, work.kept, work.buffers, work.gone)
-    at_peak, times, tables = [], [], []
+    lanes = tuple(lane_of(problem.cluster, program, rank, r) for r in range(p))
     scale = problem.cost.step_overhead(devices)[0]
-    for r in range(p):
-        when, table = curve(order, r, start, start + duration, changes, rest[r])
-        at_peak.append(dict(zip(CATEGORIES, map(float, table[int(np.argmax(table.sum(axis=1)))]), strict=True)))
-        if detail:
-            times.append(when * scale)
-            tables.append(table)
+    held = memory_of(order, start * scale, (start + duration) * scale, work, rank, detail=detail)
     stages_here = np.flatnonzero(rank == slow)
-    calls = sum((m * prices[s].calls + prices[s].step_calls for s in stages_here), np.zeros(len(KINDS), np.int64))
-    moved = sum((m * prices[s].nbytes[0] + prices[s].step_bytes for s in stages_here), np.zeros(len(KINDS)))
+    calls = sum((runs[s] * prices[s].calls + prices[s].step_calls for s in stages_here), np.zeros(len(KINDS), np.int64))
+    moved = sum((runs[s] * prices[s].nbytes[0] + prices[s].step_bytes for s in stages_here), np.zeros(len(KINDS)))
     total = step.seconds
     waits = float(np.average((ended.max() - busy) / total, weights=[x.devices for x in lanes]))
     kinds = [*KINDS, "send"]
     return Simulation(
         step_seconds=total,
         samples_per_second=plan.samples / total,
-        mfu=_mfu(problem, graph, plan, program, total),
+        mfu=mfu_of(problem, graph, plan, program, total),
         bubble=waits,
         exposed_communication=sum(seconds.get(k, 0.0) for k in kinds),
         lanes=lanes,
-        peak=peak,
-        peak_by=tuple(at_peak),
-        memory_at=tuple(times),
-        memory=tuple(tables),
+        peak=held.peak,
+        peak_by=held.peak_by,
+        memory_at=held.times,
+        memory=held.tables,
         seconds_by=seconds,
         events=events(order, tasks, start, work, prices, sends, step, rank, scale) if detail else (),
         priced_by=problem.cost.name,
         calls_by={k: int(n) for k, n in zip(KINDS, calls, strict=True) if n},
         bytes_by={k: float(b) for k, b in zip(KINDS, moved, strict=True) if b},
         lane_seconds=tuple(
-            _by_phase(_breakdown(problem, order, work, sends, step, rank, r, busy, ended), work, rank == r, m)
+            _by_phase(_breakdown(problem, order, work, sends, step, rank, r, busy, ended), work, rank == r, runs)
             for r in range(p if detail else 0)
         ),
     )
 
 
 def _by_phase(
-    seconds: Mapping[str, float], work: Work, here: NDArray[np.bool_], micro_batches: int
+    seconds: Mapping[str, float], work: Work, here: NDArray[np.bool_], runs: NDArray[np.int64]
 ) -> dict[str, float]:
-    """The parts of a lane's step with its compute told apart by phase."""
-    forward, backward = (micro_batches * float(x[here, 0].sum()) for x in (work.forward, work.backward))
+    """The parts of a lane's step with its compute told apart by phase. `runs`: micro-batches of each stage."""
+    forward, backward = (float((runs * x[:, 0])[here].sum()) for x in (work.forward, work.backward))
     return {"forward": forward, "backward": backward, **{k: v for k, v in seconds.items() if k != "compute"}}
 
 
@@ -258,10 +260,8 @@ def _breakdown(
     Without the time of its sends the same order of actions would end earlier: that difference is "send". What it still
     waits is the bubble. The host, stragglers and fixed work are "idle".
     """
-    m = order.micro_batches
     here = rank == slow
-    parts = m * (work.forward + work.backward)[here].sum(axis=0)
-    seconds = {name: float(x) for name, x in zip(PARTS[:-1], parts[:-1], strict=True) if x or name == "compute"}
+    seconds = named_parts((order.runs[:, None] * (work.forward + work.backward))[here].sum(axis=0))
     for kind, x in zip(KINDS, step.sync[slow], strict=True):
         if x:
             seconds[kind] = seconds.get(kind, 0.0) + float(x)
@@ -281,7 +281,52 @@ def _breakdown(
     return seconds
 
 
-def _lane(cluster: Cluster, program: Program, plan: Plan, rank: NDArray[np.int32], r: int) -> Lane:
+def named_parts(parts: Floats) -> dict[str, float]:
+    """Seconds [PARTS] by name."""
+    return {name: float(x) for name, x in zip(PARTS[:-1], parts[:-1], strict=True) if x or name == "compute"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """Memory of all lanes."""
+
+    peak: Floats
+    peak_by: tuple[Mapping[str, float], ...]
+    times: tuple[Floats, ...] = ()
+    tables: tuple[Floats, ...] = ()
+
+    def window(self, first: float, length: float) -> Held:
+        """The curves over this stretch of time, from its beginning on."""
+        times, tables = [], []
+        for when, table in zip(self.times, self.tables, strict=True):
+            at = max(0, int(np.searchsorted(when, first, side="right")) - 1)
+            end = int(np.searchsorted(when, first + length, side="left"))
+            times.append(np.maximum(when[at:end] - first, 0.0))
+            tables.append(table[at:end])
+        return Held(self.peak, self.peak_by, tuple(times), tuple(tables))
+
+
+def memory_of(order: Orders, start: Floats, end: Floats, work: Work, rank: NDArray[np.int32], *, detail: bool) -> Held:
+    """What each lane holds. `start`, `end`: seconds of all action tasks; `detail`: the curves, too."""
+    p = order.ranks
+    rest = np.zeros((p, len(CATEGORIES)))
+    for column, name in enumerate(("weights", "gradients", "optimizer")):
+        np.add.at(rest[:, CATEGORIES.index(name)], rank, work.static[:, column])
+    rest[:, CATEGORIES.index("buffers")] = work.workspace
+    np.add.at(rest[:, CATEGORIES.index("buffers")], rank, work.boundary)
+    peak = rest.sum(axis=1) + peaks(order, work.kept.sum(axis=1), work.buffers)
+    changes = deltas(order, work.kept, work.buffers, work.gone)
+    at_peak, times, tables = [], [], []
+    for r in range(p):
+        when, table = curve(order, r, start, end, changes, rest[r])
+        at_peak.append(dict(zip(CATEGORIES, map(float, table[int(np.argmax(table.sum(axis=1)))]), strict=True)))
+        if detail:
+            times.append(when)
+            tables.append(table)
+    return Held(peak, tuple(at_peak), tuple(times), tuple(tables))
+
+
+def lane_of(cluster: Cluster, program: Program, rank: NDArray[np.int32], r: int) -> Lane:
     stages = tuple(int(s) for s in np.flatnonzero(rank == r))
     mesh = program.stages[stages[0]].mesh
     first, n = int(mesh.devices[0]), len(mesh.devices)
@@ -293,7 +338,7 @@ def _lane(cluster: Cluster, program: Program, plan: Plan, rank: NDArray[np.int32
     return Lane(name, n, first, stages)
 
 
-def _mfu(problem: Problem, graph: Graph, plan: Plan, program: Program, seconds: float) -> float:
+def mfu_of(problem: Problem, graph: Graph, plan: Plan, program: Program, seconds: float) -> float:
     """NaN where a device has no peak for the dtype that it computes in."""
     recipe, cluster = problem.recipe, problem.cluster
     dtype = recipe.matmul_dtype or recipe.compute_dtype

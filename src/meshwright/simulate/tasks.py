@@ -69,11 +69,14 @@ def chain(p: int, v: int, lag_forward: Floats, lag_backward: Floats, nbytes: flo
     )
 
 
-def pipeline_tasks(orders: Orders, seconds: Floats, sends: Sends) -> PipelineTasks:
+def pipeline_tasks(
+    orders: Orders, seconds: Floats, sends: Sends, after: tuple[Index32, Index32] | None = None
+) -> PipelineTasks:
     """All tasks of one step.
 
     Args:
         seconds: [kind, stage] of one micro-batch, kinds as in `pipeline.KINDS`.
+        after: pairs of tasks of which the second waits for the first, besides what values flow between.
     """
     stages, m = orders.stages, orders.micro_batches
     n = len(orders.task_rank)
@@ -92,6 +95,8 @@ def pipeline_tasks(orders: Orders, seconds: Floats, sends: Sends) -> PipelineTas
         sources.append(source[there])
         targets.append(target[there])
 
+    if after is not None:
+        edge(*after)
     # A stage whose gradient comes from elsewhere has its backward after its forward by that way.
     ends = np.ones(stages, bool)
     ends[sends.src[sends.gradient]] = False

@@ -14,15 +14,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...graph.ir import Graph
-from ...lower.parameters import STAGES
 from ...lower.program import GRAD, Instr, Program, StageCode
 from ...plan.layout import interval, local_shape
 from ..ops.halo import place
 from ..ops.params import dtype_of, master_dtype
 from ..ranks.collectives import Atom, atoms
-from ..ranks.mesh_groups import Groups, Members, MeshView, ranks_of, sharing
+from ..ranks.mesh_groups import Groups, Members, MeshView, ranks_of
 from ..stage.gathers import Gather, again, gathers_of, group_legs, groups_of, without
 from ..step.buckets import CAPACITY, buckets_of, legs
+from ..step.copies import shared_of
 from ..step.rows import Leg
 from ..torch_compat import c10d_operators, group_members
 
@@ -63,21 +63,28 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def expected(
-    program: Program, graph: Graph, micro_batches: int, rank: int, bucket_bytes: int = CAPACITY, *, parted: bool = False
+    program: Program,
+    graph: Graph,
+    micro_batches: int | Mapping[int, int],
+    rank: int,
+    bucket_bytes: int = CAPACITY,
+    *,
+    parted: bool = False,
 ) -> Counter[Call]:
     """What one rank must be asked for in one step of an unrolled program, transfers and reported totals left out.
 
-    `parted`: the schedule's backward comes in two parts.
+    `micro_batches`: of all stages, or by stage. `parted`: the schedule's backward comes in two parts.
     """
     ranks = ranks_of(program)
-    found: Counter[Call] = Counter()
+    found = _over_stages(program, graph, rank)
     for stage in program.stages:
         places = [ranks[d] for d in stage.mesh.devices]
         if rank not in places:
             continue
         view = MeshView(stage.mesh, rank, ranks, Groups())
         gathers = () if parted else gathers_of(stage)
-        for times, instr, reader in _occurrences(stage, gathers, micro_batches):
+        count = micro_batches if isinstance(micro_batches, int) else micro_batches[stage.stage]
+        for times, instr, reader in _occurrences(stage, gathers, count):
             who = view.members(instr.axes)
             if len(who) > 1:
                 size = (
@@ -87,11 +94,10 @@ def expected(
                 )
                 kind = "all_to_all" if instr.kind == "halo" else str(instr.collective)
                 found[kind, size, tuple(sorted(who))] += times
-        found.update(_tied(program, stage, graph, view))
-        found.update(bucketed(stage, graph, view, micro_batches, bucket_bytes, parted=parted))
+        found.update(bucketed(stage, graph, view, count, bucket_bytes, parted=parted))
         for group in groups_of(gathers, graph, bucket_bytes) + groups_of(again(gathers, stage), graph, bucket_bytes):
             item = dtype_of(graph.tensor[group.members[0].param]).itemsize
-            _add(found, group_legs(group, graph, view), micro_batches, item, view)
+            _add(found, group_legs(group, graph, view), count, item, view)
     return found
 
 
@@ -103,15 +109,25 @@ def _add(found: Counter[Call], steps: Iterable[Leg], times: int, item: int, view
             found[str(leg.rows.collective), leg.rows.elements * item, who] += times
 
 
-def _tied(program: Program, stage: StageCode, graph: Graph, view: MeshView) -> Counter[Call]:
-    """Sums of tied weights over stages."""
+def _over_stages(program: Program, graph: Graph, rank: int) -> Counter[Call]:
+    """Sums over the stages that hold copies of weights: one a set of stages."""
+    ranks, groups = ranks_of(program), Groups()
+    views = {
+        s.stage: MeshView(s.mesh, rank, ranks, groups)
+        for s in program.stages
+        if rank in {ranks[d] for d in s.mesh.devices}
+    }
     found: Counter[Call] = Counter()
-    for instr in stage.update:
-        if instr.axes == (STAGES,) and instr.communicates and instr.before is not None:
-            who = _sharers(program, stage, instr.on, view.rank, view.position)
-            if len(who) > 1:
-                held = prod(local_shape(instr.before, graph.tensor[instr.on].shape, stage.mesh, view.coords))
-                found["all_reduce", held * master_dtype(graph.tensor[instr.on]).itemsize, tuple(sorted(who))] += 1
+    for shared in shared_of(program, graph, views):
+        stage = shared.own[0]
+        layout = {p.name: p.grad for p in program.stages[stage].params}
+        held = sum(
+            prod(local_shape(layout[n], graph.tensor[n].shape, views[stage].mesh, views[stage].coords))
+            for n in shared.names
+        )
+        if len(shared.members) > 1:
+            size = held * master_dtype(graph.tensor[shared.names[0]]).itemsize
+            found["all_reduce", size, tuple(sorted(shared.members))] += 1
     return found
 
 
@@ -130,14 +146,6 @@ def bucketed(
         ):
             _add(found, legs(steps, bucket, graph, view), times, size, view)
     return found
-
-
-def _sharers(program: Program, stage: StageCode, param: str, rank: int, position: int) -> Members:
-    """Ranks that sum a tied weight. Copies on one rank are summed there first and count once, with the first of them."""
-    ranks = ranks_of(program)
-    stages = sorted((stage.stage, *next(p for p in stage.params if p.name == param).shared))
-    first = next(s for s in stages if rank in {ranks[d] for d in program.stages[s].mesh.devices})
-    return sharing(program, ranks, stages, position) if first == stage.stage else ()
 
 
 def _occurrences(

@@ -8,7 +8,7 @@ stands in docs/refusals.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -16,16 +16,18 @@ from ...errors import Unsupported
 from ...graph.ir import Graph
 from ...lower import lower
 from ...lower.program import Program
+from ...plan.copies import copies_of
 from ...plan.model import Action, Plan
 from ...plan.problem import Recipe
-from ...plan.schedules import rows
+from ...plan.schedules import rows, workers
 
 REASONS: Mapping[str, str] = MappingProxyType(
     {
         "samples": "The samples of a step do not fall into equal micro-batches.",
-        "schedule": "The schedule says what no rank carries out: several pipes, replicas that "
-        "take turns, transfers or single ops written out, one action on several micro-batches.",
-        "flush": "Weights change without a flush (PipeDream and its kin), so several versions of them are read at once.",
+        "schedule": "The schedule says what no rank carries out: transfers or single ops written out, pipes "
+        "that are no copies of each other, replicas that take turns in a step with a flush.",
+        "flush": "Weights change without a flush, but not as in pipedream or 2bw: under another schedule, in a stage whose "
+        "weights another stage holds too, or several stages on one device.",
         "frozen": "Some parameters are frozen, or activations in front of them are kept from step to step.",
         "rewritten": "The plan speaks of a rewritten graph: the module that is run computes the original one.",
         "meshes": "A device stands twice in one mesh.",
@@ -86,6 +88,7 @@ def _refusals(plan: Plan, graph: Graph) -> Iterator[Refusal]:
     except Unsupported as error:
         yield Refusal(error.reason, error.message)
         return
+    yield from _of_weights(plan, program)
     yield from _of_ops(program, graph)
 
 
@@ -98,10 +101,16 @@ def _of_fields(plan: Plan) -> Iterator[Refusal]:
             f"{plan.samples} samples do not fall into {micro_batches} equal micro-batches, which is priced, not run: "
             f"take {-(-plan.samples // micro_batches) * micro_batches} samples",
         )
-    if not plan.schedule.weights.flush:
+    endless = workers(plan.schedule, len(plan.stages))
+    if not plan.schedule.weights.flush and not endless:
         yield Refusal(
             "flush",
-            f"schedule {plan.schedule.name} changes weights without a flush, which is priced, not run: take 1f1b",
+            f"schedule {plan.schedule.name} changes weights without a flush, but has no order of updates: take pipedream or 2bw",
+        )
+    if plan.schedule.weights.flush and endless:
+        yield Refusal(
+            "flush",
+            f"schedule {plan.schedule.name} never flushes, but the plan's weights say that it does: set flush = false",
         )
     if plan.frozen or plan.cached:
         name = min(plan.frozen or plan.cached)
@@ -111,10 +120,11 @@ def _of_fields(plan: Plan) -> Iterator[Refusal]:
             "rewritten", "the plan is for a rewritten graph, which is priced, not run: plan without rewriting"
         )
     for k, stage in enumerate(plan.stages):
-        if stage.deal:
+        if stage.deal and plan.schedule.name != "pipedream":
             yield Refusal(
                 "schedule",
-                f"stage {k} deals micro-batches to its replicas in turn, which is priced, not run: cut the samples instead",
+                f"stage {k} deals micro-batches to its replicas in turn, which runs under schedule pipedream only: cut the samples "
+                "instead",
             )
         if len(set(stage.mesh.devices)) != len(stage.mesh.devices):
             yield Refusal(
@@ -125,27 +135,56 @@ def _of_fields(plan: Plan) -> Iterator[Refusal]:
 
 def _of_schedule(plan: Plan) -> Iterator[Refusal]:
     schedule = plan.schedule
-    if len({stage.pipe for stage in plan.stages}) > 1:
-        yield Refusal("schedule", f"schedule {schedule.name} runs several pipes, which is priced, not run: take 1f1b")
-        return
     table = rows(plan)
+    endless = bool(workers(schedule, len(plan.stages)))
     for action in (a for row in table for pair in row.actions for a in (pair if isinstance(pair, tuple) else (pair,))):
-        if not _runs(action):
+        if not _runs(action, endless):
             yield Refusal(
                 "schedule",
-                f"schedule {schedule.name} has {_words(action)}, which is priced, not run: take 1f1b",
+                f"schedule {schedule.name} has actions {action.kind}, which are priced, not run: take 1f1b",
             )
             return
 
 
-def _runs(action: Action) -> bool:
-    return action.kind in ("F", "B", "I", "W") and isinstance(action.on, int) and action.span == 1
+def _runs(action: Action, endless: bool) -> bool:
+    known = ("F", "B", "UPDATE") if endless else ("F", "B", "I", "W", "REDUCE")
+    return action.kind in known and isinstance(action.on, int)
 
 
-def _words(action: Action) -> str:
-    if action.span != 1:
-        return f"an action {action.kind} on {action.span} micro-batches at once"
-    return f"actions {action.kind}"
+def _of_weights(plan: Plan, program: Program) -> Iterator[Refusal]:
+    """What weights that change without a flush cannot be."""
+    from ..stage.gathers import gathers_of
+
+    weights = plan.schedule.weights
+    if weights.flush:
+        return
+    own = [copy.stage for copy in copies_of(plan)]
+    for code in program.stages:
+        for p in code.params:
+            other = next((own[s] for s in p.shared if own[s] != own[code.stage]), None)
+            if other is not None:
+                yield Refusal(
+                    "flush",
+                    f"{p.name} is in stages {own[code.stage]} and {other}, which change it at different times without a flush: "
+                    "give them one stage, untie it, or take 1f1b",
+                )
+                return
+        if not weights.stash and gathers_of(code):
+            yield Refusal(
+                "flush",
+                f"stage {code.stage} gathers its weights for use, and its backward would read others than were gathered: "
+                "set stash = true, or let parameters rest whole",
+            )
+            return
+    devices = [d for code in program.stages for d in code.mesh.devices]
+    if len(set(devices)) < len(devices):
+        yield Refusal(
+            "flush", f"device {_twice(devices)} has several stages, which change without a flush: give each its own"
+        )
+
+
+def _twice(devices: Sequence[int]) -> int:
+    return next(d for k, d in enumerate(devices) if d in devices[:k])
 
 
 def _of_ops(program: Program, graph: Graph) -> Iterator[Refusal]:

@@ -19,6 +19,7 @@ from ...graph.source import ModelSource
 from ...graph.zoo import Shrink
 from ...lower.atoms import refine
 from ...lower.fold import fold
+from ...plan.copies import has_copies, one_copy
 from ...plan.lookup import entry_range, span_entry
 from ...plan.model import Cut, Layout, Plan, Schedule, Stage, Storage
 
@@ -99,6 +100,12 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
     Raises:
         Unsupported: a model without a scaled-down form of the same structure.
     """
+    if any(s.deal for s in plan.stages):
+        raise Unsupported(
+            "stages whose replicas take turns cannot be scaled down: verify this plan at full size", reason="scale"
+        )
+    if has_copies(plan):
+        return _pipes(plan, graph, source, seq, ranks)
     meshes = {s.mesh.axes: s.mesh for s in plan.stages}
     if len(meshes) != 1:
         raise Unsupported(
@@ -136,12 +143,37 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
     casts = frozenset(name for op in graph.ops if op.kind in CASTS for name in (op.name, *op.outputs))
     stages = _stages(plan, small, found, kept, spans, mesh, lengths, casts)
     args = {**plan.schedule.args, "v": new_chunks} if "v" in plan.schedule.args else plan.schedule.args
-    schedule = Schedule(plan.schedule.name, micro_batches, args, (), plan.schedule.weights)
+    weights = plan.schedule.weights
+    if weights.update_every == plan.schedule.micro_batches:
+        weights = replace(weights, update_every=micro_batches)
+    schedule = Schedule(plan.schedule.name, micro_batches, args, (), weights)
     dropped = _untested(plan, graph)
     new = Plan(small.digest, micro_batch * micro_batches, stages.stages, schedule, plan.frozen & set(small.tensor))
     words = _words(source, graph, small, mesh, lengths, depth, new_depth)
     left_out = (*dropped, *stages.dropped)
     return Scaled(new, small, shrink, shrink.seq, prod(lengths) * new_depth, words, left_out, exact(graph))
+
+
+def _pipes(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int) -> Scaled:
+    """One pipe scaled down, then there and back: two pipes of two stages stand for any number."""
+    schedule = plan.schedule
+    if schedule.name not in ("chimera", "dualpipe"):
+        raise Unsupported(
+            f"several pipes under schedule {schedule.name} cannot be scaled down: verify this plan at full size",
+            reason="scale",
+        )
+    one = one_copy(plan)
+    small = scaled(replace(one, schedule=Schedule("1f1b", schedule.micro_batches)), graph, source, seq, ranks)
+    down = small.plan.stages
+    up = tuple(replace(s, mesh=mesh, pipe=1) for s, mesh in zip(down, reversed([s.mesh for s in down]), strict=True))
+    whole = schedule.name == "chimera" and schedule.micro_batches <= len(one.stages)
+    m = len(down) if whole else 2 * len(down)
+    each = small.plan.samples // small.plan.schedule.micro_batches
+    args = {"f": 1, "form": schedule.args.get("form", "direct")} if schedule.name == "chimera" else {}
+    return replace(
+        small,
+        plan=replace(small.plan, samples=each * m, stages=(*down, *up), schedule=Schedule(schedule.name, m, args)),
+    )
 
 
 # ------------------------------------------------------------------ structure

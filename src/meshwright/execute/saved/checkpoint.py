@@ -84,6 +84,7 @@ class Checkpoints:
         """
         self.wait()
         runtime = self._runtime
+        runtime.settle()
         staged = {name: [p.staged() for p in parts] for name, parts in _everything(runtime).items()}
         training = _packed({
             "groups": _hyperparameters(runtime.optimizer),

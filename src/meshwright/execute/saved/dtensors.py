@@ -97,6 +97,7 @@ class StateDict:
     def tensors(self) -> dict[str, Tensor]:
         """Name in the user's module (every name of a tied parameter) -> its DTensor, on this rank's stages; a plain tensor in
         a single process without a group. Values that have a form share the masters' memory. Collective."""
+        self._runtime.settle()
         found: dict[str, Tensor] = {}
         for (stage, name), master in self._runtime.masters.items():
             if not self._meshes:
@@ -159,5 +160,4 @@ class StateDict:
             if part.data_ptr() != master.data_ptr():
                 with torch.no_grad():
                     master.copy_(part.reshape(master.shape))
-        for held in self._runtime.locals.values():
-            held.weights.publish()
+        self._runtime.spread()

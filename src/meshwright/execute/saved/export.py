@@ -78,6 +78,7 @@ def must_be_writable(path: str | Path) -> None:
 
 
 def _from_runtime(runtime: Runtime, draft: Path, dtype: torch.dtype | None) -> None:
+    runtime.settle()
     params = list(runtime.graph.params())
     shapes = {p.name: (p.shape, _as(getattr(torch, p.dtype), dtype)) for p in params}
     as_first(lambda: _made(draft, shapes), runtime.rank)

@@ -19,6 +19,8 @@ Finished: TypeAlias = Callable[[Mapping[str, Tensor]], None]
 @dataclass(slots=True)
 class Flight:
     moment: Moment
+    weights: Mapping[str, Tensor]
+    """Parts at rest of the stage's parameters: the version that this micro-batch reads, forward and backward."""
     values: dict[str, Tensor] = field(default_factory=dict)
     """Values that later segments, other stages or the rerun lists read; none carries a gradient of torch."""
     grads: dict[str, Tensor] = field(default_factory=dict)

@@ -166,26 +166,28 @@ class Gathered:
 class Gathering:
     """Carries groups out on one rank, always in the order in which they are given."""
 
-    def __init__(self, groups: Sequence[Group], graph: Graph, view: MeshView, params: Mapping[str, Tensor]) -> None:
-        """`params`: parts at rest, read at each use."""
-        self.groups, self._params = groups, params
+    def __init__(self, groups: Sequence[Group], graph: Graph, view: MeshView) -> None:
+        self.groups = groups
         self._dtypes = [dtype_of(graph.tensor[g.members[0].param]) for g in groups]
         self._legs = [group_legs(g, graph, view) for g in groups]
         self._under_way: dict[int, Sent] = {}
 
-    def take(self, k: int) -> dict[str, Tensor]:
-        """The values of group k. The next group's collective begins before this one's is waited for."""
+    def take(self, k: int, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The values of group k. The next group's collective begins before this one's is waited for.
+
+        `weights`: parts at rest, the same ones until the last group is taken.
+        """
         with torch.no_grad():
-            self._start(k)
+            self._start(k, weights)
             if k + 1 < len(self.groups):
-                self._start(k + 1)
+                self._start(k + 1, weights)
             first = self._under_way.pop(k).received()
             values = through(self._legs[k][1:], first, self._dtypes[k])
         return dict(zip(self.groups[k].values, values, strict=True))
 
-    def _start(self, k: int) -> None:
+    def _start(self, k: int, weights: Mapping[str, Tensor]) -> None:
         if k not in self._under_way:
-            own = [self._params[g.param] for g in self.groups[k].members]
+            own = [weights[g.param] for g in self.groups[k].members]
             self._under_way[k] = self._legs[k][0].start(own, self._dtypes[k])
 
 

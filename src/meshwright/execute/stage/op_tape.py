@@ -88,16 +88,18 @@ class OpTape:
         graph: Graph,
         view: MeshView,
         constants: Mapping[str, Tensor],
-        params: Mapping[str, Tensor],
         *,
         outputs: Iterable[str] = (),
         device: torch.device | None = None,
         seed: int = 0,
         dropout: bool = True,
+        stash: bool = True,
     ) -> None:
-        """`code`: of an unrolled program. `params`: parts at rest, read at each use. `outputs`: values kept for others."""
+        """`code`: of an unrolled program. `outputs`: values kept for others. `stash`: see `StageRunner`."""
         self.code, self.graph, self.view = code, graph, view
-        self.constants, self.params = constants, params
+        self.constants = constants
+        self._loose = frozenset() if stash else frozenset(p.name for p in code.params)
+        """Weights that the backward reads as they are then."""
         device = device or torch.device("cpu")
         self._token = torch.empty(0, requires_grad=True, device=device)
         place = Place(graph, view, device, seed, dropout)
@@ -122,7 +124,7 @@ class OpTape:
         )
 
     def _weight_side(self, segment: Segment) -> frozenset[str]:
-        derived: set[str] = set(self.params)
+        derived = {p.name for p in self.code.params}
         for instr in segment.forward:
             known = [name for name in instr.inputs if name not in self.constants]
             if known and all(name in derived for name in known):
@@ -171,7 +173,7 @@ class OpTape:
                 values[instr.outputs[0]] = apply(instr, operands[0], self._shape(instr.on), self.view)
 
     def _value(self, name: str, values: Mapping[str, Tensor], flight: Flight) -> Tensor:
-        for source in (values, flight.values, self.params, self.constants):
+        for source in (values, flight.values, flight.weights, self.constants):
             if name in source:
                 return source[name]
         raise ExecutionError(f'stage {self.code.stage} reads "{name}", which nothing made: the program is damaged')
@@ -188,7 +190,7 @@ class OpTape:
             with torch.no_grad():
                 return call(operands, flight.moment)
         remade = frozenset() if instr.on in code.taped_later else code.remade
-        with torch.enable_grad(), _saving(operands, instr.inputs, remade, flight):
+        with torch.enable_grad(), _saving(operands, instr.inputs, remade | self._loose, flight):
             entered = Entry.apply(self._token, *(operands[k] for k in floats))  # type: ignore[no-untyped-call]
             for k, x in zip(floats, entered, strict=True):
                 operands[k] = x
@@ -224,7 +226,7 @@ class OpTape:
             flight.tape.later, flight.tape.again, flight.values = [], {}, {}
             return
         for code in reversed(self._segments):
-            flight.tape.again = {}
+            flight.tape.again = {name: flight.weights[name] for name in self._loose}
             for instr in code.segment.rerun:
                 self._execute(code, instr, flight, flight.tape.again, record=True)
             for k, instr in enumerate(code.segment.backward):

@@ -190,28 +190,30 @@ class StageRunner:
         graph: Graph,
         view: MeshView,
         constants: Mapping[str, Tensor],
-        params: Mapping[str, Tensor],
         *,
         outputs: Iterable[str] = (),
         device: torch.device | None = None,
         seed: int = 0,
         dropout: bool = True,
+        stash: bool = True,
         compile: str | None = None,
         bucket_bytes: int = CAPACITY,
     ) -> None:
-        """`code`: of an unrolled program. `params`: parts at rest, read at each use. `outputs`: values kept for others.
+        """`code`: of an unrolled program. `outputs`: values kept for others.
 
-        `compile`: a backend of torch.compile for the islands. `bucket_bytes`: of parameters that are gathered together.
+        `stash`: the backward reads the weights of the forward; else those that the flight has when the backward begins,
+        with all else as the forward kept it. `compile`: a backend of torch.compile for the islands. `bucket_bytes`: of
+        parameters that are gathered together.
         """
         self.code, self.graph, self.view = code, graph, view
-        self.constants, self.params = constants, params
+        self.constants, self.stash = constants, stash
         device = device or torch.device("cpu")
         self._token = torch.empty(0, requires_grad=True, device=device)
         place = Place(graph, view, device, seed, dropout)
         builder = Builder(place, compile)
         gathered = Gathered(code, graph, bucket_bytes)
-        self._gathering = Gathering(gathered.groups, graph, view, params)
-        self._regathering = Gathering(gathered.again, graph, view, params)
+        self._gathering = Gathering(gathered.groups, graph, view)
+        self._regathering = Gathering(gathered.again, graph, view)
         completes, code = completed(code), gathered.left
         readers = _Readers(code, frozenset(outputs))
         self._kept = frozenset(readers.kept)
@@ -245,7 +247,11 @@ class StageRunner:
         ]
 
     def _forward(self, code: _Code, release: Sequence[Sequence[str]], flight: Flight, record: bool) -> _Taped:
-        taped = _Taped(again=Again() if (code.rerun or code.regathers) and record else None)
+        other = bool(code.rerun or code.regathers) or not self.stash
+        taped = _Taped(again=Again() if other and record else None)
+        if taped.again and not self.stash:
+            for name, x in flight.weights.items():
+                taped.again.remade(name, x)
         values = self._enter(code.entry, [self._value(n, {}, flight) for n in code.entry], taped) if record else {}
         for u, unit in enumerate(code.units):
             for group in code.gathers.get(u, ()):
@@ -284,7 +290,7 @@ class StageRunner:
         self, code: _Code, k: int, values: dict[str, Tensor], flight: Flight, taped: _Taped, record: bool
     ) -> None:
         """A group of parameters. The gradient of each is that of the gathered value, not yet summed."""
-        found = self._gathering.take(k)
+        found = self._gathering.take(k, flight.weights)
         if record:
             params = [g.param for g in self._gathering.groups[k].members]
             entered = self._enter(params, list(found.values()), taped)
@@ -315,7 +321,7 @@ class StageRunner:
             values[move.target] = move.run(x, self.view, taped.done) if grad else move.forward(x, self.view)
 
     def _value(self, name: str, values: Mapping[str, Tensor], flight: Flight) -> Tensor:
-        for source in (values, flight.values, self.params, self.constants):
+        for source in (values, flight.values, flight.weights, self.constants):
             if name in source:
                 return source[name]
         raise ExecutionError(f'stage {self.code.stage} reads "{name}", which nothing made: the program is damaged')
@@ -364,8 +370,10 @@ class StageRunner:
 
     def _rerun(self, code: _Code, again: Again, flight: Flight) -> None:
         """The rerun list, recording what its ops save."""
+        if not self.stash:
+            again.values.update(flight.weights)
         for k in code.regathers:
-            again.values.update(self._regathering.take(k))
+            again.values.update(self._regathering.take(k, flight.weights))
         for step in code.rerun:
             if isinstance(step, Instr):
                 x = self._value(step.inputs[0], again.values, flight)

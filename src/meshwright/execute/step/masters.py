@@ -43,8 +43,12 @@ class Masters:
             else:
                 self.params[p.name] = values.part(described, p.rest, view).to(device, dtype)
 
-    def publish(self) -> None:
-        """Updated masters into the parts at rest."""
+    def publish(self, *, fresh: bool = False) -> None:
+        """Updated masters into the parts at rest. `fresh`: into new ones, those of before stay as they are."""
+        if fresh:
+            self.params = {
+                name: torch.empty(x.shape, dtype=x.dtype, device=x.device) for name, x in self.params.items()
+            }
         with torch.no_grad():
             self._publish()
 

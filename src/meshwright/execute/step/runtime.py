@@ -4,16 +4,18 @@
                                                                      └▶ gradients into buckets, sums launched (sums.py)
     after the last action: sums of tied weights, what is left of the sums, optimizer, gathers of updated parameters
 
+Without a flush (pipedream, 2bw) there is no last action: see `endless`.
+
 A table of actions that is free of deadlock with rendezvous sends is free of deadlock here: sends do not block.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...errors import ExecutionError, Unsupported
@@ -21,22 +23,24 @@ from ...graph.ir import Graph
 from ...lower.program import GRAD, Param, Program, StageCode
 from ...plan.model import Action, Plan, Row
 from ...plan.pieces import rows_in_turn
-from ...plan.schedules import rows
+from ...plan.schedules import rows, workers
 from ..ops.params import Values
 from ..ops.site import Moment
 from ..ranks.clock import BACKWARD, FORWARD, UPDATE, Clock
 from ..ranks.device import Hardware
-from ..ranks.mesh_groups import Groups, MeshView, needed_groups, ranks_of, sharing
+from ..ranks.mesh_groups import Groups, MeshView, needed_groups, ranks_of
 from ..stage.flight import Flight, Part
 from ..stage.op_tape import OpTape
 from ..stage.stage import StageRunner
 from .buckets import CAPACITY, buckets_of, joint_axes
+from .copies import CopySums, shared_of
+from .endless import Endless
 from .exchange import Exchange, exchanged
 from .masters import Masters
 from .optimizer import MakeOptimizer, made
 from .shares import Rows, own_input
 from .sums import Sums
-from .totals import StepResult, Totals, clipped
+from .totals import Losses, StepResult, Totals, clipped
 from .transfers import Transfers
 
 MicroBatch = Mapping[str, Tensor]
@@ -47,7 +51,7 @@ PARTS: Mapping[str, Part] = {"B": "all", "I": "input", "W": "weight"}
 
 
 @dataclass(slots=True)
-class _Local:
+class Local:
     """One stage that this rank holds."""
 
     code: StageCode
@@ -72,16 +76,25 @@ def actions_of(plan: Plan, program: Program, rank: int) -> tuple[Action, ...]:
     `why_not` has refused what no rank can do.
     """
     ranks = ranks_of(program)
+    endless = workers(plan.schedule, len(plan.stages))
+    if endless:
+        return tuple(
+            replace(a, on=s.stage)
+            for s in program.stages
+            if rank in {ranks[d] for d in s.mesh.devices}
+            for a in endless[s.stage].table(max(1, plan.schedule.micro_batches))
+        )
     mine = {s.stage for s in program.stages if rank in {ranks[d] for d in s.mesh.devices}}
     found: tuple[Row, ...] = rows(plan)
     if not found:
         found = rows_in_turn([s.mesh for s in program.stages], max(1, plan.schedule.micro_batches))
     return tuple(
-        a
+        replace(a, micro_batch=k, span=1)
         for row in found
         for pair in row.actions
         for a in (pair if isinstance(pair, tuple) else (pair,))
         if a.on in mine
+        for k in range(a.micro_batch, a.micro_batch + a.span)
     )
 
 
@@ -90,6 +103,20 @@ def parted(plan: Plan) -> bool:
     found: tuple[Row, ...] = rows(plan) if plan.schedule.name != "dataflow" else ()
     pairs = (pair if isinstance(pair, tuple) else (pair,) for row in found for pair in row.actions)
     return any(a.kind in ("I", "W") for pair in pairs for a in pair)
+
+
+def forwards_of(plan: Plan) -> Mapping[int, int]:
+    """Stage -> micro-batches that run on it in one step: of several pipes each has its share."""
+    found: tuple[Row, ...] = rows(plan)
+    if not found:
+        return dict.fromkeys(range(len(plan.stages)), max(1, plan.schedule.micro_batches))
+    counts: Counter[int] = Counter()
+    for row in found:
+        for pair in row.actions:
+            for a in pair if isinstance(pair, tuple) else (pair,):
+                if a.kind == "F" and isinstance(a.on, int):
+                    counts[a.on] += a.span
+    return counts
 
 
 class Runtime:
@@ -125,7 +152,7 @@ class Runtime:
         self.ranks = ranks_of(program)
         self.actions = actions_of(plan, program, rank)
         self.micro_batches = max(1, plan.schedule.micro_batches)
-        self._parted = parted(plan)
+        self._parted, self._stash = parted(plan), plan.schedule.weights.stash
         if self._parted and compile:
             raise Unsupported("a backward in two parts runs op by op: compile a plan of another schedule, such as 1f1b")
         joint = {code.stage: joint_axes(code, parted=self._parted) for code in program.stages}
@@ -135,7 +162,7 @@ class Runtime:
         self.groups = groups
         self.constants = {name: t.to(hardware.device) for name, t in constants.items()}
         self._dropout, self._bucket_bytes, self._compile = dropout, bucket_bytes, compile
-        self.locals: dict[int, _Local] = {}
+        self.locals: dict[int, Local] = {}
         self.masters: dict[tuple[int, str], nn.Parameter] = {}
         """(stage, parameter) -> its float32 part, in the layout of its state: what the optimizer updates."""
         for code in program.stages:
@@ -144,33 +171,42 @@ class Runtime:
                 self.masters |= {(code.stage, name): p for name, p in local.weights.masters.items()}
         self.optimizer = made(optimizer, list(self.masters.values()) or [nn.Parameter(torch.empty(0))])
         views = {stage: local.view for stage, local in self.locals.items()}
-        self._transfers = Transfers(program, graph, views, self.micro_batches, hardware.device)
+        endless = workers(plan.schedule, len(plan.stages)) if not plan.schedule.weights.flush else ()
+        in_flight = max(self.micro_batches, 2 * len(endless))
+        self.transfers = Transfers(program, graph, views, in_flight, hardware.device)
+        self.totals = Totals(program, graph, views, hardware.device)
         self._exchange = Exchange(program, graph, views, hardware.device)
-        self._totals = Totals(program, graph, views, hardware.device)
+        own_sums = {stage: local.sums for stage, local in self.locals.items()}
+        table = rows(plan)
+        self._copies = CopySums(own_sums, shared_of(program, graph, views, table), groups)
         self.seen: Callable[[int, str, Tensor], None] = lambda stage, name, grad: None
         """Called with each gradient as its optimizer sees it, before clipping: (stage, parameter, part in the layout of
         its state). The memory is used again in the next step."""
+        self.updated: Callable[[], None] = lambda: None
+        """Called when the weights of this rank have had the last update of a step: learning rates are by step."""
+        self.endless: Endless | None = None
+        if endless:
+            ((stage, own),) = self.locals.items()
+            self.endless = Endless(self, own, endless[stage], endless[0], plan.schedule.weights)
 
-    def _local(self, code: StageCode, values: Values) -> _Local:
+    def _local(self, code: StageCode, values: Values) -> Local:
         view = MeshView(code.mesh, self.rank, self.ranks, self.groups)
         buckets = buckets_of(code, self.graph, self._bucket_bytes, parted=self._parted)
         weights = Masters(code, buckets, self.graph, view, values, self.hardware.device)
         sums = Sums(buckets, self.graph, view, self.hardware.device)
-        runner = self._runner(code, view, weights.params, self._dropout)
-        last = max(k for k, a in enumerate(self.actions) if a.on == code.stage and a.kind in "BW")
-        return _Local(code, view, runner, weights, sums, last)
+        runner = self._runner(code, view, self._dropout)
+        last = max((k for k, a in enumerate(self.actions) if a.on == code.stage and a.kind in "BW"), default=-1)
+        return Local(code, view, runner, weights, sums, last)
 
-    def _runner(
-        self, code: StageCode, view: MeshView, params: Mapping[str, Tensor], dropout: bool
-    ) -> StageRunner | OpTape:
+    def _runner(self, code: StageCode, view: MeshView, dropout: bool) -> StageRunner | OpTape:
         outputs = {t.value for t in self.program.transfers if t.src == code.stage} | {self.graph.loss}
         if self._parted:
             return OpTape(
-                code, self.graph, view, self.constants, params, outputs=outputs, seed=self.seed, dropout=dropout,
+                code, self.graph, view, self.constants, outputs=outputs, seed=self.seed, dropout=dropout,
                 device=self.hardware.device,
             )  # fmt: skip
         return StageRunner(
-            code, self.graph, view, self.constants, params, outputs=outputs, seed=self.seed, dropout=dropout,
+            code, self.graph, view, self.constants, outputs=outputs, seed=self.seed, dropout=dropout, stash=self._stash,
             device=self.hardware.device, compile=self._compile, bucket_bytes=self._bucket_bytes,
         )  # fmt: skip
 
@@ -195,23 +231,43 @@ class Runtime:
         Returns:
             Losses and norm, equal on every rank. They may be infinite or NaN: see `StepResult.finite`.
         """
+        if self.endless is not None:
+            return self._fed(self.endless, batch, clip)
         own = self.gradients(batch)
         with self.clock.span(UPDATE), torch.no_grad():
             grads = {key: p.grad for key, p in self.masters.items() if p.grad is not None}
-            losses, norm = self._totals.of(own, self.micro_batches, grads)
+            losses, norm = self.totals.of(own, self.micro_batches, self.totals.square(grads))
             if clip is not None:
                 clipped(grads.values(), norm, clip)
-        result = StepResult(losses, norm, tuple(own))
+        result = StepResult(losses, norm, tuple(own.values()))
         if result.finite:
             self.update()
         return result
 
-    def gradients(self, batch: Sequence[Given]) -> list[float]:
-        """Forward, backward and every sum of gradients, which are then those of the masters.
+    def _fed(self, endless: Endless, batch: Sequence[Given], clip: float | None) -> StepResult:
+        """The same without a flush. The norm is that of each stage's last update; weights change whatever the loss is."""
+        if clip is not None:
+            raise Unsupported(
+                "clipping needs the norm of all gradients at once, which stages that change their weights at different times "
+                "never have: leave clip out, or take a schedule with a flush, such as 1f1b"
+            )
+        own = endless.step(batch)
+        with self.clock.span(UPDATE):
+            losses, norm = self.totals.of(own, self.micro_batches, endless.square)
+        self.step += 1
+        return StepResult(losses, norm, tuple(own.values()))
 
-        Returns the losses of the micro-batches whose loss this rank computed.
+    def settle(self) -> None:
+        """What is in flight between two steps goes back and changes the weights: nothing with a flush. Collective."""
+        if self.endless is not None:
+            self.endless.drain()
+
+    def gradients(self, batch: Sequence[Given]) -> Losses:
+        """Forward, backward and every sum of gradients, which are then those of the masters. Of a schedule with a flush.
+
+        Returns the losses that this rank computed.
         """
-        losses: dict[int, Tensor] = {}
+        losses: dict[tuple[int, int], Tensor] = {}
         flights: dict[tuple[int, int], Flight] = {}
         for local in self.locals.values():
             local.sums.begin_step()
@@ -220,27 +276,36 @@ class Runtime:
             key = action.on, action.micro_batch
             local = self.locals[action.on]
             if action.kind == "F":
-                flights[key] = self._forward(local, local.runner, action.micro_batch, batch[action.micro_batch])
+                flights[key] = Flight(Moment(self.step, action.micro_batch), local.params)
+                self.forward(local, local.runner, flights[key], action.micro_batch, batch[action.micro_batch])
                 if self.graph.loss in flights[key].values:
-                    losses[action.micro_batch] = flights[key].values[self.graph.loss].detach().clone()
+                    losses[key] = flights[key].values[self.graph.loss].detach().clone()
+                continue
+            if action.kind == "REDUCE":
+                self._copies.ready(local.code.stage)
                 continue
             last = number == local.last
-            self._backward(local, action.micro_batch, flights[key], PARTS[action.kind], last=last)
+            scale = 1.0 / self.micro_batches
+            self.backward(local, flights[key], action.micro_batch, PARTS[action.kind], last=last, scale=scale)
             if action.kind != "I":
                 del flights[key]
         with self.clock.span(BACKWARD):
-            self._transfers.finish()
-            for local in self.locals.values():
-                local.sums.settle()
-            self._sum_over_stages()
-            grads: dict[tuple[int, str], Tensor] = {}
-            for stage, local in self.locals.items():
-                grads |= {(stage, name): grad for name, grad in local.sums.gradients().items()}
-            self._exchange.add(grads)
-            for (stage, name), grad in grads.items():
-                self.seen(stage, name, grad)
-                self.masters[stage, name].grad = grad
-        return [float(losses[k]) for k in sorted(losses)]
+            self.transfers.finish()
+            self.summed()
+        return {key: float(x) for key, x in losses.items()}
+
+    def summed(self) -> None:
+        """Gradients that backwards left become those of the masters. Collective over those who hold copies."""
+        for local in self.locals.values():
+            local.sums.settle()
+        self._copies.finish()
+        grads: dict[tuple[int, str], Tensor] = {}
+        for stage, local in self.locals.items():
+            grads |= {(stage, name): grad for name, grad in local.sums.gradients().items()}
+        self._exchange.add(grads)
+        for (stage, name), grad in grads.items():
+            self.seen(stage, name, grad)
+            self.masters[stage, name].grad = grad
 
     def update(self) -> None:
         """Optimizer, and gathers of updated parameters. The gradients are complete."""
@@ -249,88 +314,75 @@ class Runtime:
             self.optimizer.zero_grad()
             self.spread()
         self.step += 1
+        self.updated()
 
     def spread(self) -> None:
-        """Parameters at rest from the masters. Collective."""
+        """Parameters at rest from the masters. Nothing is in flight. Collective."""
+        if self.endless is not None:
+            self.endless.restart()
+            return
         for local in self.locals.values():
             local.weights.publish()
 
     def evaluate(self, batch: Sequence[Given]) -> tuple[float, ...]:
-        """Losses of the micro-batches, equal on every rank: forward alone, without dropout, as the weights are."""
-        losses: dict[int, Tensor] = {}
+        """Losses of the micro-batches, equal on every rank: forward alone, without dropout, as the weights are. Without a
+        flush the pipeline is drained first."""
+        self.settle()
+        losses: dict[tuple[int, int], Tensor] = {}
         for action in self.actions:
             if action.kind != "F":
                 continue
             assert isinstance(action.on, int)
             local = self.locals[action.on]
             if local.quiet is None:
-                local.quiet = self._runner(local.code, local.view, local.params, False)
-            flight = self._forward(local, local.quiet, action.micro_batch, batch[action.micro_batch], record=False)
+                local.quiet = self._runner(local.code, local.view, False)
+            flight = Flight(Moment(self.step, action.micro_batch), local.params)
+            self.forward(local, local.quiet, flight, action.micro_batch, batch[action.micro_batch], record=False)
             if self.graph.loss in flight.values:
-                losses[action.micro_batch] = flight.values[self.graph.loss].detach().clone()
-        self._transfers.finish()
-        return self._totals.of([float(losses[k]) for k in sorted(losses)], self.micro_batches)[0]
+                losses[local.code.stage, action.micro_batch] = flight.values[self.graph.loss].detach().clone()
+        self.transfers.finish()
+        return self.totals.of({key: float(x) for key, x in losses.items()}, self.micro_batches)[0]
 
     # -------------------------------------------------------------- actions
 
-    def _forward(
-        self, local: _Local, runner: StageRunner | OpTape, k: int, batch: Given, *, record: bool = True
-    ) -> Flight:
-        flight = Flight(Moment(self.step, k))
+    def forward(
+        self, local: Local, runner: StageRunner | OpTape, flight: Flight, k: int, batch: Given, *, record: bool = True
+    ) -> None:
+        """Of micro-batch k, whose inputs are in `batch`."""
         stage = local.code.stage
         with self.clock.span(FORWARD):
             for name, layout in local.code.inputs:
                 flight.values[name] = own_input(batch[name], layout, local.view).to(self.hardware.device)
-            for t in self._transfers.arriving(stage):
-                flight.values[t.value] = self._transfers.receive(t, k, "forward")
+            for t in self.transfers.arriving(stage, k):
+                flight.values[t.value] = self.transfers.receive(t, k, "forward")
             runner.forward(flight, record=record)
-            for t in self._transfers.leaving(stage):
-                self._transfers.send(t, k, "forward", flight.values[t.value])
-        return flight
+            for t in self.transfers.leaving(stage, k):
+                self.transfers.send(t, k, "forward", flight.values[t.value])
 
-    def _backward(self, local: _Local, k: int, flight: Flight, part: Part, *, last: bool) -> None:
+    def backward(self, local: Local, flight: Flight, k: int, part: Part, *, last: bool, scale: float) -> None:
+        """Of micro-batch k. `last`: no other comes before the gradients are summed; `scale`: of its loss in their mean."""
         with self.clock.span(BACKWARD):
             if part != "weight":
-                self._enter(local, k, flight)
+                self._enter(local, k, flight, scale)
             if part != "input":
                 local.sums.begin(last=last)
             local.runner.backward(flight, part, finished=local.sums.add)
             if part != "weight":
-                for t in self._transfers.arriving(local.code.stage):
+                for t in self.transfers.arriving(local.code.stage, k):
                     if t.grad:
                         grad = flight.grads.pop(GRAD + t.value, None)
-                        grad = self._transfers.empty(t).zero_() if grad is None else grad
-                        self._transfers.send(t, k, "backward", local.sums.lent(grad))
+                        grad = self.transfers.empty(t).zero_() if grad is None else grad
+                        self.transfers.send(t, k, "backward", local.sums.lent(grad))
             if part != "input":
                 local.sums.end()
 
-    def _enter(self, local: _Local, k: int, flight: Flight) -> None:
+    def _enter(self, local: Local, k: int, flight: Flight, scale: float) -> None:
         """Gradients that a micro-batch's backward begins with."""
         if self.graph.loss in flight.values:
             loss = flight.values[self.graph.loss]
-            flight.grads[GRAD + self.graph.loss] = torch.full_like(loss, 1.0 / self.micro_batches)
-        for t in self._transfers.leaving(local.code.stage):
+            flight.grads[GRAD + self.graph.loss] = torch.full_like(loss, scale)
+        for t in self.transfers.leaving(local.code.stage, k):
             if t.grad:
-                grad = self._transfers.receive(t, k, "backward")
+                grad = self.transfers.receive(t, k, "backward")
                 old = flight.grads.get(GRAD + t.value)
                 flight.grads[GRAD + t.value] = grad if old is None else old + grad
-
-    # ------------------------------------------------------------------ sums
-
-    def _sum_over_stages(self) -> None:
-        """Tied weights: each stage that holds a copy adds the gradients of all, in the order of names, so that ranks of
-        different stages meet in one order. Copies on one rank are added there first."""
-        holders: dict[str, list[_Local]] = {}
-        for local in self.locals.values():
-            for name in local.sums.tied:
-                holders.setdefault(name, []).append(local)
-        for name, own in sorted(holders.items()):
-            first = own[0]
-            total = torch.stack([local.sums.held(name) for local in own]).sum(0)
-            shared = (first.code.stage, *self.param(first.code.stage, name).shared)
-            members = sharing(self.program, self.ranks, shared, first.view.position)
-            if len(members) > 1:
-                with self.clock.span("all_reduce"):
-                    dist.all_reduce(total, group=self.groups.of(members))
-            for local in own:
-                local.sums.held(name).copy_(total)

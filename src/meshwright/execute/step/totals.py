@@ -6,9 +6,10 @@ rank's, the one at coordinate 0 of the axes that do not cut the part, on the low
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite, sqrt
+from typing import TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -25,7 +26,7 @@ class StepResult:
     losses: tuple[float, ...]
     """One a micro-batch."""
     grad_norm: float
-    """L2 norm of the gradients of all parameters, before clipping."""
+    """L2 norm of the gradients of all parameters, before clipping. Without a flush: of each stage's last update."""
     own_losses: tuple[float, ...] = ()
     """Those that this rank computed: where a loss is not finite, they tell which ranks made it so."""
 
@@ -37,6 +38,10 @@ class StepResult:
     @property
     def finite(self) -> bool:
         return isfinite(self.grad_norm) and all(isfinite(x) for x in self.losses)
+
+
+Losses: TypeAlias = Mapping[tuple[int, int], float]
+"""(stage, micro-batch) -> loss."""
 
 
 class Totals:
@@ -51,27 +56,38 @@ class Totals:
             for p in program.stages[stage].params
             if _counts(p, stage, view)
         ]
-        last = next(s for s in program.stages if any(graph.loss in i.outputs for g in s.segments for i in g.forward))
-        self._loss = last.stage in views and views[last.stage].position == 0
+        self._loss = {
+            s.stage
+            for s in program.stages
+            if s.stage in views
+            and views[s.stage].position == 0
+            and any(graph.loss in i.outputs for g in s.segments for i in g.forward)
+        }
 
-    def of(
-        self, losses: Sequence[float], micro_batches: int, grads: Mapping[tuple[int, str], Tensor] | None = None
-    ) -> tuple[tuple[float, ...], float]:
+    def square(self, grads: Mapping[tuple[int, str], Tensor]) -> Tensor:
+        """float64 []: squares of the elements that this rank counts. `grads`: (stage, parameter) -> own part."""
+        own = [grads[key] for key in self._counted]
+        norm = torch.nn.utils.get_total_norm(own).to(torch.float64) if own else torch.zeros((), dtype=torch.float64)
+        return norm**2
+
+    def of(self, losses: Losses, micro_batches: int, square: Tensor | None = None) -> tuple[tuple[float, ...], float]:
         """(losses, norm of the gradients) of all ranks. Collective.
 
         Args:
-            losses: of the micro-batches, where this rank computed them.
-            grads: (stage, parameter) -> own part; None: no norm is wanted.
+            losses: those that this rank computed.
+            square: what `square` gave; None: no norm is wanted.
         """
-        own = [grads[key] for key in self._counted] if grads is not None else []
-        norm = torch.nn.utils.get_total_norm(own).to(torch.float64) if own else torch.zeros((), dtype=torch.float64)
-        counted = list(losses) if self._loss else [0.0] * micro_batches
-        sums = torch.tensor([0.0, *counted], dtype=torch.float64, device=self._device)
-        sums[0] = norm.to(self._device) ** 2
+        counted = [0.0] * (micro_batches + 1)
+        for (stage, k), loss in losses.items():
+            if stage in self._loss:
+                counted[k + 1] = loss
+        sums = torch.tensor(counted, dtype=torch.float64, device=self._device)
+        if square is not None:
+            sums[0] = square.to(self._device)
         if not self._alone:
             dist.all_reduce(sums)
-        square, *found = sums.tolist()
-        return tuple(found), sqrt(square) if square == square else square
+        total, *found = sums.tolist()
+        return tuple(found), sqrt(total) if total == total else total
 
 
 def _counts(p: Param, stage: int, view: MeshView) -> bool:

@@ -88,7 +88,7 @@ class Transfers:
     def __init__(
         self, program: Program, graph: Graph, views: Mapping[int, MeshView], micro_batches: int, device: torch.device
     ) -> None:
-        """`views`: of the stages that this rank holds."""
+        """`views`: of the stages that this rank holds. `micro_batches`: at most so many are under way at once."""
         self._program, self._graph, self._views, self._device = program, graph, views, device
         self._micro_batches = micro_batches
         self._number = {id(t): k for k, t in enumerate(program.transfers)}
@@ -97,14 +97,20 @@ class Transfers:
         """By tag."""
         self._mail: dict[int, Tensor] = {}
 
-    def arriving(self, stage: int) -> list[Transfer]:
-        return [t for t in self._program.transfers if t.dst == stage]
+    def arriving(self, stage: int, k: int) -> list[Transfer]:
+        """Of micro-batch k."""
+        return [t for t in self._program.transfers if t.dst == stage and self._runs(t.src, k)]
 
-    def leaving(self, stage: int) -> list[Transfer]:
-        return [t for t in self._program.transfers if t.src == stage]
+    def leaving(self, stage: int, k: int) -> list[Transfer]:
+        return [t for t in self._program.transfers if t.src == stage and self._runs(t.dst, k)]
+
+    def _runs(self, stage: int, k: int) -> bool:
+        own, turns = self._program.stages[stage].turn
+        return k % turns == own
 
     def _tag(self, t: Transfer, k: int, direction: Direction) -> int:
-        return (self._number[id(t)] * self._micro_batches + k) * 2 + (direction == "backward") + 1
+        number = self._number[id(t)] * self._micro_batches + k % self._micro_batches
+        return number * 2 + (direction == "backward") + 1
 
     def _end(self, t: Transfer, direction: Direction) -> End:
         key = id(t), direction
@@ -124,6 +130,8 @@ class Transfers:
         """The value of micro-batch k ("forward") or its gradient ("backward")."""
         end, tag, groups = self._end(t, direction), self._tag(t, k, direction), self._any(t).groups
         own = self._any(t).rank
+        for earlier, _ in self._sent.pop(tag, []):
+            earlier.wait()  # of so many micro-batches ago
         for peer, message in end.sent:
             part = x.detach() if message is None else taken(x.detach(), message)
             if peer == own:

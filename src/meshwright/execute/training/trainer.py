@@ -77,6 +77,8 @@ class Trainer:
         )  # fmt: skip
         self.clip = setup.clip
         self.scheduler: Any = setup.scheduler(self.runtime.optimizer) if setup.scheduler is not None else None
+        if self.scheduler is not None:
+            self.runtime.updated = self.scheduler.step
         self.checkpoints = checkpoint.Checkpoints(self.runtime, setup.plan, self.scheduler)
         self._taken = 0
         self._spent: dict[str, float] = {}
@@ -95,8 +97,6 @@ class Trainer:
         if not result.finite:
             origin = origin_of_nan(self.runtime, batch)
             return Stepped(result.losses, result.grad_norm, time.perf_counter() - began, result.own_losses, origin)
-        if self.scheduler is not None:
-            self.scheduler.step()
         took, spans = time.perf_counter() - began, self.runtime.clock.taken()
         if self._taken:
             for name, seconds in {**spans, "step": took}.items():

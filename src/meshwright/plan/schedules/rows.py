@@ -7,7 +7,8 @@ from functools import lru_cache
 
 from ...errors import InputError
 from ..model import Plan, Row, Schedule
-from .kinds import KINDS, Args, Kind, Value, pipes_of, rank_of
+from .asynchronous import Worker, double_buffered_workers, pipedream_workers
+from .kinds import KINDS, Args, Kind, Value, pipes_of, rank_of, replicas_of
 
 GENERATORS: Mapping[str, Kind] = KINDS
 
@@ -106,6 +107,15 @@ def rows_of(schedule: Schedule, stages: int) -> tuple[Row, ...]:
         raise InputError(f"schedule {schedule.name}: {stages} stages do not divide into v = {v} a rank")
     rest = {name: value for name, value in schedule.args.items() if name != "v"}
     return generate(schedule.name, stages // v, schedule.micro_batches, v, **rest)
+
+
+def workers(schedule: Schedule, stages: int) -> tuple[Worker, ...]:
+    """Who runs what without end, of pipedream and 2bw; none of all others, whose steps end with a flush."""
+    if schedule.name == "pipedream":
+        return pipedream_workers(replicas_of(schedule.args, stages), max(1, schedule.weights.update_every))
+    if schedule.name == "2bw":
+        return double_buffered_workers(stages, schedule.micro_batches)
+    return ()
 
 
 def _fixed_chunks(kind: Kind, args: Args) -> int:

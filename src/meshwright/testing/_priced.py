@@ -141,7 +141,8 @@ class Draw:
 
     def larger(self, op: Op, sizes: Ints) -> Ints:
         """Sizes of which one factor that may be cut anyhow is no smaller: samples by one or by any number, another by a
-        whole factor, since an odd width is legally slower than the even one after it.
+        whole factor that makes it no more even, since a width of no whole vectors of eight is legally slower than the
+        next that is.
         """
         found = sizes[:1].copy()
         free = [i for i, f in enumerate(op.rule.factors) if self._free(f)]
@@ -151,7 +152,8 @@ class Draw:
             if factor.samples:
                 found[0, i] = min(n + 1, factor.size) if self.one_of(True, False) else self.whole(n, factor.size)
             else:
-                found[0, i] = n * self.whole(1, factor.size // n)
+                times = self.whole(1, factor.size // n)
+                found[0, i] = n * (times if n % 8 == 0 else times - 1 + times % 2)
         return found
 
     def group(self) -> Group:

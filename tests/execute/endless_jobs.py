@@ -10,6 +10,7 @@ from torch import Tensor
 from execute.step_jobs import runtime_of
 from meshwright.execute.proof.verification import Task
 from meshwright.execute.ranks.worker import Context
+from meshwright.execute.saved import checkpoint
 from meshwright.execute.step.optimizer import MakeOptimizer
 
 
@@ -54,3 +55,27 @@ def fed(context: Context, feed: Feed) -> Fed:
     for local in runtime.locals.values():
         found.weights |= {name: x.clone() for name, x in local.params.items()}
     return found
+
+
+def saved(context: Context, payload: tuple[Feed, str]) -> list[tuple[float, ...]]:
+    """Losses of the steps after a checkpoint, which is written after `settle_after` steps."""
+    feed, folder = payload
+    runtime = runtime_of(context, feed.task, feed.optimizer)
+    writer, losses = checkpoint.Checkpoints(runtime), []
+    for k, batch in enumerate(feed.batches, 1):
+        losses.append(runtime.train_step(batch).losses)
+        if k == feed.settle_after:
+            writer.save(folder)
+    runtime.settle()  # what is under way would reach the next job of these ranks
+    writer.wait()
+    return losses[feed.settle_after :]
+
+
+def resumed(context: Context, payload: tuple[Feed, str]) -> list[tuple[float, ...]]:
+    """The same steps of a run that goes on from the checkpoint."""
+    feed, folder = payload
+    runtime = runtime_of(context, feed.task, feed.optimizer)
+    assert checkpoint.load(runtime, folder).step == runtime.step == feed.settle_after
+    losses = [runtime.train_step(batch).losses for batch in feed.batches[feed.settle_after :]]
+    runtime.settle()
+    return losses

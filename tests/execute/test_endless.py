@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from execute.endless_jobs import Fed, Feed
 from execute.layouts import Layout, plan_of
 from execute.step_jobs import Steps
 from meshwright.errors import Unsupported
+from meshwright.execute.proof import late
 from meshwright.execute.proof.refusal import why_not
 from meshwright.execute.step.optimizer import SGD, AdamW, MakeOptimizer
 from meshwright.plan.model import Plan, Weights
@@ -164,3 +166,25 @@ def test_clipping_is_refused(pools: Pools) -> None:
     task = model.task(chain_plan(model.graph, "pipedream", 2, PIPEDREAM))
     with pytest.raises(Unsupported, match="leave clip out"):
         pools(2).run("execute.step_jobs:taken", Steps(task, SGD(), 1, clip=1.0))
+
+
+@pytest.mark.parametrize("name", ["pipedream", "2bw"])
+def test_a_run_that_goes_on_from_a_checkpoint_takes_the_same_steps(name: str, pools: Pools, tmp_path: Path) -> None:
+    weights = PIPEDREAM if name == "pipedream" else Weights(flush=False, update_every=3, reads="previous")
+    model = chain_model(2, 3)
+    feed = Feed(model.task(chain_plan(model.graph, name, 3, weights)), AdamW(0.05), batches(5, 3), 2)
+    payload = feed, str(tmp_path / "saved")
+    went_on = pools(2).run("execute.endless_jobs:saved", payload)
+    assert pools(2).run("execute.endless_jobs:resumed", payload) == went_on
+    assert len(went_on[0]) == 3
+
+
+def test_verify_finds_a_version_that_is_read_wrongly(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that reads the newest weights everywhere is not what PipeDream computes."""
+    model = chain_model(2, 3)
+    plan = chain_plan(model.graph, "pipedream", 3, PIPEDREAM)
+    task = replace(model.task(plan), batch=[one for step in batches(3, 3) for one in step])
+    assert late.check(task, model.module, pools(2)).problems == ()
+    monkeypatch.setattr(late, "version_read", lambda reads, worker, entry, i: i)
+    found = late.check(task, model.module, pools(2))
+    assert not found.equal and "in update" in found.problems[-1]

@@ -57,4 +57,5 @@ def test_its_plan_runs_and_is_right(
     graph = source.graph(plan.samples // plan.schedule.micro_batches, SEQ, "float32", cache=False)
     result = verify(fitted(plan, graph), graph, source, seq=SEQ, whole=True, pool=pools(4))
     assert result.problems == ()
+    assert (result.updates > 0) == (planner != "chimera")
     assert result.gradients == len(list(graph.params()))

@@ -160,3 +160,11 @@ def test_dealt_replicas_share_the_work() -> None:
     assert fits(asked, dealt) is None
     straight = simulate(asked, replace(base, schedule=Schedule("pipedream", 6, {}, (), PIPEDREAM)))
     assert found.step_seconds <= straight.step_seconds * (1 + 1e-9)
+
+
+def test_every_lane_says_where_its_period_goes() -> None:
+    found = simulate(problem(chain(4), 4), _asynchronous("pipedream", 8, PIPEDREAM))
+    assert len(found.lane_seconds) == 4
+    for parts in found.lane_seconds:
+        assert sum(parts.values()) == pytest.approx(found.step_seconds, rel=1e-9)
+        assert parts["backward"] > parts["forward"] > 0

@@ -160,15 +160,28 @@ def endless(
     rank = rank_of(played.order)
     busy = own * (seconds[FORWARD] + seconds[BACKWARD]) * turns
     slow = int(np.argmax(busy))
-    parts = own[slow] * turns * (work.forward + work.backward)[slow]
-    by = simulator.named_parts(parts)
-    for kind, x in zip(KINDS, own[slow] * turns * sync[slow], strict=True):
-        if x:
-            by[kind] = by.get(kind, 0.0) + float(x)
-    by["optimizer"] = float(own[slow] * turns * updates[slow])
-    by["send"] = max(0.0, (played.period - unsent) * m)
-    by["bubble"] = max(0.0, played.period * m - float(busy[slow]) - by["send"])
-    by["idle"] = max(0.0, total - sum(by.values()))
+
+    def parts_of(e: int) -> dict[str, float]:
+        """Where a worker's period goes; adds up to it."""
+        found = simulator.named_parts(own[e] * turns * (work.forward + work.backward)[e])
+        for kind, x in zip(KINDS, own[e] * turns * sync[e], strict=True):
+            if x:
+                found[kind] = found.get(kind, 0.0) + float(x)
+        found["optimizer"] = float(own[e] * turns * updates[e])
+        left = max(0.0, played.period * m - float(busy[e]))
+        found["send"] = min(left, max(0.0, (played.period - unsent) * m))
+        found["bubble"] = left - found["send"]
+        found["idle"] = max(0.0, total - sum(found.values()))
+        return found
+
+    by = parts_of(slow)
+    calls, moved = (
+        np.rint(own[slow]) * per + own[slow] / crew[slow].update_every * step
+        for per, step in (
+            (prices[slow].calls, prices[slow].step_calls),
+            (prices[slow].nbytes[0], prices[slow].step_bytes),
+        )
+    )
     lanes = tuple(simulator.lane_of(problem.cluster, program, rank, e) for e in range(len(crew)))
     held = simulator.memory_of(
         played.order, played.start, played.start + played.tasks.fixed.duration, work, rank, detail=detail
@@ -197,6 +210,12 @@ def endless(
         memory=held.tables,
         seconds_by=by,
         events=shown,
+        calls_by={k: round(float(n)) for k, n in zip(KINDS, calls, strict=True) if n},
+        bytes_by={k: float(b) for k, b in zip(KINDS, moved, strict=True) if b},
+        lane_seconds=tuple(
+            simulator.by_phase(parts_of(e), work.forward[e, 0] * own[e] * turns, work.backward[e, 0] * own[e] * turns)
+            for e in range(len(crew) if detail else 0)
+        ),
         staleness=max(staleness(weights.reads, w, entry) for w in crew),
         priced_by=problem.cost.name,
     )

@@ -230,18 +230,22 @@ def _report(
         calls_by={k: int(n) for k, n in zip(KINDS, calls, strict=True) if n},
         bytes_by={k: float(b) for k, b in zip(KINDS, moved, strict=True) if b},
         lane_seconds=tuple(
-            _by_phase(_breakdown(problem, order, work, sends, step, rank, r, busy, ended), work, rank == r, runs)
+            by_phase(
+                _breakdown(problem, order, work, sends, step, rank, r, busy, ended),
+                *((runs * x[:, 0])[rank == r].sum() for x in (work.forward, work.backward)),
+            )
             for r in range(p if detail else 0)
         ),
     )
 
 
-def _by_phase(
-    seconds: Mapping[str, float], work: Work, here: NDArray[np.bool_], runs: NDArray[np.int64]
-) -> dict[str, float]:
-    """The parts of a lane's step with its compute told apart by phase. `runs`: micro-batches of each stage."""
-    forward, backward = (float((runs * x[:, 0])[here].sum()) for x in (work.forward, work.backward))
-    return {"forward": forward, "backward": backward, **{k: v for k, v in seconds.items() if k != "compute"}}
+def by_phase(seconds: Mapping[str, float], forward: float, backward: float) -> dict[str, float]:
+    """The parts of a lane's step with its compute told apart by phase."""
+    return {
+        "forward": float(forward),
+        "backward": float(backward),
+        **{k: v for k, v in seconds.items() if k != "compute"},
+    }
 
 
 def _breakdown(

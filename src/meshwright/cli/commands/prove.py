@@ -73,13 +73,17 @@ def verify_lines(result: VerifyResult) -> list[Line]:
             + (f" in {result.worst[0]}" if result.worst[0] else "")
             + f"    limit {result.limit:.0e}"
         ),
-        Line(f"  collectives  {predicted} predicted, {ran} ran" + (f"    {kinds}" if kinds else "")),
     ]
+    if result.collectives or not result.updates:
+        lines.append(Line(f"  collectives  {predicted} predicted, {ran} ran" + (f"    {kinds}" if kinds else "")))
     lines += [Line(f"  not verified: {what}") for what in result.not_verified]
     lines += [Line(f"  {problem}", "bad") for problem in result.problems[:10]]
     if len(result.problems) > 10:
         lines.append(Line(f"  and {len(result.problems) - 10} more", "bad"))
-    verdict = "✓ the plan computes what one device computes" if result.equal else "✗ the plan computes something else"
+    truth = "what one device computes"
+    if result.updates:
+        truth = f"what one device computes with weights as late as the plan's, over {result.updates} updates"
+    verdict = f"✓ the plan computes {truth}" if result.equal else "✗ the plan computes something else"
     lines.append(Line(f"{verdict}    {number(result.seconds, 2)} s", "good" if result.equal else "bad"))
     return lines
 

@@ -154,7 +154,10 @@ def compare(task: Task, truth: Late, answers: Sequence[Late]) -> VerifyResult:
                         )
     found = {k: loss for a in answers for k, loss in a.losses.items()}
     mean = [sum(x.values()) / max(1, len(x)) for x in (truth.losses, found)]
-    return VerifyResult(not problems, (mean[0], mean[1]), len(compared), worst, LIMIT, {}, tuple(problems))
+    updates = max(len(grads) for grads in truth.gradients.values())
+    return VerifyResult(
+        not problems, (mean[0], mean[1]), len(compared), worst, LIMIT, {}, tuple(problems), updates=updates
+    )
 
 
 def check(task: Task, module: nn.Module, pool: Pool) -> VerifyResult:

@@ -101,9 +101,7 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
         Unsupported: a model without a scaled-down form of the same structure.
     """
     if any(s.deal for s in plan.stages):
-        raise Unsupported(
-            "stages whose replicas take turns cannot be scaled down: verify this plan at full size", reason="scale"
-        )
+        return _dealt(plan, graph, source, seq, ranks)
     if has_copies(plan):
         return _pipes(plan, graph, source, seq, ranks)
     meshes = {s.mesh.axes: s.mesh for s in plan.stages}
@@ -152,6 +150,23 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
     words = _words(source, graph, small, mesh, lengths, depth, new_depth)
     left_out = (*dropped, *stages.dropped)
     return Scaled(new, small, shrink, shrink.seq, prod(lengths) * new_depth, words, left_out, exact(graph))
+
+
+def _dealt(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int) -> Scaled:
+    """One replica of each stage scaled down, then two where there were several."""
+    one, schedule = one_copy(plan), plan.schedule
+    small = scaled(replace(one, schedule=Schedule("1f1b", schedule.micro_batches)), graph, source, seq, ranks)
+    ends = (plan.stages[0], plan.stages[-1])[: len(small.plan.stages)]
+    stages, replicas, at = [], [], 0
+    for stage, end in zip(small.plan.stages, ends, strict=True):
+        n = min(2, end.mesh.size(end.deal)) if end.deal else 1
+        shape = tuple(n if a == end.deal else k for a, k in zip(stage.mesh.axes, stage.mesh.shape, strict=True))
+        stages.append(replace(stage, mesh=Mesh(range(at, at + prod(shape)), stage.mesh.axes, shape), deal=end.deal))
+        replicas.append(n)
+        at += prod(shape)
+    args = {"replicas": ",".join(map(str, replicas))}
+    own = Schedule(schedule.name, small.plan.schedule.micro_batches, args, (), schedule.weights)
+    return replace(small, plan=replace(small.plan, stages=tuple(stages), schedule=own), ranks=at)
 
 
 def _pipes(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int) -> Scaled:

@@ -94,6 +94,8 @@ class VerifyResult:
     """What was scaled down for the check."""
     not_verified: tuple[str, ...] = ()
     seconds: float = 0.0
+    updates: int = 0
+    """Without a flush: those of the stage that updates most, each compared; 0 = one step with a flush."""
 
     def check(self) -> VerifyResult:
         """Raises Mismatch with the first problem unless equal."""

@@ -45,7 +45,6 @@ class Endless:
         self._next = next(self._actions)
         self._flights: dict[int, Flight] = {}
         self._fed = self._forwards = self._backwards = 0
-        self._first_step = self._runtime.step
         self._losses: dict[int, Tensor] = {}
         self._local.sums.begin_step()
 
@@ -103,8 +102,8 @@ class Endless:
 
     def _forward(self, k: int, given: Given) -> None:
         runtime, local = self._runtime, self._local
-        step, micro_batch = divmod(k, runtime.micro_batches)
-        flight = Flight(Moment(self._first_step + step, micro_batch), self.versions.take(self._forwards))
+        moment = Moment(runtime.step, k % runtime.micro_batches)  # what is fed in a step goes forward in it
+        flight = Flight(moment, self.versions.take(self._forwards))
         runtime.forward(local, local.runner, flight, k, given)
         if runtime.graph.loss in flight.values:
             self._losses[k] = flight.values[runtime.graph.loss].detach().clone()

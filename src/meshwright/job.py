@@ -141,9 +141,10 @@ class Job:
             rows = self._gather([time.perf_counter() - began, mark])
         self._same([r[1] for r in rows], number)
         if not stepped.finite:
-            raise ExecutionError(
-                f"{no_number(number, self._told(stepped))}; the weights are those of step {number - 1}"
-            )
+            left = f"the weights are those of step {number - 1}"
+            if not self.plan.schedule.weights.flush:
+                left = "updates without a flush were made with it: load a checkpoint"
+            raise ExecutionError(f"{no_number(number, self._told(stepped))}; {left}")
         return Metrics(number, sum(stepped.losses) / len(stepped.losses), stepped.grad_norm, max(r[0] for r in rows))
 
     def eval_step(self, batch: Batch) -> float:

@@ -19,6 +19,7 @@ from .execute.proof.refusal import must_run
 from .execute.proof.scale import fitted
 from .execute.saved.pretrained import first_values, from_rank_0
 from .execute.saved.weights import Weights
+from .execute.step.endless import check_clip
 from .execute.training.one_rank import join
 from .execute.training.trainer import MakeScheduler, Setup
 from .graph.ir import Graph
@@ -106,6 +107,7 @@ def parallelize(
     capture: Callable[..., Graph] = partial(graph_of, twin_of(model), feed, likeness, samples, loss=loss, dtype=dtype)
     graph, own, capture = _captured(model, known, capture)
     must_run(own, graph)
+    check_clip(own.schedule.weights, clip)
     program = unrolled(lower(graph, own, Recipe(own.samples, compute_dtype=dtype or "float32")), graph)
     files = Weights.open(weights) if weights is not None else None
     values, constants = first_values(graph, model, files, seed)

@@ -8,19 +8,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from execute.chain import Batch, Rule, batches, by_hand, chain_model, chain_plan
-from execute.conftest import Model, Pools, zoo_model
+from execute.conftest import Model, Pools, model_of, zoo_model
 from execute.endless_jobs import Fed, Feed
 from execute.layouts import Layout, plan_of
 from execute.step_jobs import Steps
+from meshwright.cluster.model import Mesh
 from meshwright.errors import Unsupported
+from meshwright.execute.ops.params import Values
 from meshwright.execute.proof import late
 from meshwright.execute.proof.refusal import why_not
+from meshwright.execute.ranks.device import Hardware
+from meshwright.execute.ranks.mesh_groups import Groups
 from meshwright.execute.step.optimizer import SGD, AdamW, MakeOptimizer
-from meshwright.plan.model import Plan, Weights
+from meshwright.execute.step.runtime import Runtime
+from meshwright.plan.model import Plan, Schedule, Stage, Weights
 
 RULES = (SGD(0.5), SGD(0.3, momentum=0.9), AdamW(0.05))
+CPU = Hardware(torch.device("cpu"), "gloo")
 PIPEDREAM = Weights(flush=False, update_every=1)
 
 
@@ -188,3 +195,32 @@ def test_verify_finds_a_version_that_is_read_wrongly(pools: Pools, monkeypatch: 
     monkeypatch.setattr(late, "version_read", lambda reads, worker, entry, i: i)
     found = late.check(task, model.module, pools(2))
     assert not found.equal and "in update" in found.problems[-1]
+
+
+class Parabola(nn.Module):
+    """f(w) = (w x)² / 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return ((self.w * x).square() / 2).mean()
+
+
+def test_delayed_descent_of_a_parabola_is_that_of_the_paper() -> None:
+    """w(t + 1) = w(t) − 0.1 · w(t − 1) from 1 on."""
+    one = {"x": torch.ones(1, 1)}
+    with torch.device("meta"):
+        module, inputs = Parabola(), {"x": torch.zeros(1, 1)}
+    model = model_of(module, inputs, [one], Parabola())
+    stage = Stage(tuple(op.name for op in model.graph.ops), Mesh((0,), (), ()))
+    weights = Weights(flush=False, update_every=1, reads="previous")
+    plan = Plan(model.graph.digest, 1, (stage,), Schedule("2bw", 1, {}, (), weights))
+    values = Values(0, given={"w": torch.ones(1)})
+    runtime = Runtime(model.program(plan), model.graph, plan, values, {}, SGD(0.1), CPU, Groups())
+    found = []
+    for _ in range(5):
+        runtime.train_step([one])
+        found.append(float(runtime.masters[0, "w"].detach()))
+    assert found == pytest.approx([0.9, 0.8, 0.71, 0.63, 0.559], rel=1e-6)

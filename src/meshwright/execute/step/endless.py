@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ...errors import Unsupported
 from ...plan.model import Action, Weights
 from ...plan.schedules.asynchronous import Worker
 from ..ops.site import Moment
@@ -29,10 +30,19 @@ if TYPE_CHECKING:
     from .runtime import Given, Local, Runtime
 
 
+def check_clip(weights: Weights, clip: float | None) -> None:
+    """Raises Unsupported where gradients would be clipped without a flush."""
+    if clip is not None and not weights.flush:
+        raise Unsupported(
+            "clipping needs the norm of all gradients at once, which stages that change their weights at different times "
+            "never have: leave clip out, or take a schedule with a flush, such as 1f1b"
+        )
+
+
 class Endless:
     def __init__(self, runtime: Runtime, local: Local, worker: Worker, entry: Worker, rule: Weights) -> None:
         """`entry`: a worker of the input stage. `worker`: what this rank does; `rule`: of the plan."""
-        self._runtime, self._local, self._worker, self._rule = runtime, local, worker, rule
+        self._runtime, self._local, self._worker, self.rule = runtime, local, worker, rule
         self.versions = Versions(local.weights, rule, worker, entry)
         self.square = torch.zeros((), dtype=torch.float64)
         """Of the last update's gradient: sum of the squares that this rank counts."""
@@ -107,14 +117,14 @@ class Endless:
         runtime.forward(local, local.runner, flight, k, given)
         if runtime.graph.loss in flight.values:
             self._losses[k] = flight.values[runtime.graph.loss].detach().clone()
-        if not self._rule.stash:
+        if not self.rule.stash:
             flight.weights = {}
         self._flights[k] = flight
         self._forwards += 1
 
     def _backward(self, k: int) -> None:
         worker, flight = self._worker, self._flights.pop(k)
-        if not self._rule.stash:
+        if not self.rule.stash:
             flight.weights = self.versions.newest
         last = (self._backwards + 1) % worker.update_every == 0
         self._runtime.backward(self._local, flight, k, "all", last=last, scale=1.0)

@@ -34,7 +34,7 @@ from ..stage.op_tape import OpTape
 from ..stage.stage import StageRunner
 from .buckets import CAPACITY, buckets_of, joint_axes
 from .copies import CopySums, shared_of
-from .endless import Endless
+from .endless import Endless, check_clip
 from .exchange import Exchange, exchanged
 from .masters import Masters
 from .optimizer import MakeOptimizer, made
@@ -246,11 +246,7 @@ class Runtime:
 
     def _fed(self, endless: Endless, batch: Sequence[Given], clip: float | None) -> StepResult:
         """The same without a flush. The norm is that of each stage's last update; weights change whatever the loss is."""
-        if clip is not None:
-            raise Unsupported(
-                "clipping needs the norm of all gradients at once, which stages that change their weights at different times "
-                "never have: leave clip out, or take a schedule with a flush, such as 1f1b"
-            )
+        check_clip(endless.rule, clip)
         own = endless.step(batch)
         with self.clock.span(UPDATE):
             losses, norm = self.totals.of(own, self.micro_batches, endless.square)

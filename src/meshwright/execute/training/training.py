@@ -23,6 +23,7 @@ from ..proof.verification import constants_of
 from ..ranks.mesh_groups import ranks_of
 from ..ranks.pool import Died, Pool
 from ..saved import checkpoint
+from ..step.endless import check_clip
 from ..step.optimizer import AdamW, MakeOptimizer
 from .one_process import OneProcess
 from .one_rank import as_rank
@@ -105,6 +106,7 @@ def prepare(
     graph = source.graph(micro_batch, seq, dtype)
     plan = fitted(plan, graph)
     must_run(plan, graph)
+    check_clip(plan.schedule.weights, clip)
     program = unrolled(lower(graph, plan, Recipe(plan.samples, compute_dtype=dtype)), graph)
     module, _ = source.build(micro_batch, seq, dtype, device="cpu", attention="eager")
     values, rule = Values(seed), optimizer or AdamW()

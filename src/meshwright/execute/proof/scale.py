@@ -7,9 +7,9 @@ listed, to be printed as not verified.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import lcm, prod
 from typing import TypeVar
 
 from ...cluster.model import Mesh
@@ -104,21 +104,16 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
         return _dealt(plan, graph, source, seq, ranks)
     if has_copies(plan):
         return _pipes(plan, graph, source, seq, ranks)
-    meshes = {s.mesh.axes: s.mesh for s in plan.stages}
-    if len(meshes) != 1:
-        raise Unsupported(
-            "stages with different mesh axes cannot be scaled down: verify this plan at full size", reason="scale"
-        )
     depth, chunks = _pipeline(plan)
-    new_depth, new_chunks = min(depth, 2), min(chunks, 2)
-    kept_ranks = sorted({0, depth - 1})
-    kept_chunks = sorted({0, chunks - 1})
-    kept = [c * depth + r for c in kept_chunks for r in kept_ranks]
-    mesh = next(iter(meshes.values()))
-    lengths = _lengths(mesh, max(1, ranks // new_depth))
-    if prod(lengths) * new_depth > MOST_RANKS:
+    alike = _alike(plan)
+    kept = _thinned(depth, chunks) if alike else list(range(len(plan.stages)))
+    new_depth, new_chunks = (min(depth, 2), min(chunks, 2)) if alike else (depth, chunks)
+    shapes = [_lengths(plan.stages[0].mesh, max(1, ranks // new_depth))] * len(kept) if alike else _shapes(plan, ranks)
+    meshes = _placed([plan.stages[s].mesh for s in kept], shapes)
+    count = len({d for mesh in meshes for d in mesh.devices})
+    if count > MOST_RANKS:
         raise Unsupported(
-            f"{prod(lengths) * new_depth} ranks are needed to keep every axis of this plan, {MOST_RANKS} are the most",
+            f"{count} ranks are needed to keep every axis of this plan, {MOST_RANKS} are the most",
             reason="scale",
         )
     run = max(graph.runs, key=lambda r: r.length * r.count, default=None)
@@ -128,8 +123,8 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
     thin = [_thin(counts[s], counts) for s in kept]
     if run is not None and sum(thin) < 2:
         thin[thin.index(max(thin))] = 2
-    micro_batch, micro_batches = _batch(plan, mesh, lengths, depth, new_depth)
-    shrink = _shrink(graph, plan, mesh, sum(thin) if run is not None else 0)
+    micro_batch, micro_batches = _batch(plan, shapes, depth, new_depth)
+    shrink = _shrink(graph, plan, sum(thin) if run is not None else 0)
     shrink = replace(shrink, seq=source.sequence(SEQUENCE))
     small, shrink, found = _small(source, graph, run, shrink, micro_batch)
     whole = found is not None and run is not None and found.count == run.count and sum(thin) != run.count
@@ -139,7 +134,7 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
         )
     spans = _assigned(plan, graph, small, run, kept, counts if whole else None, thin)
     casts = frozenset(name for op in graph.ops if op.kind in CASTS for name in (op.name, *op.outputs))
-    stages = _stages(plan, small, found, kept, spans, mesh, lengths, casts)
+    stages = _stages(plan, small, found, kept, spans, meshes, casts)
     args = {**plan.schedule.args, "v": new_chunks} if "v" in plan.schedule.args else plan.schedule.args
     weights = plan.schedule.weights
     if weights.update_every == plan.schedule.micro_batches:
@@ -147,9 +142,9 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
     schedule = Schedule(plan.schedule.name, micro_batches, args, (), weights)
     dropped = _untested(plan, graph)
     new = Plan(small.digest, micro_batch * micro_batches, stages.stages, schedule, plan.frozen & set(small.tensor))
-    words = _words(source, graph, small, mesh, lengths, depth, new_depth)
+    words = _words(graph, small, [plan.stages[s].mesh for s in kept], meshes, depth, new_depth)
     left_out = (*dropped, *stages.dropped)
-    return Scaled(new, small, shrink, shrink.seq, prod(lengths) * new_depth, words, left_out, exact(graph))
+    return Scaled(new, small, shrink, shrink.seq, count, words, left_out, exact(graph))
 
 
 def _dealt(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int) -> Scaled:
@@ -239,6 +234,47 @@ def _pipeline(plan: Plan) -> tuple[int, int]:
     return len(plan.stages) // chunks, chunks
 
 
+def _alike(plan: Plan) -> bool:
+    """Whether the stages are those of a pipeline over equal meshes, so that some can stand for all."""
+    meshes = {(s.mesh.axes, s.mesh.shape) for s in plan.stages}
+    return len(meshes) == 1 and (len(plan.stages) == 1 or plan.schedule.name != "dataflow")
+
+
+def _thinned(depth: int, chunks: int) -> list[int]:
+    """Stages of the first and the last rank, of the first and the last chunk."""
+    return [c * depth + r for c in sorted({0, chunks - 1}) for r in sorted({0, depth - 1})]
+
+
+def _shapes(plan: Plan, ranks: int) -> list[tuple[int, ...]]:
+    """New lengths of the axes of stages that are not alike: as they are, if there are no more devices than ranks; otherwise 2
+    for the shortest that is cut, and 4 or 3 for others, as they are multiples of it or not."""
+    if len({d for s in plan.stages for d in s.mesh.devices}) <= ranks:
+        return [s.mesh.shape for s in plan.stages]
+    least = min((n for s in plan.stages for n in s.mesh.shape if n > 1), default=1)
+
+    def length(n: int) -> int:
+        return min(n, 2) if n <= least else min(n, 3 if n % least else 4)
+
+    return [tuple(map(length, s.mesh.shape)) for s in plan.stages]
+
+
+def _placed(meshes: Sequence[Mesh], shapes: Sequence[tuple[int, ...]]) -> list[Mesh]:
+    """Smaller meshes side by side; those of the same devices stay on the same ones."""
+    sizes: dict[tuple[int, ...], int] = {}
+    for mesh, shape in zip(meshes, shapes, strict=True):
+        devices = tuple(mesh.devices)
+        sizes[devices] = max(sizes.get(devices, 0), prod(shape))
+    first, at = {}, 0
+    for devices in sorted(sizes):
+        first[devices] = at
+        at += sizes[devices]
+    found = []
+    for mesh, shape in zip(meshes, shapes, strict=True):
+        start = first[tuple(mesh.devices)]
+        found.append(Mesh(range(start, start + prod(shape)), mesh.axes, shape))
+    return found
+
+
 def _lengths(mesh: Mesh, ranks: int) -> tuple[int, ...]:
     """New lengths of the axes: 2 where longer, then doubled from the first axis on while `ranks` allows."""
     new = [min(n, 2) for n in mesh.shape]
@@ -269,23 +305,27 @@ def _thin(count: int, counts: Sequence[int]) -> int:
     return 0 if count == 0 else 1 if count == least else 2
 
 
-def _batch(plan: Plan, mesh: Mesh, lengths: Sequence[int], depth: int, new_depth: int) -> tuple[int, int]:
-    """(samples of a micro-batch, micro-batches). Samples that do not divide over the mesh still do not."""
+def _batch(plan: Plan, shapes: Sequence[tuple[int, ...]], depth: int, new_depth: int) -> tuple[int, int]:
+    """(samples of a micro-batch, micro-batches). Samples that do not divide over some mesh still do not."""
     m = max(1, plan.schedule.micro_batches)
     samples = -(-plan.samples // m)
-    replicas = prod(lengths)
-    even = samples % prod(mesh.shape) == 0 or samples % mesh.shape[0] == 0 if mesh.shape else True
-    new = max(2, replicas if samples > 1 else 2)
+    meshes = [s.mesh for s in plan.stages]
+    even = all(samples % prod(x.shape) == 0 or samples % x.shape[0] == 0 for x in meshes if x.shape)
+    replicas = max(prod(shape) for shape in shapes)
+    common = lcm(*(prod(shape) for shape in shapes))
+    new = max(2, (common if even and common <= 2 * MOST_RANKS else replicas) if samples > 1 else 2)
     fewer = min(m, 2 * new_depth)
     if plan.schedule.name == "interleaved" and depth > 1:
         fewer = max(new_depth, fewer // new_depth * new_depth)
     return new if even else new + 1, fewer
 
 
-def _shrink(graph: Graph, plan: Plan, mesh: Mesh, blocks: int) -> Shrink:
-    degree = max(
-        (n for axis, n in zip(mesh.axes, mesh.shape, strict=True) if _cuts_features(graph, plan, axis)), default=1
-    )
+def _shrink(graph: Graph, plan: Plan, blocks: int) -> Shrink:
+    longest: dict[str, int] = {}
+    for mesh in (s.mesh for s in plan.stages):
+        for axis, n in zip(mesh.axes, mesh.shape, strict=True):
+            longest[axis] = max(n, longest.get(axis, 1))
+    degree = max((n for axis, n in longest.items() if _cuts_features(graph, plan, axis)), default=1)
     heads, kv = _heads(graph)
     odd = {"ffn": 1 if _uneven(graph, "ffn", degree) else 0, "vocab": 1 if _uneven(graph, "vocabulary", degree) else 0}
     new_heads = HEADS if degree == 1 or heads % degree == 0 else 3
@@ -380,14 +420,9 @@ def _stages(
     run: Run | None,
     kept: Sequence[int],
     spans: Sequence[tuple[list[str], int, int]],
-    mesh: Mesh,
-    lengths: tuple[int, ...],
+    meshes: Sequence[Mesh],
     casts: frozenset[str],
 ) -> _Stages:
-    size = prod(lengths)
-    places = {tuple(plan.stages[s].mesh.devices): 0 for s in kept}
-    for k, devices in enumerate(sorted(places)):
-        places[devices] = k
     atoms = refine(fold(small, frozenset(r.name for r in small.runs)))  # a plan may speak of every block
     dropped: dict[str, None] = {}
     memo: dict[int, object] = {}
@@ -412,7 +447,7 @@ def _stages(
         }
 
     stages = []
-    for s, (loose, first, count) in zip(kept, spans, strict=True):
+    for s, mesh, (loose, first, count) in zip(kept, meshes, spans, strict=True):
         old = plan.stages[s]
         ops = [name for name in loose if name in small.position]
         dropped.update(
@@ -421,12 +456,11 @@ def _stages(
         if run is not None and count:
             head = [n for n in ops if small.position[n] < run.first]
             ops = [*head, span_entry(run, first, first + count), *ops[len(head) :]]
-        k = places[tuple(old.mesh.devices)]
         stages.append(
             replace(
                 old,
                 ops=tuple(ops),
-                mesh=Mesh(range(k * size, (k + 1) * size), mesh.axes, lengths),
+                mesh=mesh,
                 shardings=once(
                     old.shardings, lambda m: {n: x for n, x in m.items() if _known(small, n, casts, dropped)}
                 ),
@@ -492,26 +526,17 @@ def _untested(plan: Plan, graph: Graph) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _words(
-    source: ModelSource,
-    graph: Graph,
-    small: Graph,
-    mesh: Mesh,
-    lengths: Sequence[int],
-    depth: int,
-    new_depth: int,
-) -> str:
+def _words(graph: Graph, small: Graph, old: Sequence[Mesh], new: Sequence[Mesh], depth: int, new_depth: int) -> str:
     counts = {r.name: r.count for r in small.runs}
     fewer = [(r, counts.get(r.name, r.count)) for r in graph.runs if counts.get(r.name, r.count) != r.count]
     parts = [f"{n} of {r.count} blocks" + (f" of {r.name}" if len(fewer) > 1 else "") for r, n in fewer]
     wide, narrow = _width(graph), _width(small)
     if wide != narrow:
         parts.append(f"width {wide:,} to {narrow:,}")
-    pairs: Iterable[tuple[str, int, int]] = (
-        *zip(mesh.axes, mesh.shape, lengths, strict=True),
-        ("pp", depth, new_depth),
-    )
-    parts += [f"{axis}{a} to {axis}{b}" for axis, a, b in pairs if a != b]
+    for axis in dict.fromkeys(axis for mesh in old for axis in mesh.axes):
+        a, b = (":".join(dict.fromkeys(str(mesh.size(axis)) for mesh in meshes)) for meshes in (old, new))
+        parts += [f"{axis}{a} to {axis}{b}"] if a != b else []
+    parts += [f"pp{depth} to pp{new_depth}"] if depth != new_depth else []
     return ", ".join(parts)
 
 

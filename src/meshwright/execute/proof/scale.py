@@ -67,11 +67,12 @@ def full_size(plan: Plan, graph: Graph, source: ModelSource, seq: int) -> Scaled
 
 
 def fitted(plan: Plan, graph: Graph) -> Plan:
-    """`plan` for the same model captured in another precision or batch: casts that the graph does not have are left out."""
+    """`plan` for the same model captured in another precision or batch: casts and copies that the graph does not have, as
+    they would change nothing, are left out."""
 
     def there(name: str) -> bool:
         kind = name.rpartition("/")[2].partition(".")[0].partition(":")[0]
-        return kind not in CASTS or name in graph.position or name in graph.tensor
+        return kind not in {*CASTS, "contiguous"} or name in graph.position or name in graph.tensor
 
     memo: dict[int, object] = {}
 

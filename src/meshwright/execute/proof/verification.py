@@ -303,7 +303,7 @@ def _collectives(
         want = expected(
             promised,
             task.graph,
-            forwards_of(task.plan),
+            forwards_of(task.plan, promised),
             rank,
             task.bucket_bytes,
             parted=parted(task.plan),

@@ -105,11 +105,11 @@ def parted(plan: Plan) -> bool:
     return any(a.kind in ("I", "W") for pair in pairs for a in pair)
 
 
-def forwards_of(plan: Plan) -> Mapping[int, int]:
+def forwards_of(plan: Plan, program: Program) -> Mapping[int, int]:
     """Stage -> micro-batches that run on it in one step: of several pipes each has its share."""
     found: tuple[Row, ...] = rows(plan)
     if not found:
-        return dict.fromkeys(range(len(plan.stages)), max(1, plan.schedule.micro_batches))
+        return dict.fromkeys(range(len(program.stages)), max(1, plan.schedule.micro_batches))
     counts: Counter[int] = Counter()
     for row in found:
         for pair in row.actions:

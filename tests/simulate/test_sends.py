@@ -87,3 +87,25 @@ def test_one_replica_each_costs_what_equal_meshes_cost() -> None:
     other = replace(plan.stages[1], mesh=Mesh((1,), ("tp",), (1,)), shardings={})
     renamed = replace(plan, stages=(plan.stages[0], other))
     assert simulate(question, renamed).step_seconds == pytest.approx(simulate(question, plan).step_seconds, rel=1e-12)
+
+
+def test_stages_without_rows_take_turns() -> None:
+    """One micro-batch over disjoint meshes: forwards and backwards in a row, as with any schedule; two do not overlap more
+    than the rows say; a device in two stages makes them one lane, which sends to itself."""
+    graph = chain(2, WIDTH)
+    for m in (1, 3):
+        flow = uneven([3, 1], 6, m)
+        question = problem(graph, 4, Rates(link=1e3), samples=flow.samples)
+        free = replace(flow, schedule=Schedule("dataflow", m))
+        assert m > 1 or simulate(question, free).step_seconds == pytest.approx(simulate(question, flow).step_seconds)
+        assert simulate(question, free).step_seconds >= simulate(question, flow).step_seconds * (1 - 1e-12)
+        last = replace(flow.stages[1], mesh=Mesh((2,), ("dp",), (1,)))
+        shared = simulate(question, replace(free, stages=(flow.stages[0], last)))
+        assert len(shared.lanes) == 1
+        whole = problem(graph, 4, Rates(link=1e30), samples=flow.samples)
+        moved = (
+            m * 2 * 4.0 * 4 * WIDTH / 1e3
+        )  # four of six rows come from the two other replicas, and their gradients go back
+        without = simulate(whole, replace(free, stages=(flow.stages[0], last))).step_seconds
+        sums = shared.seconds_by["all_reduce"]
+        assert shared.step_seconds == pytest.approx(without + moved + sums, rel=1e-6)

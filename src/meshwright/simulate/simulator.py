@@ -20,6 +20,7 @@ from ..errors import InputError, Unsupported
 from ..graph.ir import Floats, Graph
 from ..lower.program import Program
 from ..plan.model import Plan
+from ..plan.pieces import rows_in_turn
 from ..plan.problem import Problem
 from ..plan.schedules.rows import GENERATORS, workers
 from .crowded import share_cores, slowed
@@ -67,7 +68,8 @@ def simulate(
         raise InputError(f'no preset "{preset}" of the simulator: there are default and distir')
     graph = plan.rewritten or problem.graph
     _refuse(problem, graph, plan)
-    if plan.schedule.name == "dataflow" and not plan.schedule.rows and len(plan.stages) > 1:
+    free = plan.schedule.name == "dataflow" and not plan.schedule.rows and len(plan.stages) > 1
+    if free and (graph.training != "derived" or all(len(s.mesh.devices) == 1 for s in plan.stages)):
         from .dataflow import dataflow
 
         return dataflow(problem, graph, plan, detail=detail)
@@ -81,15 +83,17 @@ def simulate(
 
         return endless(problem, graph, plan, program, pricer, detail=detail)
     rows = () if plan.schedule.name in GENERATORS else plan.schedule.rows
+    if free:
+        rows = rows_in_turn([code.mesh for code in program.stages], plan.schedule.micro_batches)
     order = orders(plan.schedule, len(program.stages), rows)
     split = bool((order.kind == WEIGHT_GRAD).any())
     prices = [pricer.stage(code, [program.micro_batch], split=split) for code in program.stages]
     meshes = [code.mesh for code in program.stages]
     sends = sends_of(program, pricer)
     work = collect(prices, 0, meshes, sends, pricer)
-    tasks = pipeline_tasks(order, action_seconds(work), sends)
-    devices = len(_devices(program))
     rank = rank_of(order)
+    tasks = pipeline_tasks(order, _durations(work, sends, rank), sends)
+    devices = len(_devices(program))
     if problem.cluster.turns(devices) > 1.0:
         tasks, work = _in_turns(problem.cluster, tasks, work, meshes, rank, devices)
     start = relax(tasks.fixed)
@@ -97,6 +101,16 @@ def simulate(
     ended = _ends(order, tasks, start)
     step = finish(work, rank, ended, problem.cost.overlap("data"), overhead, _ready(order, tasks, start, ended, rank))
     return _report(problem, graph, plan, program, order, tasks, start, work, prices, sends, step, rank, devices, detail)
+
+
+def _durations(work: Work, sends: Sends, rank: NDArray[np.int32]) -> Floats:
+    """Seconds [kind, stage] of actions. What stages of one lane send to each other, as their meshes differ, waits for nobody
+    else: it lengthens the action that reads it."""
+    seconds = action_seconds(work)
+    own = rank[sends.src] == rank[sends.dst]
+    np.add.at(seconds[0], sends.dst[own], sends.forward[own])
+    np.add.at(seconds[1], sends.src[own], sends.backward[own])
+    return seconds
 
 
 def _in_turns(

@@ -27,6 +27,8 @@ from ._fields import Fields, in_order, load, nodes_by_id, one_piece, overrides_c
 HOST_BANDWIDTH = 2.0**31
 """Bytes/s between an accelerator and host memory: what the files' costs were computed with."""
 MILLI = 1e-3
+MOST = 1_000_000
+"""Devices of one kind; no plan can use more than one a node."""
 _HEAD = ("maxFPGAs", "maxSizePerFPGA", "maxCPUs")
 UNKNOWN = 1.0
 """FLOP/s of a device of which a profile gives times only; its ops state no FLOPs, so that they use none of it."""
@@ -292,6 +294,9 @@ def _cluster(top: Fields, devices: int | None, memory: float | None, bandwidth: 
     cpus = top.whole("maxCPUs")
     if k < 1 and cpus < 1:
         raise top.wrong("maxFPGAs", k, "at least one device of either kind")
+    for name, count in (("maxFPGAs", k), ("maxCPUs", cpus)):
+        if count > MOST:
+            raise top.wrong(name, count, f"at most {MOST:,} devices")
     room = top.number("maxSizePerFPGA") if memory is None else memory
     rate = bandwidth or HOST_BANDWIDTH
     types = (

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import nan
 from pathlib import Path
 
-from . import answer
+from . import answer, settings
 from . import output_folder as folders
 from .errors import InputError, MeshwrightError
 from .report.compare import NOT_SIMULATED, Comparison, Entry, citations, compare_csv
@@ -51,16 +51,16 @@ def unfinished() -> list[str]:
     return [name for name, kind in registry.planners().items() if kind.info.missing]
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Unknown names fail before anything is captured or searched.
+def check_names(names: Sequence[str], given: Mapping[str, str] | None = None) -> None:
+    """Unknown names, and settings that none of the planners takes, fail before anything is captured or searched.
 
     Raises:
-        InputError: no such planner or file.
+        InputError: no such planner or file, or a setting without a taker.
     """
     from .planners import registry
 
-    for name in names:
-        registry.load(name)
+    known = {f"planner {name}": settings.parameters(type(registry.load(name))) for name in names}
+    settings.check_taken(given or {}, known)
 
 
 def compare(
@@ -87,9 +87,12 @@ def compare(
 
 
 def _entry(stated: Stated, name: str, progress: answer.Progress | None) -> Entry:
+    from .planners import registry
     from .planners.types import Budget
 
-    planner = answer.planner_of(replace(stated.request, planner=name, fix={}, allow={}))
+    known = settings.parameters(type(registry.load(name)))
+    taken = settings.taken(stated.request.settings, known)
+    planner = answer.planner_of(replace(stated.request, planner=name, fix={}, allow={}, settings=taken))
     began = time.monotonic()
     budget = Budget(seconds=stated.request.budget)
     try:

@@ -144,14 +144,14 @@ def compared(
     of_reader = words.parameters(reader(format_of(request.model))) if format_of(request.model) else {}
     kinds = {name: type(registry.load(name)) for name in names}
     takers = {f"planner {name}": words.parameters(kind) for name, kind in kinds.items()}
-    words.check_known(request.settings, {"the file": of_reader, **takers})
+    words.check_taken(request.settings, {"the file": of_reader, **takers})
     found: list[Answered] = []
     for k, (name, kind) in enumerate(kinds.items()):
         if stopped():
             break
         told(name, k, len(names))
-        taken = {**of_reader, **words.parameters(kind)}
-        own = replace(request, settings={key: x for key, x in request.settings.items() if key in taken})
+        mine = {key: x for key, x in request.settings.items() if key in of_reader}
+        own = replace(request, settings=mine | words.taken(request.settings, words.parameters(kind)))
         profiled, parameters = stated(own, kind)
         began = time.monotonic()
         try:

@@ -67,6 +67,24 @@ def typed(settings: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, An
     return found
 
 
+def taken(settings: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, str]:
+    """Those settings that one of many takes: by their key and their value, since planners share names ("recompute")."""
+    return {key: text for key, text in settings.items() if key in known and fits(text, known[key])}
+
+
+def check_taken(settings: Mapping[str, str], takers: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse what none of many takes.
+
+    Raises:
+        InputError: an unknown key, or a value that is none for any of those that know the key.
+    """
+    check_known(settings, takers)
+    for key, text in settings.items():
+        kinds = [known[key] for known in takers.values() if key in known]
+        if not any(fits(text, kind) for kind in kinds):
+            typed({key: text}, {key: kinds[0]})
+
+
 def check_known(settings: Mapping[str, str], known: Mapping[str, Iterable[str]]) -> None:
     """Refuse keys that nobody takes.
 

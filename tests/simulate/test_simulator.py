@@ -14,6 +14,7 @@ from meshwright.graph.ir import Op, Slot
 from meshwright.lower import lower
 from meshwright.lower.program import unrolled
 from meshwright.plan.model import Schedule, Stage, Weights
+from meshwright.plan.pieces import rows_in_turn
 from meshwright.simulate import Pricer, collect, estimate, fits, model_flops, peak_bytes, sends_of, simulate
 from meshwright.simulate.pipeline import orders
 from meshwright.simulate.result import CATEGORIES
@@ -249,10 +250,15 @@ def test_more_micro_batches_overlap_on_a_placement(graph):
     assert many.bubble < one.bubble
 
 
-def test_a_stage_of_many_devices_needs_rows(graph):
+def test_a_stage_of_many_devices_without_rows_runs_by_micro_batch_or_not_at_all(graph):
+    """A graph with its backward written out has no stages that could take turns."""
     plan = replace(pipeline(graph, 2, 4, dp=2), schedule=Schedule("dataflow", 4))
+    rows = rows_in_turn([s.mesh for s in plan.stages], 4)
+    custom = replace(plan, schedule=Schedule("custom", 4, {}, rows))
+    assert simulate(problem(graph, 4), plan).step_seconds == simulate(problem(graph, 4), custom).step_seconds
+    written = replace(graph, training="explicit")
     with pytest.raises(Unsupported, match="dataflow runs stages of one device"):
-        simulate(problem(graph, 4), plan)
+        simulate(problem(written, 4), plan)
 
 
 def test_what_would_be_ignored_is_refused(graph):

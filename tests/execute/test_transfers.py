@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from execute.conftest import Pools, zoo_model
+from execute.conftest import Model, Pools, zoo_model
 from execute.layouts import Layout, plan_of
+from execute.test_placements import placed
+from execute.unequal import unequal_plan
+from meshwright.plan.model import Plan
 
 MICRO_BATCHES = 4
 LAYOUTS = (
@@ -26,8 +31,28 @@ LAYOUTS = (
 def test_both_ends_of_a_channel_agree_on_the_order_of_messages(layout: Layout, pools: Pools) -> None:
     """More ops than blocks: values skip stages, and several values go from one stage to the next."""
     model = zoo_model("gpt2", blocks=4, micro_batches=MICRO_BATCHES)
-    task = model.task(plan_of(model.graph, layout, MICRO_BATCHES))
-    answers = pools(layout.ranks).run("execute.transfer_jobs:messages", task)
+    _agree(model, plan_of(model.graph, layout, MICRO_BATCHES), pools)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_both_ends_agree_where_single_ops_are_placed(seed: int, pools: Pools) -> None:
+    """What is sent first is not always wanted first."""
+    model = zoo_model("gpt2", blocks=4, micro_batches=MICRO_BATCHES)
+    rng = random.Random(seed)
+    _agree(model, placed(model.graph, [rng.randrange(3) for _ in model.graph.ops], MICRO_BATCHES), pools)
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "dataflow"])
+def test_both_ends_agree_between_unequal_meshes(schedule: str, pools: Pools) -> None:
+    model = zoo_model("gpt2", blocks=4, micro_batches=MICRO_BATCHES)
+    shapes = ((("dp", 1), ("tp", 1)), (("dp", 2), ("tp", 1)), (("dp", 1), ("tp", 1)))
+    _agree(model, unequal_plan(model.graph, shapes, MICRO_BATCHES, schedule), pools)
+
+
+def _agree(model: Model, plan: Plan, pools: Pools) -> None:
+    task = model.task(plan)
+    ranks = len({d for s in plan.stages for d in s.mesh.devices})
+    answers = pools(ranks).run("execute.transfer_jobs:messages", task)
     sent = [m for out, _ in answers for m in out]
     received = [m for _, into in answers for m in into]
     assert sorted(sent) == sorted(received) and len(sent) >= 2 * MICRO_BATCHES

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -173,7 +174,8 @@ class Runtime:
         views = {stage: local.view for stage, local in self.locals.items()}
         endless = workers(plan.schedule, len(plan.stages)) if not plan.schedule.weights.flush else ()
         in_flight = max(self.micro_batches, 2 * len(endless))
-        self.transfers = Transfers(program, graph, views, in_flight, hardware.device)
+        order = None if endless else partial(actions_of, plan, program)
+        self.transfers = Transfers(program, graph, views, in_flight, hardware.device, order)
         self.totals = Totals(program, graph, views, hardware.device)
         self._exchange = Exchange(program, graph, views, hardware.device)
         own_sums = {stage: local.sums for stage, local in self.locals.items()}

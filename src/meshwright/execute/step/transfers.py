@@ -7,7 +7,8 @@ back, all else until the end of the step. Receives wait.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -20,7 +21,7 @@ from ...graph.ir import Graph
 from ...lower.crossing import Crossing, Message, Ranges
 from ...lower.program import Program, Transfer
 from ...plan.layout import local_shape
-from ...plan.model import Layout
+from ...plan.model import Action, Layout
 from ..ops.params import dtype_of
 from ..ranks.clock import TRANSFER
 from ..ranks.mesh_groups import Direction, MeshView
@@ -86,9 +87,19 @@ class End:
 
 class Transfers:
     def __init__(
-        self, program: Program, graph: Graph, views: Mapping[int, MeshView], micro_batches: int, device: torch.device
+        self,
+        program: Program,
+        graph: Graph,
+        views: Mapping[int, MeshView],
+        micro_batches: int,
+        device: torch.device,
+        order: Callable[[int], Sequence[Action]] | None = None,
     ) -> None:
-        """`views`: of the stages that this rank holds. `micro_batches`: at most so many are under way at once."""
+        """`views`: of the stages that this rank holds. `micro_batches`: at most so many are under way at once.
+
+        `order`: what a rank does in a step. With it messages are taken in the order in which they were sent, whatever is
+        wanted first; without it (endless pipelines) both ends ask in one order.
+        """
         self._program, self._graph, self._views, self._device = program, graph, views, device
         self._micro_batches = micro_batches
         self._number = {id(t): k for k, t in enumerate(program.transfers)}
@@ -96,6 +107,11 @@ class Transfers:
         self._sent: dict[int, list[tuple[dist.Work, Tensor]]] = {}
         """By tag."""
         self._mail: dict[int, Tensor] = {}
+        self._order = order
+        self._coming: dict[tuple[int, Direction], deque[tuple[Transfer, int]]] = {}
+        """(sender, what is sent) -> messages of this step that have not been taken, in the order of the sender."""
+        self._early: dict[tuple[int, int], Tensor] = {}
+        """(sender, tag) -> what came before it was wanted."""
 
     def arriving(self, stage: int, k: int) -> list[Transfer]:
         """Of micro-batch k."""
@@ -159,9 +175,35 @@ class Transfers:
 
     def _from(self, t: Transfer, peer: int, tag: int, direction: Direction, message: Message | None) -> Tensor:
         """A piece, or the whole part, from one rank."""
-        view, end = self._any(t), self._end(t, direction)
+        view = self._any(t)
         if peer == view.rank:
             return self._mail.pop(tag)
+        if self._order is None:
+            return self._taken(t, peer, tag, direction, message)
+        if (peer, direction) not in self._coming:
+            self._coming[peer, direction] = deque(self._from_peer(peer, direction, self._order(peer)))
+        coming = self._coming[peer, direction]
+        while (peer, tag) not in self._early:
+            first, k = coming.popleft()
+            piece = dict(self._end(first, direction).received)[peer]
+            number = self._tag(first, k, direction)
+            self._early[peer, number] = self._taken(first, peer, number, direction, piece)
+        return self._early.pop((peer, tag))
+
+    def _from_peer(self, peer: int, direction: Direction, actions: Sequence[Action]) -> Iterator[tuple[Transfer, int]]:
+        """(value, micro-batch) of everything that a rank sends to this one in a step, in its order."""
+        for a in actions:
+            assert isinstance(a.on, int)
+            if direction == "forward" and a.kind == "F":
+                sent = [t for t in self.leaving(a.on, a.micro_batch) if t.dst in self._views]
+            elif direction == "backward" and a.kind in ("B", "I"):
+                sent = [t for t in self.arriving(a.on, a.micro_batch) if t.grad and t.src in self._views]
+            else:
+                continue
+            yield from ((t, a.micro_batch) for t in sent if peer in dict(self._end(t, direction).received))
+
+    def _taken(self, t: Transfer, peer: int, tag: int, direction: Direction, message: Message | None) -> Tensor:
+        view, end = self._any(t), self._end(t, direction)
         x = self._empty(t, end) if message is None else self._room(t, message.shape)
         with view.groups.clock.span(TRANSFER):
             dist.recv(x, peer, group=view.groups.channel(peer, view.rank, direction), tag=tag)
@@ -172,7 +214,7 @@ class Transfers:
         for messages in self._sent.values():
             for work, _ in messages:
                 work.wait()
-        self._sent = {}
+        self._sent, self._coming = {}, {}
 
     def empty(self, t: Transfer) -> Tensor:
         """Room for a value that arrives at this rank, or for the gradient that it sends back."""

@@ -507,3 +507,19 @@ def test_compare_takes_many_profiles_and_names_what_a_planner_refuses(
     both = meshwright("compare", files[0], "gpt2")
     assert both.code == 2
     assert both.err == ("meshwright: compare takes one model at a time, or several recorded profiles: gpt2 is none\n")
+
+
+@pytest.mark.parametrize("times", [(5.0,), (5.0, 1.0, 2.0), (0.0,)])
+def test_a_node_that_reads_nothing_takes_its_time_on_one_device(
+    meshwright: Command, tmp_path: Path, times: tuple[float, ...]
+) -> None:
+    nodes = [{"id": v, "supportedOnFpga": 1, "fpgaLatency": t, "cpuLatency": t, "size": 1} for v, t in enumerate(times)]
+    edges = [{"sourceId": v, "destId": v + 1, "cost": 0.5} for v in range(len(times) - 1)]
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps({"maxSizePerFPGA": 9, "maxFPGAs": 1, "maxCPUs": 0, "nodes": nodes, "edges": edges}))
+    found = answer(meshwright, str(path))
+    assert found["objective"] == sum(times)
+    if sum(times):
+        assert found["simulation"]["step_s"] == pytest.approx(sum(times) * 1e-3)
+    else:
+        assert found["not_simulated"] == "the step takes no time: every cost that this plan pays is zero"

@@ -57,6 +57,24 @@ def test_the_published_case_where_contiguous_is_less_than_a_chain() -> None:
     assert makespan(given_graph, pieces(given_graph, found.split)) == inf
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e9])
+def test_integer_programmes_know_no_unit_of_time(unit: float) -> None:
+    # Costs of either end of what a file may hold, against the tolerances of the solver, which are absolute.
+    p, c = [x * unit for x in (6.15, 1.08, 3.97, 2.07)], [x * unit for x in (5.53, 1.4, 2.095, 0)]
+    placed = graph([(0, 1), (0, 3), (1, 2), (1, 3), (2, 3)], p, [10 * x for x in p], c, 3, 0, 5, size=[0, 3, 0, 2])
+    chain = chain_optimum(placed)
+    assert chain is not None
+    assert chain.value == pytest.approx(12.65 * unit)
+    any_split, finished = split_programme(placed, "noncontiguous", gap=0.0, start=chain)
+    ordered, _ = chain_programme(placed, gap=0.0)
+    assert any_split is not None
+    assert ordered is not None
+    assert finished
+    assert any_split.value == pytest.approx(12.175 * unit)
+    assert any_split.bound == pytest.approx(12.175 * unit)
+    assert ordered.value == pytest.approx(12.65 * unit)
+
+
 @pytest.mark.parametrize(
     ("k", "memory", "expected"), [(1, 5, 14), (1, 3, 19.25), (2, 3, 17), (2, 2, 18.5), (1, 2, 19.5)]
 )

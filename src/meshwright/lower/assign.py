@@ -120,7 +120,7 @@ def op_cuts(
     """
     cuts: list[tuple[str, ...]] = [()] * len(node.size)
     op = atoms.folded.graph.ops[node.index]
-    if sharding is None or all(u in atoms.const for u in node.inputs):
+    if sharding is None or all(t in atoms.const for t in node.outputs):
         return tuple(cuts)
     for name, given in sharding.cuts.items():
         k = next(k for k, f in enumerate(op.rule.factors) if f.name == name)

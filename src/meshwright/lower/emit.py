@@ -163,7 +163,7 @@ class Emitter:
         cache: dict[object, str] = {}
         for n in nodes:
             node = self.atoms.nodes[n]
-            if all(u in self.atoms.const for u in node.inputs) and not in_run:
+            if all(t in self.atoms.const for t in node.outputs) and not in_run:
                 w.constants.append(self._compute(node, self.done.cuts[n], node.inputs, node.outputs))
                 continue
             self._op(w, cache, n, node, nodes)

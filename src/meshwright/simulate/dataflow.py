@@ -21,7 +21,7 @@ from ..plan.lookup import stage_ops
 from ..plan.model import Plan
 from ..plan.problem import Problem
 from .engine import Dispatched, dispatch, task_graph
-from .result import CATEGORIES, Event, Lane, Simulation, TaskGraph
+from .result import CATEGORIES, Event, Lane, Simulation, TaskGraph, step_time
 from .simulator import model_flops
 
 _DYNAMIC = CATEGORIES.index("activations")
@@ -226,7 +226,7 @@ def _simulation(
     ended = np.zeros(lanes)
     np.maximum.at(ended, resource[resource < lanes], end[resource < lanes])
     factor, fixed = problem.cost.step_overhead(lanes)
-    total = float((ended + optimizer).max()) * factor + fixed
+    total = step_time(float((ended + optimizer).max()) * factor + fixed)
     slow = int(np.argmax(ended + optimizer))
     send = _waits(tasks, run, end, devices[slow], float(ended[slow]))
     parts = {

@@ -29,7 +29,7 @@ from ..plan.problem import Problem
 from ..plan.schedules import pipes, rows_of
 from .call_prices import Prices
 from .explicit import Call, StageCalls, stage_calls
-from .result import CATEGORIES, Event, Lane, Simulation
+from .result import CATEGORIES, Event, Lane, Simulation, step_time
 
 Charge = Literal["all", "last"]
 """Weights whose update is paid for: all of a device, or the last one, as the original does by mistake."""
@@ -68,7 +68,7 @@ def distir_step(problem: Problem, plan: Plan, *, charge: Charge = "all", detail:
 def distir(problem: Problem, plan: Plan, *, detail: bool = True) -> Simulation:
     """The same as a `Simulation`."""
     step = distir_step(problem, plan, detail=detail)
-    total = float(step.clock.max())
+    total = step_time(float(step.clock.max()))
     slow = int(np.argmax(step.clock))
     table = rows_of(plan.schedule, len(plan.stages))
     ranks = _ranks(table)

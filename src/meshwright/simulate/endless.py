@@ -26,7 +26,7 @@ from .engine import relax
 from .estimate import Step, Work, action_seconds, collect, rank_of
 from .pipeline import BACKWARD, FORWARD, Orders, from_rows
 from .price import KINDS, Pricer, exposed
-from .result import Event, Simulation
+from .result import Event, Simulation, step_time
 from .sends import sends_of
 from .tasks import Index32, PipelineTasks, Sends, pipeline_tasks
 from .timeline import events
@@ -156,7 +156,7 @@ def endless(
     unsent = steady(crew, seconds * turns, free).period if len(sends.src) else played.period
     own = np.array([m / w.replicas for w in crew])
     overhead = problem.cost.step_overhead(devices)
-    total = played.period * m * overhead[0] + overhead[1]
+    total = step_time(played.period * m * overhead[0] + overhead[1])
     rank = rank_of(played.order)
     busy = own * (seconds[FORWARD] + seconds[BACKWARD]) * turns
     slow = int(np.argmax(busy))

@@ -6,9 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .._views import Viewed
+from ..errors import Unsupported
 from ..graph.ir import Floats, Ints
 
 CATEGORIES = ("weights", "gradients", "optimizer", "activations", "loss", "buffers")
+
+
+def step_time(seconds: float) -> float:
+    """The seconds of a step, of which a rate can be taken.
+
+    Raises:
+        Unsupported: none: a profile whose costs are all zero.
+    """
+    if seconds <= 0:
+        raise Unsupported("the step takes no time: every cost that this plan pays is zero")
+    return seconds
 
 
 @dataclass(frozen=True, slots=True, eq=False)

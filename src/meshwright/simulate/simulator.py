@@ -29,7 +29,7 @@ from .estimate import Step, Work, action_seconds, collect, finish, rank_of
 from .memory import curve, deltas, peaks
 from .pipeline import WEIGHT_GRAD, Orders, orders
 from .price import KINDS, PARTS, Pricer, StagePrice
-from .result import CATEGORIES, Lane, Simulation
+from .result import CATEGORIES, Lane, Simulation, step_time
 from .sends import sends_of
 from .tasks import PipelineTasks, Sends, pipeline_tasks
 from .timeline import events
@@ -224,7 +224,7 @@ def _report(
     stages_here = np.flatnonzero(rank == slow)
     calls = sum((runs[s] * prices[s].calls + prices[s].step_calls for s in stages_here), np.zeros(len(KINDS), np.int64))
     moved = sum((runs[s] * prices[s].nbytes[0] + prices[s].step_bytes for s in stages_here), np.zeros(len(KINDS)))
-    total = step.seconds
+    total = step_time(step.seconds)
     waits = float(np.average((ended.max() - busy) / total, weights=[x.devices for x in lanes]))
     kinds = [*KINDS, "send"]
     return Simulation(

@@ -8,7 +8,7 @@ such blocks, one after another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 import numpy as np
@@ -156,6 +156,12 @@ def latency_programme(
     The original form with the critical path as an extra cut, and the greedy value instead of the sum of all CPU times where
     a constraint is switched off.
     """
+    if (unit := graph.unit) != 1.0:
+        counted = replace(start, value=start.value / unit, bound=start.bound / unit) if start is not None else None
+        found, finished = latency_programme(graph.counted_in(unit), blocks, gap=gap, seconds=seconds, start=counted)
+        return (
+            replace(found, value=found.value * unit, bound=found.bound * unit) if found is not None else None
+        ), finished
     n, calls = len(graph), graph.accelerators * blocks
     horizon = min(start.value if start else inf, float(np.where(np.isfinite(graph.cpu), graph.cpu, 0).sum()))
     model = Programme()

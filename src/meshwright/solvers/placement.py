@@ -8,9 +8,9 @@ Source: "Efficient Algorithms for Device Placement of DNN Graph Operators" (Neur
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from math import inf
+from math import floor, inf, log10
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,17 @@ class Placement:
         for a, b in self.edges:
             found[a].append(b)
         return tuple(tuple(own) for own in found)
+
+    @cached_property
+    def unit(self) -> float:
+        """Time that a linear programme counts in, whose solver's tolerances are absolute: 1 unless times are tiny or huge."""
+        times = np.concatenate([self.accelerator, self.cpu, self.cost])
+        longest = float(times[np.isfinite(times)].max(initial=0.0))
+        return 1.0 if longest == 0 or 1e-1 <= longest <= 1e6 else 10.0 ** floor(log10(longest) - 1)
+
+    def counted_in(self, unit: float) -> Placement:
+        """The same with all times in another unit."""
+        return replace(self, accelerator=self.accelerator / unit, cpu=self.cpu / unit, cost=self.cost / unit)
 
     @cached_property
     def groups(self) -> tuple[tuple[int, ...], ...]:

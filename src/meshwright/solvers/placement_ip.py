@@ -31,6 +31,11 @@ def split_programme(
         start: a split of this space to begin with.
         separate: minimise the largest forward load plus the largest backward load.
     """
+    if (unit := graph.unit) != 1.0:
+        found, finished = split_programme(
+            graph.counted_in(unit), space, gap=gap, seconds=seconds, start=_in_unit(start, 1 / unit), separate=separate
+        )
+        return _in_unit(found, unit), finished
     model, x = Programme(), []
     groups = graph.groups
     home = {v: g for g, own in enumerate(groups) for v in own}
@@ -74,6 +79,11 @@ def chain_programme(
     graph: Placement, *, gap: float = 1e-6, seconds: float = 1200.0, start: Answer | None = None
 ) -> tuple[Answer | None, bool]:
     """The order form: binary "position of item v is at most d"; any of the positions may be the CPUs'."""
+    if (unit := graph.unit) != 1.0:
+        found, finished = chain_programme(
+            graph.counted_in(unit), gap=gap, seconds=seconds, start=_in_unit(start, 1 / unit)
+        )
+        return _in_unit(found, unit), finished
     items = items_of(graph)
     n, positions = len(items.groups), graph.accelerators + graph.cpus
     model = Programme()
@@ -129,6 +139,11 @@ def chain_programme(
         assert start is not None
         return Answer(best, start.split, min(solved.bound, best)), solved.finished
     return Answer(value, split, min(solved.bound, value)), solved.finished
+
+
+def _in_unit(answer: Answer | None, factor: float) -> Answer | None:
+    """The same split, its times in another unit."""
+    return Answer(answer.value * factor, answer.split, answer.bound * factor) if answer is not None else None
 
 
 def _positions(

@@ -523,3 +523,24 @@ def test_a_node_that_reads_nothing_takes_its_time_on_one_device(
         assert found["simulation"]["step_s"] == pytest.approx(sum(times) * 1e-3)
     else:
         assert found["not_simulated"] == "the step takes no time: every cost that this plan pays is zero"
+
+
+PIPEDREAM = "n -- {} -- forward_compute_time=1, backward_compute_time=1, activation_size=1, parameter_size=1\n"
+
+
+@pytest.mark.parametrize(
+    ("layer", "settings", "words"),
+    [
+        ("Input0", ["devices=2"], "every node is an input"),
+        ("Linear()", ["devices=2", "workers=2x2"], "devices and workers say the same twice"),
+    ],
+)
+def test_a_profile_without_layers_and_workers_said_twice_are_refused(
+    meshwright: Command, tmp_path: Path, layer: str, settings: list[str], words: str
+) -> None:
+    path = tmp_path / "one.txt"
+    path.write_text(PIPEDREAM.format(layer))
+    done = meshwright("plan", str(path), *(x for s in settings for x in ("--set", s)), "-q")
+    assert done.code == 2
+    assert words in done.err
+    assert done.err.count("\n") == 1

@@ -287,3 +287,14 @@ def test_a_graph_in_two_pieces_and_an_unequal_cluster_are_refused() -> None:
     odd = replace(problem, limits=Limits(), cluster=replace(problem.cluster, levels=()))
     with pytest.raises(Unsupported, match="pipedream needs a level that joins all 2 devices"):
         PipeDream().plan(odd)
+
+
+def test_what_cannot_be_cut_so_is_said() -> None:
+    straight = PipeDream(straight=True).plan(chain([1, 1, 1], [0, 0, 0], [0, 0, 0], workers="8", bandwidth="1e9"))
+    assert straight.status == "infeasible"
+    assert "each of 8 workers" in straight.reason
+    assert "into 3 at most" in straight.reason
+    fewer = PipeDream(straight=True, use_fewer_machines=True).plan(
+        chain([1, 1, 1], [0, 0, 0], [0, 0, 0], workers="8", bandwidth="1e9")
+    )
+    assert fewer.objective == pytest.approx(1.0)

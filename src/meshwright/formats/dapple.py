@@ -93,6 +93,8 @@ def parse(
     if batch is not None and batch < 1:
         raise InputError(f"{file}: batch is {batch}, wanted 1 sample or more", where="batch")
     if devices is not None:
+        if workers != (SERVER, 2):
+            raise InputError(f"{file}: devices and workers say the same twice: give one of them", where="devices")
         if devices > SERVER and devices % SERVER:
             raise InputError(
                 f"{file}: devices is {devices}, wanted up to {SERVER} or whole servers of {SERVER}; say others as workers=8x2"

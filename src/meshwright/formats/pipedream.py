@@ -56,6 +56,8 @@ def read(
     """
     overrides_checked(str(path), devices=devices, memory=memory, micro_batches=micro_batches)
     if devices is not None:
+        if workers != (1,):
+            raise InputError(f"{path}: devices and workers say the same twice: give one of them", where="devices")
         workers = (devices,)
     if isinstance(workers, int):
         workers = (workers,)

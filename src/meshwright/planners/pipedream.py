@@ -96,6 +96,10 @@ class PipeDream(Planner):
         tiers = tiers_of(problem.cluster, "pipedream")
         profile = profile_of(problem, self._mini_batch(problem))
         kept = kept_nodes(profile)
+        if not kept:
+            raise InputError(
+                "pipedream: every node is an input or an unused part of a tuple, so there is nothing to cut"
+            )
         at = {v: i for i, v in enumerate(kept)}
         edges = [(at[a], at[b]) for a, b in profile.edges if a in at and b in at]
         rules = self._rules(problem)
@@ -114,6 +118,11 @@ class PipeDream(Planner):
         )
         run.tick(0, "stages", 1, 2)
         solution = replicated_stages(states, *columns, tiers, rules)
+        if solution is None and rules.memory == inf:
+            raise Infeasible(
+                f"a straight pipeline has a stage for each of {problem.cluster.count} workers, and the graph can be cut into "
+                f"{len(groups)} at most: give fewer workers, or use_fewer_machines=true"
+            )
         if solution is None:
             needs = columns[1] + columns[2]
             worst = int(needs.argmax())

@@ -83,6 +83,7 @@ def lowered(
     sizes = dict(zip(mesh.axes, mesh.shape))
     same = (id(choices.shardings), id(choices.layouts))
     relevant = memo(graph, ("axes", *same), lambda: (_size_axes(graph, choices), choices))[0]
+    relevant |= memo(graph, ("stored axes", id(choices.storage)), lambda: (_between(choices), choices))[0]
     lengths = tuple(sorted((a, n) for a, n in sizes.items() if a in relevant or n == 1))
     place = (id(folded), *same, lengths, mesh.axes, recipe.grad_dtype, recipe.routing_skew, recipe.fused, whole)
     operand = float(ITEM_BYTES[recipe.kept_dtype]) if recipe.kept_dtype else 0.0
@@ -99,7 +100,7 @@ def lowered(
 
 
 def _size_axes(graph: Graph, choices: Choices) -> frozenset[str]:
-    """Axes whose LENGTH shows in the instructions: those that cut anything but samples (storage is gathered whole)."""
+    """Axes whose LENGTH shows in the instructions: those that cut anything but samples. Of storage see `_between`."""
     found: set[str] = set()
     for name, sharding in choices.shardings.items():
         rule = graph.ops[graph.position[name]].rule if name in graph.position else None
@@ -110,6 +111,17 @@ def _size_axes(graph: Graph, choices: Choices) -> frozenset[str]:
         for d, subs in enumerate(layout.dims):
             for k, (_, cuts) in enumerate(subs):
                 found.update(c.axis for c in cuts if (d, k) != (0, 0) or graph.tensor[t].role == "param")
+    return frozenset(found)
+
+
+def _between(choices: Choices) -> frozenset[str]:
+    """Axes of parameters that rest cut over several: gathered over one, they are still as small as the others make them.
+    What rests cut over one axis is gathered whole."""
+    found: set[str] = set()
+    for storage in choices.storage.values():
+        if storage.param is not None:
+            axes = {c.axis for subs in storage.param.dims for _, cuts in subs for c in cuts}
+            found |= axes if len(axes) > 1 else set()
     return frozenset(found)
 
 

@@ -139,7 +139,7 @@ ONLY: Mapping[str, Callable[[Row], bool]] = {
     "score_rate": lambda row: _attention(row, "unfused"),
     "score_bytes": lambda row: _attention(row, "unfused"),
     "misaligned": lambda row: _attention(row, "unfused"),
-    "inner": lambda row: row.devices > row.pp,
+    "inner": lambda row: row.devices > 1,  # stages sum the gradients of tied embeddings
     "outer": lambda row: row.devices > row.node,
     "overlap_data": lambda row: row.dp * row.cp * row.ep > 1,
     "overlap_sharded": lambda row: row.dp * row.cp * row.ep > 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ..graph.ir import Graph
@@ -9,9 +10,17 @@ from .program import GRAD, RAW, Instr, Param, Program, Segment, StageCode
 
 
 def unroll(program: Program, graph: Graph) -> Program:
-    folded = {s.name for stage in program.stages for s in stage.segments}
+    stages = _stages(program.stages, graph)
+    if any(s.keep_last for s in stages):
+        keeping = _stages([replace(s, segments=s.keeping) for s in program.stages], graph)
+        stages = tuple(replace(s, keeping=other.segments) for s, other in zip(stages, keeping, strict=True))
+    return replace(program, stages=stages)
+
+
+def _stages(stages: Sequence[StageCode], graph: Graph) -> tuple[StageCode, ...]:
+    folded = {s.name for stage in stages for s in stage.segments}
     inside = frozenset(i for r in graph.runs if r.name in folded for i in range(r.first, r.first + r.length * r.count))
-    return replace(program, stages=tuple(_stage(s, graph, inside) for s in program.stages))
+    return tuple(_stage(s, graph, inside) for s in stages)
 
 
 def outside_names(graph: Graph, segment: Segment, inside: frozenset[int]) -> dict[str, str]:

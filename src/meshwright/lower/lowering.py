@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 
-from ..errors import InputError
+from ..errors import InputError, Unsupported
 from ..graph.ir import ITEM_BYTES, Graph
 from ..plan.copies import copies_of, has_copies, one_copy
 from ..plan.model import Layout, Plan, Stage
@@ -30,7 +31,7 @@ def lower(graph: Graph, plan: Plan, recipe: Recipe) -> Program:
 
     Raises:
         InputError: the plan speaks of another graph.
-        Unsupported: a placement that has no lowering here (weighted cuts, cuts of halo factors).
+        Unsupported: a placement that has no lowering here (weighted cuts, cuts of halo factors); `keep_last` without a flush.
     """
     if plan.graph != graph.digest:
         raise InputError(f"the plan is for graph {plan.graph[:12]}, not for {graph.digest[:12]}: plan this model again")
@@ -38,6 +39,27 @@ def lower(graph: Graph, plan: Plan, recipe: Recipe) -> Program:
         copies = copies_of(plan)
         return with_copies(lower(graph, one_copy(plan), recipe), copies, float(ITEM_BYTES[recipe.grad_dtype]))
     plan = in_pieces(graph, plan)
+    program = _program(graph, plan, recipe)
+    keep = [s.keep_last if s.recompute else 0 for s in plan.stages]
+    if not any(keep):
+        return program
+    if not plan.schedule.weights.flush:
+        s = next(k for k, n in enumerate(keep) if n)
+        raise Unsupported(
+            f"stage {s} keeps what its last {keep[s]} micro-batches of a step make (keep_last), but under schedule "
+            f"{plan.schedule.name} no step ends: set keep_last = 0",
+            reason="schedule",
+        )
+    plain = _program(graph, replace(plan, stages=tuple(replace(s, recompute=frozenset()) for s in plan.stages)), recipe)
+    stages = tuple(
+        replace(code, keep_last=n, keeping=other.segments)
+        for code, n, other in zip(program.stages, keep, plain.stages, strict=True)
+    )
+    return replace(program, stages=stages)
+
+
+def _program(graph: Graph, plan: Plan, recipe: Recipe) -> Program:
+    """Of a plan in pieces, one copy of each stage; every micro-batch alike."""
     meshes = list(dict.fromkeys((s.mesh.axes, s.mesh.shape) for s in plan.stages))
     of = [meshes.index((s.mesh.axes, s.mesh.shape)) for s in plan.stages]
     ones = [plan.stages[of.index(k)].mesh for k in range(len(meshes))]

@@ -218,6 +218,15 @@ class StageCode:
     """Graph inputs that this stage reads (each rank loads its own part)."""
     turn: tuple[int, int] = (0, 1)
     """(q, r): one of r replicas that take turns; it runs the micro-batches k with k mod r = q."""
+    keep_last: int = 0
+    """Of the last micro-batches of a step, those with number >= m - `keep_last`, no op runs again."""
+    keeping: tuple[Segment, ...] = ()
+    """The segments without recompute; of all stages where one of the program has `keep_last`, else none."""
+
+    @property
+    def last(self) -> StageCode | None:
+        """The code of the last `keep_last` micro-batches of a step, where that is another."""
+        return replace(self, segments=self.keeping, keep_last=0, keeping=()) if self.keep_last else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,7 @@ def _check_alike(first: Stage, other: Stage, pipe: int, of: int) -> None:
         ("other layouts", first.layouts is other.layouts or first.layouts == other.layouts),
         ("other storage", first.storage is other.storage or first.storage == other.storage),
         ("other recomputed ops", (first.recompute, first.recompute_at) == (other.recompute, other.recompute_at)),
+        ("another keep_last", first.keep_last == other.keep_last),
     )
     for what, alike in same:
         if not alike:

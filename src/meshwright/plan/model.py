@@ -101,6 +101,7 @@ class Stage:
     recompute: frozenset[str] = frozenset()
     """Ops run again before the backward of their block."""
     keep_last: int = 0
+    """Of the last `keep_last` micro-batches of a step nothing in `recompute` runs again: what they make is kept."""
     offload: frozenset[str] = frozenset()
     deal: str = ""
     pipe: int = 0

@@ -40,8 +40,16 @@ def schedule_words(plan: Plan) -> str:
 def stage_words(k: int, stage: Stage) -> list[str]:
     return [
         str(k), ops_words(stage), spans(stage.mesh.devices), mesh_words(stage), cut_words(stage), storage_words(stage),
-        f"{len(stage.recompute)} ops" if stage.recompute else "none",
+        again_words(stage),
     ]  # fmt: skip
+
+
+def again_words(stage: Stage) -> str:
+    """ "12 ops, not of the last micro-batch"."""
+    if not stage.recompute:
+        return "none"
+    last = f"{stage.keep_last:,} micro-batches" if stage.keep_last > 1 else "micro-batch"
+    return f"{len(stage.recompute)} ops" + (f", not of the last {last}" if stage.keep_last else "")
 
 
 def ops_words(stage: Stage) -> str:

@@ -68,7 +68,7 @@ def slowed(work: Work, ranks: Floats, turns: float) -> Work:
     """`work` where everybody takes turns.
 
     Args:
-        ranks: factor [stage] on what is done for each micro-batch.
+        ranks: factor [row] on what is done for each micro-batch.
         turns: factor on what all devices do at the same time, once a step.
     """
     return replace(

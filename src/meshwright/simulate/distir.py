@@ -58,10 +58,14 @@ def distir_step(problem: Problem, plan: Plan, *, charge: Charge = "all", detail:
     """Plays one step.
 
     Raises:
-        Unsupported: stages without rows, several pipes, backwards in two parts, or no flush.
+        Unsupported: stages without rows, several pipes, backwards in two parts, no flush, or `keep_last`.
     """
     graph = plan.rewritten or problem.graph
     program = unrolled(lower(graph, plan, problem.recipe), graph)
+    if any(code.keep_last for code in program.stages):
+        raise Unsupported(
+            "DistIR's simulator plays all micro-batches alike: set keep_last = 0, or simulate without its preset"
+        )
     return _Player(problem, plan, graph, program, charge, detail).run()
 
 

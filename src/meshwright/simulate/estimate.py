@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..cluster.model import Cluster, Mesh
 from ..cost.base import CostModel, Group
+from ..errors import Unsupported
 from ..graph.ir import Floats
 from ..plan.model import Schedule
 from .memory import STATIC, peaks
@@ -28,13 +29,17 @@ Part = Literal["compute", "communication", "launch"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Work:
-    """One micro-batch size of a plan: per stage [stage], seconds and bytes of one device."""
+    """One micro-batch size of a plan: per stage [stage], seconds and bytes of one device.
+
+    What a micro-batch costs has a row [row] a stage, and one more each for the last micro-batches where some of them keep
+    what others make again (`Orders.row`).
+    """
 
     forward: Floats
-    """Seconds [stage, PARTS] of one micro-batch."""
+    """Seconds [row, PARTS] of one micro-batch."""
     backward: Floats
     weight: Floats
-    """Seconds [stage] of weight gradients inside the backward."""
+    """Seconds [row] of weight gradients inside the backward."""
     sums: Floats
     """Seconds [stage, KINDS] once a step."""
     gathers: Floats
@@ -42,9 +47,9 @@ class Work:
     static: Floats
     """Bytes [stage, STATIC]: weights, gradients, optimizer."""
     kept: Floats
-    """Bytes [stage, 2] of one micro-batch in flight: activations, loss."""
+    """Bytes [row, 2] of one micro-batch in flight: activations, loss."""
     buffers: Floats
-    """Bytes [stage, 2]: while a forward, while a backward runs."""
+    """Bytes [row, 2]: while a forward, while a backward runs."""
     boundary: Floats
     """Bytes [stage] of buffers for what arrives from and leaves for other stages."""
     workspace: float
@@ -52,7 +57,7 @@ class Work:
     tied: tuple[tuple[tuple[int, ...], float], ...]
     """(stages, seconds) of the sums of tied gradients."""
     gone: Floats | None = None
-    """Bytes [stage, 2, 2]: see `memory.deltas`."""
+    """Bytes [row, 2, 2]: see `memory.deltas`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,8 +80,13 @@ def collect(
     meshes: Sequence[Mesh],
     sends: Sends,
     pricer: Pricer,
+    last: Sequence[StagePrice] = (),
 ) -> Work:
-    """Column `column` of the micro-batch sizes that `pricer` has priced, for the stages in order."""
+    """Column `column` of the micro-batch sizes that `pricer` has priced, for the stages in order.
+
+    `last`: prices of the last micro-batches of a step, of all stages, if some of them keep what others make again.
+    """
+    each = (*prices, *last)
     boundary = np.zeros(len(prices))
     np.add.at(boundary, sends.src, sends.forward_bytes + sends.backward_bytes)
     np.add.at(boundary, sends.dst, sends.forward_bytes + sends.backward_bytes)
@@ -85,19 +95,19 @@ def collect(
         for stages, nbytes in p.tied:
             groups[stages] = max(groups.get(stages, 0.0), nbytes)
     return Work(
-        forward=np.array([p.forward[column] for p in prices]),
-        backward=np.array([p.backward[column] for p in prices]),
-        weight=np.array([p.weight[column] for p in prices]),
+        forward=np.array([p.forward[column] for p in each]),
+        backward=np.array([p.backward[column] for p in each]),
+        weight=np.array([p.weight[column] for p in each]),
         sums=np.array([p.sums for p in prices]),
         gathers=np.array([p.gathers for p in prices]),
         optimizer=np.array([p.optimizer for p in prices]),
         static=np.array([(p.weights, p.gradients, p.state) for p in prices]),
-        kept=np.array([(p.kept[column], p.loss[column]) for p in prices]),
-        buffers=np.array([p.buffers[column] for p in prices]),
+        kept=np.array([(p.kept[column], p.loss[column]) for p in each]),
+        buffers=np.array([p.buffers[column] for p in each]),
         boundary=boundary,
         workspace=pricer.workspace,
         tied=tuple((s, tied_seconds(s, b, meshes, pricer.cluster, pricer.cost)) for s, b in groups.items()),
-        gone=np.array([p.gone[column] for p in prices]),
+        gone=np.array([p.gone[column] for p in each]),
     )
 
 
@@ -118,7 +128,7 @@ def tied_seconds(
 
 
 def action_seconds(work: Work) -> Floats:
-    """Seconds [kind, stage] of the actions F, B, I, W."""
+    """Seconds [kind, row] of the actions F, B, I, W."""
     forward, backward = work.forward.sum(axis=1), work.backward.sum(axis=1)
     return np.stack([forward, backward, backward - work.weight, work.weight])
 
@@ -158,15 +168,17 @@ def finish(
     comm = by_rank(work.sums + work.gathers)
     total = comm.sum(axis=1)
     gathers = by_rank(work.gathers).sum(axis=1) > 0
-    window = by_rank(work.backward.sum(axis=1)) + np.where(gathers, by_rank(work.forward.sum(axis=1)), 0.0)
+    stages = len(work.static)
+    first, last = work.forward[:stages].sum(axis=1), work.backward[-stages:].sum(axis=1)
+    window = by_rank(last) + np.where(gathers, by_rank(first), 0.0)
     shown = exposed(total, window, share)
     sync = comm * np.divide(shown, total, out=np.zeros(p), where=total > 0)[:, None]
     wait, reduce = np.zeros(p), KINDS.index("all_reduce")
     at = end[rank] if ready is None else ready
     free = np.full(p, -np.inf)  # when a rank's last sum over copies ends
-    for stages, seconds in sorted(work.tied, key=lambda x: float(at[list(x[0])].max())):
-        ranks = np.unique(rank[list(stages)])
-        begin = max(float(at[list(stages)].max()), float(free[ranks].max()))
+    for sharing, seconds in sorted(work.tied, key=lambda x: float(at[list(x[0])].max())):
+        ranks = np.unique(rank[list(sharing)])
+        begin = max(float(at[list(sharing)].max()), float(free[ranks].max()))
         done = begin + (seconds if len(ranks) > 1 else 0.0)
         since = np.maximum(end[ranks], free[ranks])
         wait[ranks] += np.maximum(0.0, begin - since)
@@ -195,10 +207,12 @@ def estimate(
     """(seconds of a step, peak bytes [rank]) of gpipe, 1f1b, interleaved, bfs or zb-h1 over a chain of stages.
 
     Raises:
-        Unsupported: another schedule.
+        Unsupported: another schedule, or micro-batches that are not alike.
         ValueError: stages that do not form a chain.
     """
-    stages = len(work.forward)
+    stages = len(work.static)
+    if len(work.forward) != stages:
+        raise Unsupported("the last micro-batches keep what others make again (keep_last): simulate the plan")
     p = stages // v
     lag = lags(sends, p, v)
     if lag is None:

@@ -19,27 +19,27 @@ def deltas(orders: Orders, kept: Floats, buffers: Floats, gone: Floats | None = 
     """Bytes [task, columns + 1] added at the start and at the end of each task; the last column is work space.
 
     Args:
-        kept: bytes [stage, columns] that one micro-batch leaves behind.
-        buffers: bytes [stage, 2] while a forward, a backward runs.
-        gone: bytes [stage, columns, 2] of `kept` that are not there at the worst instant of the forward, of the backward,
+        kept: bytes [row, columns] that one micro-batch leaves behind, rows as in `Orders`.
+        buffers: bytes [row, 2] while a forward, a backward runs.
+        gone: bytes [row, columns, 2] of `kept` that are not there at the worst instant of the forward, of the backward,
             where that is known: they count as work space of the same size.
     """
     tasks, columns = len(orders.task_rank), kept.shape[1]
-    kind, stage = orders.kind, orders.stage
+    kind, stage, row = orders.kind, orders.stage, orders.row
     split = np.zeros(orders.stages, bool)
     split[stage[kind == WEIGHT_GRAD]] = True
     frees = (kind == WEIGHT_GRAD) | ((kind == BACKWARD) & ~split[stage])
     at_start, at_end = np.zeros((tasks, columns + 1)), np.zeros((tasks, columns + 1))
     for c in range(columns):
-        amount = kept[stage, c]
+        amount = kept[row, c]
         at_start[:, c] = np.bincount(orders.task, np.where(kind == FORWARD, amount, 0.0), minlength=tasks)
         at_end[:, c] = np.bincount(orders.task, np.where(frees, -amount, 0.0), minlength=tasks)
-    work = np.where(kind == FORWARD, buffers[stage, 0], 0.0)
-    work = np.where((kind == BACKWARD) | (kind == INPUT_GRAD), buffers[stage, 1], work)
+    work = np.where(kind == FORWARD, buffers[row, 0], 0.0)
+    work = np.where((kind == BACKWARD) | (kind == INPUT_GRAD), buffers[row, 1], work)
     if gone is not None:
         phase = np.where(kind == FORWARD, 0, 1)
         for c in range(columns):
-            amount = np.where(kind == WEIGHT_GRAD, 0.0, gone[stage, c, phase])
+            amount = np.where(kind == WEIGHT_GRAD, 0.0, gone[row, c, phase])
             moved = np.bincount(orders.task, amount, minlength=tasks)
             at_start[:, c] -= moved
             at_end[:, c] += moved
@@ -50,7 +50,7 @@ def deltas(orders: Orders, kept: Floats, buffers: Floats, gone: Floats | None = 
 
 
 def peaks(orders: Orders, kept: Floats, buffers: Floats) -> Floats:
-    """Largest bytes [rank] above what rests; kept [stage] is the sum of its columns."""
+    """Largest bytes [rank] above what rests; kept [row] is the sum of its columns."""
     at_start, at_end = deltas(orders, kept[:, None], buffers)
     change, free = at_start.sum(axis=1), at_end.sum(axis=1)
     level = np.cumsum(change + free) - free  # just after each task's start, all ranks in a row

@@ -41,11 +41,26 @@ class Orders:
     reduced: Index32 = field(default_factory=lambda: np.zeros(0, np.int32))
     """Per stage: the task after which the sum of its gradients over its copies may begin, -1 = its rank's last; empty if no
     row says."""
+    keep_last: Index32 = field(default_factory=lambda: np.zeros(0, np.int32))
+    """Per stage: how many of the last micro-batches keep what others make again; empty if all are alike."""
+
+    @property
+    def rows(self) -> int:
+        """Length of tables of what one micro-batch costs: a row a stage, and once more for micro-batches that keep."""
+        return self.stages * (2 if len(self.keep_last) else 1)
+
+    @property
+    def row(self) -> Index32:
+        """Per action: its row in such tables."""
+        if not len(self.keep_last):
+            return self.stage
+        kept = self.micro_batch >= self.micro_batches - self.keep_last[self.stage]
+        return np.where(kept, self.stage + self.stages, self.stage).astype(np.int32)
 
     @property
     def runs(self) -> NDArray[np.int64]:
-        """Micro-batches [stage] that run on a stage."""
-        return np.bincount(self.stage[self.kind == FORWARD], minlength=self.stages)
+        """Micro-batches [row] that run on a stage."""
+        return np.bincount(self.row[self.kind == FORWARD], minlength=self.rows)
 
     @property
     def ranks(self) -> int:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..cluster.model import Cluster, Mesh
 from ..errors import InputError, Unsupported
 from ..graph.ir import Floats, Graph
-from ..lower.program import Program
+from ..lower.program import Program, StageCode
 from ..plan.model import Plan
 from ..plan.pieces import rows_in_turn
 from ..plan.problem import Problem
@@ -86,11 +86,16 @@ def simulate(
     if free:
         rows = rows_in_turn([code.mesh for code in program.stages], plan.schedule.micro_batches)
     order = orders(plan.schedule, len(program.stages), rows)
+    codes = program.stages
+    lasting: tuple[StageCode, ...] = ()
+    if any(code.keep_last for code in codes):
+        order = replace(order, keep_last=np.array([code.keep_last for code in codes], np.int32))
+        lasting = tuple(code.last or code for code in codes)
     split = bool((order.kind == WEIGHT_GRAD).any())
-    prices = [pricer.stage(code, [program.micro_batch], split=split) for code in program.stages]
+    prices, last = ([pricer.stage(x, [program.micro_batch], split=split) for x in these] for these in (codes, lasting))
     meshes = [code.mesh for code in program.stages]
     sends = sends_of(program, pricer)
-    work = collect(prices, 0, meshes, sends, pricer)
+    work = collect(prices, 0, meshes, sends, pricer, last)
     rank = rank_of(order)
     tasks = pipeline_tasks(order, _durations(work, sends, rank), sends)
     devices = len(_devices(program))
@@ -100,16 +105,19 @@ def simulate(
     overhead = problem.cost.step_overhead(devices)
     ended = _ends(order, tasks, start)
     step = finish(work, rank, ended, problem.cost.overlap("data"), overhead, _ready(order, tasks, start, ended, rank))
-    return _report(problem, graph, plan, program, order, tasks, start, work, prices, sends, step, rank, devices, detail)
+    return _report(
+        problem, graph, plan, program, order, tasks, start, work, prices, last, sends, step, rank, devices, detail
+    )
 
 
 def _durations(work: Work, sends: Sends, rank: NDArray[np.int32]) -> Floats:
-    """Seconds [kind, stage] of actions. What stages of one lane send to each other, as their meshes differ, waits for nobody
+    """Seconds [kind, row] of actions. What stages of one lane send to each other, as their meshes differ, waits for nobody
     else: it lengthens the action that reads it."""
     seconds = action_seconds(work)
     own = rank[sends.src] == rank[sends.dst]
-    np.add.at(seconds[0], sends.dst[own], sends.forward[own])
-    np.add.at(seconds[1], sends.src[own], sends.backward[own])
+    for first in range(0, seconds.shape[1], len(rank)):
+        np.add.at(seconds[0], first + sends.dst[own], sends.forward[own])
+        np.add.at(seconds[1], first + sends.src[own], sends.backward[own])
     return seconds
 
 
@@ -129,7 +137,8 @@ def _in_turns(
     own = tasks.fixed.resource[: tasks.actions]
     alone, shared = (np.bincount(own, f.duration[: tasks.actions], minlength=ranks) for f in (tasks.fixed, fixed))
     stretch = np.divide(shared, alone, out=np.ones(ranks), where=alone > 0)
-    return replace(tasks, fixed=fixed), slowed(work, stretch[rank], cluster.turns(devices))
+    rows = np.tile(rank, len(work.forward) // len(rank))
+    return replace(tasks, fixed=fixed), slowed(work, stretch[rows], cluster.turns(devices))
 
 
 def _refuse(problem: Problem, graph: Graph, plan: Plan) -> None:
@@ -206,13 +215,15 @@ def _report(
     start: Floats,
     work: Work,
     prices: list[StagePrice],
+    last: list[StagePrice],
     sends: Sends,
     step: Step,
     rank: NDArray[np.int32],
     devices: int,
     detail: bool,
 ) -> Simulation:
-    p, runs = order.ranks, order.runs
+    p, runs, each = order.ranks, order.runs, [*prices, *last]
+    row_rank = np.tile(rank, order.rows // order.stages)
     duration = tasks.fixed.duration
     busy: Floats = np.bincount(order.task_rank, duration[: tasks.actions], minlength=p).astype(np.float64)
     ended = _ends(order, tasks, start)
@@ -221,9 +232,11 @@ def _report(
     lanes = tuple(lane_of(problem.cluster, program, rank, r) for r in range(p))
     scale = problem.cost.step_overhead(devices)[0]
     held = memory_of(order, start * scale, (start + duration) * scale, work, rank, detail=detail)
-    stages_here = np.flatnonzero(rank == slow)
-    calls = sum((runs[s] * prices[s].calls + prices[s].step_calls for s in stages_here), np.zeros(len(KINDS), np.int64))
-    moved = sum((runs[s] * prices[s].nbytes[0] + prices[s].step_bytes for s in stages_here), np.zeros(len(KINDS)))
+    here, rows_here = np.flatnonzero(rank == slow), np.flatnonzero(row_rank == slow)
+    calls = sum((prices[s].step_calls for s in here), np.zeros(len(KINDS), np.int64))
+    calls = sum((runs[x] * each[x].calls for x in rows_here), calls)
+    moved = sum((prices[s].step_bytes for s in here), np.zeros(len(KINDS)))
+    moved = sum((runs[x] * each[x].nbytes[0] for x in rows_here), moved)
     total = step_time(step.seconds)
     waits = float(np.average((ended.max() - busy) / total, weights=[x.devices for x in lanes]))
     kinds = [*KINDS, "send"]
@@ -239,14 +252,14 @@ def _report(
         memory_at=held.times,
         memory=held.tables,
         seconds_by=seconds,
-        events=events(order, tasks, start, work, prices, sends, step, rank, scale) if detail else (),
+        events=events(order, tasks, start, work, each, sends, step, rank, scale) if detail else (),
         priced_by=problem.cost.name,
         calls_by={k: int(n) for k, n in zip(KINDS, calls, strict=True) if n},
         bytes_by={k: float(b) for k, b in zip(KINDS, moved, strict=True) if b},
         lane_seconds=tuple(
             by_phase(
                 _breakdown(problem, order, work, sends, step, rank, r, busy, ended),
-                *((runs * x[:, 0])[rank == r].sum() for x in (work.forward, work.backward)),
+                *((runs * x[:, 0])[row_rank == r].sum() for x in (work.forward, work.backward)),
             )
             for r in range(p if detail else 0)
         ),
@@ -278,7 +291,7 @@ def _breakdown(
     Without the time of its sends the same order of actions would end earlier: that difference is "send". What it still
     waits is the bubble. The host, stragglers and fixed work are "idle".
     """
-    here = rank == slow
+    here = np.tile(rank == slow, order.rows // order.stages)
     seconds = named_parts((order.runs[:, None] * (work.forward + work.backward))[here].sum(axis=0))
     for kind, x in zip(KINDS, step.sync[slow], strict=True):
         if x:

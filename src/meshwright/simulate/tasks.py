@@ -75,12 +75,12 @@ def pipeline_tasks(
     """All tasks of one step.
 
     Args:
-        seconds: [kind, stage] of one micro-batch, kinds as in `pipeline.KINDS`.
+        seconds: [kind, row] of one micro-batch, kinds as in `pipeline.KINDS`, rows as in `Orders`.
         after: pairs of tasks of which the second waits for the first, besides what values flow between.
     """
     stages, m = orders.stages, orders.micro_batches
     n = len(orders.task_rank)
-    duration = np.bincount(orders.task, seconds[orders.kind, orders.stage], minlength=n)
+    duration = np.bincount(orders.task, seconds[orders.kind, orders.row], minlength=n)
     forward = _table(orders, FORWARD)
     weight = _table(orders, WEIGHT_GRAD)
     backward = np.maximum(_table(orders, BACKWARD), _table(orders, INPUT_GRAD))

@@ -33,11 +33,12 @@ def events(
     scale: float,
     limit: int = LIMIT,
 ) -> tuple[Event, ...]:
-    """In order of (lane, stream, start); seconds times `scale` (stragglers stretch everything alike)."""
+    """`prices` [row]. In order of (lane, stream, start); seconds times `scale` (stragglers stretch everything alike)."""
     kept = kept_micro_batches(order, len(tasks.send_pair), limit)
     duration = tasks.fixed.duration
     found: list[Event] = []
     streams = [p.streams[0] for p in prices]
+    row = order.row
     for k in np.flatnonzero(kept[order.micro_batch]):
         stage, j, task = int(order.stage[k]), int(order.micro_batch[k]), int(order.task[k])
         kind = ACTIONS[order.kind[k]]
@@ -45,7 +46,7 @@ def events(
         found.append(Event(lane, "compute", f"{stage}{kind}{j}", kind, stage, j, begin * scale, length * scale))
         if kind == "W":
             continue
-        for stream, seconds in zip(("tp", "dp"), streams[stage][int(kind != "F")], strict=True):
+        for stream, seconds in zip(("tp", "dp"), streams[row[k]][int(kind != "F")], strict=True):
             if seconds > 0:
                 shown = min(float(seconds), length)
                 found.append(

@@ -65,7 +65,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 def expected(
     program: Program,
     graph: Graph,
-    micro_batches: int | Mapping[int, int],
+    micro_batches: int | Mapping[int, tuple[int, int]],
     rank: int,
     bucket_bytes: int = CAPACITY,
     *,
@@ -73,7 +73,8 @@ def expected(
 ) -> Counter[Call]:
     """What one rank must be asked for in one step of an unrolled program, transfers and reported totals left out.
 
-    `micro_batches`: of all stages, or by stage. `parted`: the schedule's backward comes in two parts.
+    `micro_batches`: of all stages, which run ops again alike, or by stage as in `forwards_of`. `parted`: the schedule's
+    backward comes in two parts.
     """
     ranks = ranks_of(program)
     found = _over_stages(program, graph, rank)
@@ -82,22 +83,33 @@ def expected(
         if rank not in places:
             continue
         view = MeshView(stage.mesh, rank, ranks, Groups())
-        gathers = () if parted else gathers_of(stage)
-        count = micro_batches if isinstance(micro_batches, int) else micro_batches[stage.stage]
-        for times, instr, reader in _occurrences(stage, gathers, count):
-            who = view.members(instr.axes)
-            if len(who) > 1:
-                size = (
-                    _statistic(instr, reader, stage, graph, view.coords)
-                    if reader
-                    else nbytes(instr, stage, graph, view.coords)
-                )
-                kind = "all_to_all" if instr.kind == "halo" else str(instr.collective)
-                found[kind, size, tuple(sorted(who))] += times
-        found.update(bucketed(stage, graph, view, count, bucket_bytes, parted=parted))
-        for group in groups_of(gathers, graph, bucket_bytes) + groups_of(again(gathers, stage), graph, bucket_bytes):
-            item = dtype_of(graph.tensor[group.members[0].param]).itemsize
-            _add(found, group_legs(group, graph, view), count, item, view)
+        rerunning, kept = (micro_batches, 0) if isinstance(micro_batches, int) else micro_batches[stage.stage]
+        found.update(bucketed(stage, graph, view, rerunning + kept, bucket_bytes, parted=parted))
+        found.update(_per_micro_batch(stage, graph, view, rerunning, bucket_bytes, parted=parted))
+        if kept:
+            found.update(_per_micro_batch(stage.last or stage, graph, view, kept, bucket_bytes, parted=parted))
+    return found
+
+
+def _per_micro_batch(
+    stage: StageCode, graph: Graph, view: MeshView, count: int, bucket_bytes: int, *, parted: bool
+) -> Counter[Call]:
+    """What `count` micro-batches of one stage ask for, sums of gradients left out."""
+    found: Counter[Call] = Counter()
+    gathers = () if parted else gathers_of(stage)
+    for times, instr, reader in _occurrences(stage, gathers, count):
+        who = view.members(instr.axes)
+        if len(who) > 1:
+            size = (
+                _statistic(instr, reader, stage, graph, view.coords)
+                if reader
+                else nbytes(instr, stage, graph, view.coords)
+            )
+            kind = "all_to_all" if instr.kind == "halo" else str(instr.collective)
+            found[kind, size, tuple(sorted(who))] += times
+    for group in groups_of(gathers, graph, bucket_bytes) + groups_of(again(gathers, stage), graph, bucket_bytes):
+        item = dtype_of(graph.tensor[group.members[0].param]).itemsize
+        _add(found, group_legs(group, graph, view), count, item, view)
     return found
 
 

@@ -123,7 +123,8 @@ def needed_groups(program: Program, joint: Mapping[int, Iterable[tuple[str, ...]
     found: set[Members] = set()
     tied = {(s.stage, i.on) for s in program.stages for i in s.update if i.communicates and i.axes == (STAGES,)}
     for stage in program.stages:
-        used = {i.axes for s in stage.segments for i in (*s.forward, *s.rerun, *s.backward) if i.communicates}
+        segments = (*stage.segments, *stage.keeping)
+        used = {i.axes for s in segments for i in (*s.forward, *s.rerun, *s.backward) if i.communicates}
         used |= {i.axes for i in (*stage.grads, *stage.update) if i.communicates and i.axes != (STAGES,)}
         used |= set(joint.get(stage.stage, ()))
         positions = range(len(stage.mesh.devices))

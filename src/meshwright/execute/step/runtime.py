@@ -11,7 +11,6 @@ A table of actions that is free of deadlock with rendezvous sends is free of dea
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -58,6 +57,9 @@ class Local:
     code: StageCode
     view: MeshView
     runner: StageRunner | OpTape
+    keeping: StageRunner | OpTape | None
+    """Runs micro-batches from number `first_kept` on, of which nothing recomputed runs again; None: there are none."""
+    first_kept: int
     weights: Masters
     sums: Sums
     last: int
@@ -69,6 +71,10 @@ class Local:
     def params(self) -> dict[str, Tensor]:
         """Parts at rest."""
         return self.weights.params
+
+    def runner_of(self, k: int) -> StageRunner | OpTape:
+        """Of the forward and the backward of micro-batch k."""
+        return self.keeping if self.keeping is not None and k >= self.first_kept else self.runner
 
 
 def actions_of(plan: Plan, program: Program, rank: int) -> tuple[Action, ...]:
@@ -106,17 +112,24 @@ def parted(plan: Plan) -> bool:
     return any(a.kind in ("I", "W") for pair in pairs for a in pair)
 
 
-def forwards_of(plan: Plan, program: Program) -> Mapping[int, int]:
-    """Stage -> micro-batches that run on it in one step: of several pipes each has its share."""
+def forwards_of(plan: Plan, program: Program) -> Mapping[int, tuple[int, int]]:
+    """Stage -> micro-batches that run on it in one step, of several pipes each its share: those that may run ops again,
+    and the last ones, of which all is kept (`StageCode.keep_last`)."""
     found: tuple[Row, ...] = rows(plan)
+    m = max(1, plan.schedule.micro_batches)
+    numbers: dict[int, list[int]] = {}
     if not found:
-        return dict.fromkeys(range(len(program.stages)), max(1, plan.schedule.micro_batches))
-    counts: Counter[int] = Counter()
+        numbers = {s.stage: list(range(m)) for s in program.stages}
     for row in found:
         for pair in row.actions:
             for a in pair if isinstance(pair, tuple) else (pair,):
                 if a.kind == "F" and isinstance(a.on, int):
-                    counts[a.on] += a.span
+                    numbers.setdefault(a.on, []).extend(range(a.micro_batch, a.micro_batch + a.span))
+    counts = {}
+    for s in program.stages:
+        own = numbers.get(s.stage, [])
+        kept = sum(k >= m - s.keep_last for k in own)
+        counts[s.stage] = len(own) - kept, kept
     return counts
 
 
@@ -197,8 +210,9 @@ class Runtime:
         weights = Masters(code, buckets, self.graph, view, values, self.hardware.device)
         sums = Sums(buckets, self.graph, view, self.hardware.device)
         runner = self._runner(code, view, self._dropout)
+        keeping = self._runner(code.last, view, self._dropout) if code.last else None
         last = max((k for k, a in enumerate(self.actions) if a.on == code.stage and a.kind in "BW"), default=-1)
-        return Local(code, view, runner, weights, sums, last)
+        return Local(code, view, runner, keeping, self.micro_batches - code.keep_last, weights, sums, last)
 
     def _runner(self, code: StageCode, view: MeshView, dropout: bool) -> StageRunner | OpTape:
         outputs = {t.value for t in self.program.transfers if t.src == code.stage} | {self.graph.loss}
@@ -275,7 +289,8 @@ class Runtime:
             local = self.locals[action.on]
             if action.kind == "F":
                 flights[key] = Flight(Moment(self.step, action.micro_batch), local.params)
-                self.forward(local, local.runner, flights[key], action.micro_batch, batch[action.micro_batch])
+                k = action.micro_batch
+                self.forward(local, local.runner_of(k), flights[key], k, batch[k])
                 if self.graph.loss in flights[key].values:
                     losses[key] = flights[key].values[self.graph.loss].detach().clone()
                 continue
@@ -364,7 +379,7 @@ class Runtime:
                 self._enter(local, k, flight, scale)
             if part != "input":
                 local.sums.begin(last=last)
-            local.runner.backward(flight, part, finished=local.sums.add)
+            local.runner_of(k).backward(flight, part, finished=local.sums.add)
             if part != "weight":
                 for t in self.transfers.arriving(local.code.stage, k):
                     if t.grad:

@@ -33,9 +33,11 @@ def is_recorded(model: str) -> bool:
     """Does this name a file that should be a profile? A JSON file that no format knows is left to be a configuration.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or a path that leads nowhere.
     """
     path = Path(model)
+    if path.suffix in (".txt", ".json", ".xz") and not path.exists():
+        raise InputError(f"{model}: no such file", where="MODEL")
     if path.suffix in _CODE or not path.is_file():
         return False
     return path.suffix != ".json" or bool(format_of(path))

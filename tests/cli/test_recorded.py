@@ -544,3 +544,9 @@ def test_a_profile_without_layers_and_workers_said_twice_are_refused(
     assert done.code == 2
     assert words in done.err
     assert done.err.count("\n") == 1
+
+
+def test_a_path_that_leads_nowhere_is_said_before_its_settings(meshwright: Command, tmp_path: Path) -> None:
+    missing = str(tmp_path / "vgg16.graph.txt")
+    done = meshwright("plan", missing, "--planner", "pipedream", "--set", "workers=16")
+    assert (done.code, done.err.strip()) == (2, f"meshwright: {missing}: no such file")

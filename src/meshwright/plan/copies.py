@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import gcd
 
 from ..cluster.model import Mesh
 from ..errors import Unsupported
@@ -34,8 +35,7 @@ class Copy:
         """Whether some micro-batch runs on both."""
         if self.pipe != other.pipe:
             return False
-        turns = self.replicas * other.replicas
-        return any(k % self.replicas == self.replica and k % other.replicas == other.replica for k in range(turns))
+        return (self.replica - other.replica) % gcd(self.replicas, other.replicas) == 0  # Chinese remainders
 
 
 def has_copies(plan: Plan) -> bool:

@@ -22,7 +22,7 @@ def validate_graph(graph: Graph) -> None:
         raise InputError(f"samples is {graph.samples}: a graph is taken at one sample or more")
     for tensor in graph.tensors:
         _check_tensor(tensor)
-    made = {t.name for t in graph.tensors if t.role != "activation"}
+    made = {t.name for t in graph.tensors if t.role not in ("activation", "grad")}
     checked: set[tuple[int, tuple[tuple[int, ...], ...]]] = set()
     for op in graph.ops:
         for name in (*op.inputs, *op.outputs, *op.saved):

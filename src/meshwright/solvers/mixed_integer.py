@@ -8,7 +8,11 @@ from math import inf
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Row = tuple[float, dict[int, float], float]
 """(least, column -> coefficient, most)"""
 
@@ -50,6 +54,21 @@ class Solved:
     """Within the gap, or proven that there is no solution."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrays:
+    """A programme whose rows were built as arrays: coefficient k stands in row `row[k]`, sorted, at column `column[k]`."""
+
+    cost: Floats
+    lower: Floats
+    upper: Floats
+    whole: Bools
+    row: Ints
+    column: Ints
+    coefficient: Floats
+    least: Floats
+    most: Floats
+
+
 def solve(
     programme: Programme,
     *,
@@ -63,21 +82,42 @@ def solve(
     Args:
         start: values of all columns to begin with.
     """
+    rows = programme.rows
+    arrays = Arrays(
+        np.array(programme.cost, np.float64),
+        np.array(programme.lower, np.float64),
+        np.array(programme.upper, np.float64),
+        np.array(programme.whole, np.bool_),
+        np.repeat(np.arange(len(rows)), [len(row[1]) for row in rows]),
+        np.array([c for row in rows for c in row[1]], np.int64),
+        np.array([x for row in rows for x in row[1].values()], np.float64),
+        np.array([row[0] for row in rows], np.float64),
+        np.array([row[2] for row in rows], np.float64),
+    )
+    return solve_arrays(arrays, gap=gap, seconds=seconds, start=start, seed=seed)
+
+
+def solve_arrays(
+    programme: Arrays,
+    *,
+    gap: float = 0.01,
+    seconds: float = 1200.0,
+    start: Sequence[float] | None = None,
+    seed: int = 0,
+) -> Solved:
+    """`solve`, of arrays. Costs are such that no solution is below 0."""
     import highspy
 
     model = highspy.HighsLp()
-    model.num_col_, model.num_row_ = len(programme.cost), len(programme.rows)
-    model.col_cost_ = np.array(programme.cost, np.float64)
-    model.col_lower_ = np.array(programme.lower, np.float64)
-    model.col_upper_ = np.array(programme.upper, np.float64)
-    model.row_lower_ = np.array([row[0] for row in programme.rows], np.float64)
-    model.row_upper_ = np.array([row[2] for row in programme.rows], np.float64)
+    model.num_col_, model.num_row_ = len(programme.cost), len(programme.least)
+    model.col_cost_, model.col_lower_, model.col_upper_ = programme.cost, programme.lower, programme.upper
+    model.row_lower_, model.row_upper_ = programme.least, programme.most
     model.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    model.a_matrix_.start_ = np.cumsum([0, *(len(row[1]) for row in programme.rows)]).astype(np.int32)
-    model.a_matrix_.index_ = np.array([c for row in programme.rows for c in row[1]], np.int32)
-    model.a_matrix_.value_ = np.array([x for row in programme.rows for x in row[1].values()], np.float64)
+    model.a_matrix_.start_ = np.searchsorted(programme.row, np.arange(model.num_row_ + 1)).astype(np.int32)
+    model.a_matrix_.index_ = programme.column.astype(np.int32)
+    model.a_matrix_.value_ = programme.coefficient
     kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
-    model.integrality_ = [kinds[whole] for whole in programme.whole]
+    model.integrality_ = [kinds[whole] for whole in programme.whole.tolist()]
 
     class Quiet(highspy.Highs):  # type: ignore[misc]
         """The constructor prints a banner when it enables callbacks."""

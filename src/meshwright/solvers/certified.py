@@ -1,0 +1,97 @@
+"""The best choice of a cost graph, with a proof: what every planner of operator shardings asks.
+
+    reduce → pass messages until plan and bound meet → drop options that a better plan cannot have, and again
+           → what is left as an integer programme
+
+Most cost graphs of real models are solved by the first two steps (LLaMA-3 8B on 8 × 8 devices, 8,798 ops, in a fraction of
+a second). Where time runs out, the value is that of the best plan so far and the bound what is proven.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import inf
+
+import numpy as np
+
+from .choice_programme import Room, choose
+from .cost_graph import FORBIDDEN, CostGraph, Found
+from .message_passing import MET, Passed, pass_messages
+from .reductions import reduced
+
+Progress = Callable[[str, int, float, float], None]
+"""(phase, steps, value, bound)"""
+WORTH = 0.05
+"""Share of the options that must have been dropped for another round of reductions and messages."""
+
+
+def certified(
+    graph: CostGraph, rooms: Sequence[Room] = (), *, seconds: float = inf, progress: Progress | None = None
+) -> Found:
+    """The best choice; proved if `Found.gap` is 0, else the best known one and a bound.
+
+    Args:
+        rooms: limits of bytes. They make it an integer programme, unless the best choice without them keeps them.
+        seconds: until when a better plan or bound is looked for.
+        progress: called with (phase, steps, best value, bound); may raise, which ends the search.
+    """
+    until = time.monotonic() + seconds
+    free = _best(graph, until, progress)
+    if free.value == inf and free.bound == inf:
+        return FORBIDDEN
+    found = free
+    if any(room.most < 0 or room.over(free.choice) > 0 for room in rooms if free.choice):
+        found = choose(graph, rooms, seconds=max(1.0, min(until - time.monotonic(), 1e6)))
+        found = replace(found, bound=max(found.bound, free.bound))
+    if not found.choice and graph.unary:
+        return found
+    value = graph.cost(found.choice)
+    return replace(found, value=value, bound=_met(value, found.bound))
+
+
+def _met(value: float, bound: float) -> float:
+    """The bound; the value itself where sums in another order are all that lies between."""
+    return value if value - bound <= MET * abs(value) else bound
+
+
+def _best(graph: CostGraph, until: float, progress: Progress | None) -> Found:
+    small = reduced(graph)
+    if small.constant == inf:
+        return FORBIDDEN
+    rest, base = small.graph, small.constant
+
+    def told(phase: str, steps: int, value: float, bound: float) -> None:
+        if progress is not None:
+            progress(phase, steps, value + base, bound + base)
+
+    passed = pass_messages(
+        rest, seconds=until - time.monotonic(), progress=lambda n, v, b: told("message passing", n, v, b)
+    )
+    choice, value, bound = passed.choice, passed.value, passed.bound
+    if _met(value, bound) != value and time.monotonic() < until:
+        inner = _within(rest, passed, until, told)
+        # Dropped options are in no plan better than the known one.
+        bound = max(bound, min(value, inner.bound))
+        if inner.value < value:
+            choice, value = inner.choice, inner.value
+    if value == inf and rest.unary:
+        return Found((), inf, bound + base) if bound < inf else FORBIDDEN
+    return Found(small.restored(choice), value + base, min(value, bound) + base)
+
+
+def _within(graph: CostGraph, passed: Passed, until: float, progress: Progress) -> Found:
+    """The best choice below the known one, of a graph whose messages do not prove it."""
+    cut = passed.value + MET * abs(passed.value)
+    unary = tuple(
+        np.where(passed.before + above > cut, inf, prices)
+        for prices, above in zip(graph.unary, passed.above, strict=True)
+    )
+    pruned = replace(graph, unary=unary)
+    dropped = sum(int(np.isinf(prices).sum()) for prices in unary)
+    if dropped > WORTH * sum(map(len, unary)):
+        return _best(pruned, until, progress)
+    progress("integer programme", 0, passed.value, passed.bound)
+    start = passed.choice if passed.value < inf else None
+    return choose(pruned, seconds=max(1.0, min(until - time.monotonic(), 1e6)), start=start, below=cut)

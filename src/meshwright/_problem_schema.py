@@ -69,6 +69,8 @@ class SearchTable(_Table):
     fix: dict[str, Annotated[int, Field(ge=1)]] = {}
     allow: dict[str, list[str]] = {}
     set: dict[str, str] = {}
+    mesh: str = ""
+    annotations: str = ""
     seed: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("budget")
@@ -110,6 +112,8 @@ class ProblemFile(_Table):
             self.model.routing_skew,
             profile,
             self.search.set,
+            self.search.mesh,
+            _beside(folder, self.search.annotations) if self.search.annotations else "",
             self.model.recorded is not None,
         )
 

@@ -219,6 +219,9 @@ def planner_of(request: Request, top: int = 5) -> Planner:
         if name not in accepted:
             raise InputError(f"planner {kind.info.name} takes no --{name}: leave it out, or use --planner grid")
         options[name] = value
+    for name, text in (("mesh", request.mesh), ("annotations", request.annotations)):
+        if text and name not in kind.info.handles:
+            raise InputError(f"planner {kind.info.name} takes no --{name}: leave it out, or use --planner gspmd")
     if request.settings:
         known = settings.parameters(kind)
         settings.check_known(request.settings, {f"planner {kind.info.name}": known})

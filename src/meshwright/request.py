@@ -53,6 +53,10 @@ class Request:
     """Constants of `meshwright calibrate`: a name or a path; "" = the machine's own where the cluster is local."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """KEY=VALUE: parameters of the planner; where the model is a recorded profile, also what overrides its file."""
+    mesh: str = ""
+    """Axes of the mesh as "x=2,y=4", for planners that are told one."""
+    annotations: str = ""
+    """A file of sharding annotations, by its path."""
     recorded: bool = False
     """The model is a profile with prices and devices of its own, by its path."""
 
@@ -82,7 +86,8 @@ class Request:
 
         model, cluster, planner, profile = map(moved, (self.model, self.cluster, self.planner, self.profile))
         model = os.path.relpath(self.model, folder) if self.recorded else model
-        return replace(self, model=model, cluster=cluster, planner=planner, profile=profile)
+        annotations = os.path.relpath(self.annotations, folder) if self.annotations else ""
+        return replace(self, model=model, cluster=cluster, planner=planner, profile=profile, annotations=annotations)
 
 
 def to_toml(request: Request, comment: str = "") -> str:
@@ -113,6 +118,9 @@ def to_toml(request: Request, comment: str = "") -> str:
     if request.allow:
         listed = (f"{k} = [{', '.join(map(_quoted, v))}]" for k, v in request.allow.items())
         lines.append("allow = { " + ", ".join(listed) + " }")
+    for name, text in (("mesh", request.mesh), ("annotations", request.annotations)):
+        if text:
+            lines.append(f"{name} = {_quoted(text)}")
     if request.settings:
         said = ", ".join(f"{key} = {_quoted(text)}" for key, text in request.settings.items())
         lines.append(f"set = {{ {said} }}")

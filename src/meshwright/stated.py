@@ -170,4 +170,22 @@ def problem_of(request: Request, graph: Graph, cluster: Cluster, batch: int, cos
         routing_skew=request.routing_skew,
     )
     keep_free = -1.0 if request.keep_free is None else request.keep_free
-    return Problem(graph, cluster, cost, recipe, GOALS[request.objective], Limits(keep_free=keep_free))
+    problem = Problem(graph, cluster, cost, recipe, GOALS[request.objective], Limits(keep_free=keep_free))
+    return _annotated(request, problem) if request.mesh or request.annotations else problem
+
+
+def _annotated(request: Request, problem: Problem) -> Problem:
+    """With the mesh and the annotations that the request names.
+
+    Raises:
+        InputError: what `read` and `mesh_on` of `annotation_file` raise, or two meshes.
+    """
+    from .annotation_file import Wishes, axes_of, mesh_on, read
+
+    wishes = read(Path(request.annotations)) if request.annotations else Wishes({}, ())
+    axes = axes_of(request.mesh) if request.mesh else wishes.axes
+    if wishes.axes and axes != wishes.axes:
+        said = ",".join(f"{a}={n}" for a, n in wishes.axes.items())
+        raise InputError(f"--mesh {request.mesh} and {request.annotations} (mesh {said}) differ: leave one out")
+    mesh = mesh_on(problem.cluster, axes) if axes else None
+    return replace(problem, mesh=mesh, annotations=wishes.annotations)

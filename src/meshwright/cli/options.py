@@ -88,6 +88,18 @@ Allow = Annotated[
 ]
 
 
+Mesh = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--mesh", metavar="x=2,y=4", help="Axes of the mesh, for planners that are told one (gspmd)."),
+]
+Annotations = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--annotations",
+        metavar="FILE",
+        help="Shardings of some tensors, TOML or JSON, for planners that complete them.",
+    ),
+]
 SaveProfile = Annotated[
     str | None,
     typer.Option(

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import InputError
 from ..plan.problem import Problem
 
-FORMATS = ("dnn_partitioning", "piper", "dapple", "pipedream")
+FORMATS = ("dnn_partitioning", "piper", "dapple", "spmd_program", "pipedream")
 """Modules of this folder with `recognises` and `read`."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..cluster.model import Cluster, Mesh
@@ -75,11 +75,18 @@ class Annotation:
     """A user's wish for one tensor on `Problem.mesh`, or for one op's devices."""
 
     target: str
+    """A tensor, or a pattern of names: "*.mlp.up_proj.weight"."""
     layout: Layout | None = None
+    """Cuts name axes of the mesh, or parts of them as "x:(1)2"."""
     open_dims: tuple[int, ...] = ()
+    """More axes may be added here."""
     never: tuple[str, ...] = ()
+    """Axes that may not cut it anywhere."""
     priority: tuple[int, ...] = ()
+    """Per dim, 0 first: dims of a later one wait until all before them are propagated."""
     devices: tuple[int, ...] = ()
+    where: str = field(default="", compare=False)
+    """The place that says so, for errors: "shardings.toml: annotate[2]"."""
 
 
 Goal = Literal["time", "memory", "price", "devices"]

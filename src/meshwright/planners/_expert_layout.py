@@ -23,6 +23,7 @@ ZeRO 1, 2, 3        state; also gradients; also parameters rest cut over what ho
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -87,6 +88,11 @@ class Expert:
             data = (DP, *((EP,) if style.ep > 1 else ()), *((CP,) if style.cp > 1 else ()))
             self._stored[key, style.zero] = {t: self._storage(t, axes, style.zero, data) for t, axes in use.items()}
         return Choices(shardings, layouts, self._stored[key, style.zero], self.recomputed(style.recompute))
+
+    def uses(self, style: Style) -> Mapping[str, Axes]:
+        """Parameter -> axes per atom under which its first op computes with it."""
+        self.choices(style)
+        return self._computed[style.compute][2]
 
     def recomputed(self, how: str) -> frozenset[str]:
         """Ops of repeated blocks that run again: none, the light ones, or all."""

@@ -132,6 +132,8 @@ def _check_options(request: Request) -> None:
         "keep_free",
         "fix",
         "allow",
+        "mesh",
+        "annotations",
     ):
         value = getattr(request, name)
         if value != getattr(default, name) and value != os.environ.get(environment.get(name, "")):

@@ -22,6 +22,8 @@ def plan(
     top: o.Top = 5,
     fix: o.Fix = None,
     allow: o.Allow = None,
+    mesh: o.Mesh = None,
+    annotations: o.Annotations = None,
     save_profile: o.SaveProfile = None,
     out: o.Out = None,
     seed: o.Seed = None,
@@ -32,8 +34,9 @@ def plan(
 ) -> int:
     """Search for a plan, predict its step time and memory, and write a folder with plan, report and trace.
 
-    MODEL may be a recorded profile of dnn-partitioning, piper, pipedream or dapple, recognised by its content: it brings its
-    own costs and devices, --set overrides them, and a folder is written only where -o says.
+    MODEL may be a recorded profile of dnn-partitioning, piper, pipedream or dapple, or a tensor program with annotated
+    shardings, recognised by its content: it brings its own costs and devices, --set overrides them, and a folder is written
+    only where -o says.
     """
     from ... import answer, exporting, save
     from ...output_folder import check_free
@@ -49,7 +52,7 @@ def plan(
     request = request_of(
         model, cluster=cluster, profile=profile, batch=batch, seq=seq, precision=precision, attention_share=attention_share, routing_skew=routing_skew, planner=planner, budget=budget,
         objective=objective, fix=o.parse_fix(fix), allow=o.parse_allow(allow), seed=seed,
-        settings=parsed(set_) if set_ else None,
+        settings=parsed(set_) if set_ else None, mesh=mesh, annotations=annotations,
     )  # fmt: skip
     wanted = exporting.asked(save_profile) if save_profile else None
     if is_recorded(request.model):

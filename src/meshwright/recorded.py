@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import settings as words
 from .errors import InputError, MeshwrightError
-from .formats.detect import format_of, reader
+from .formats.detect import FORMATS, format_of, planner_of, reader
 from .plan.schedules.asynchronous import warm_up
 from .report.recorded import Answered, Profiled
 from .request import Request
@@ -56,7 +56,7 @@ def stated(request: Request, planner: type[Planner]) -> tuple[Profiled, dict[str
     name = format_of(path)
     if not name:
         raise InputError(
-            f"{path} is in none of the formats dnn_partitioning, piper, pipedream and dapple, by its content",
+            f"{path} is in none of the formats {', '.join(FORMATS)}, by its content",
             where=str(path),
         )
     read = reader(name)
@@ -91,7 +91,7 @@ def planner_kind(request: Request, given: str | None) -> tuple[str, type[Planner
     """
     from .planners import registry
 
-    name = given or format_of(request.model) or request.planner
+    name = given or planner_of(format_of(request.model)) or request.planner
     return name, type(registry.load(name))
 
 
@@ -112,13 +112,17 @@ def judged(profiled: Profiled, planner: Planner, result: Result, parameters: Map
     found = Answered(
         profiled, planner.info, dict(parameters), result.status, result.reason, result.objective, result.unit, result.bound,
         result.seconds, result.evaluations, result.seed, result.carry, result.plan,
+        frontier=tuple((c.memory, c.objective, c.plan) for c in result.frontier),
     )  # fmt: skip
     plan = result.plan
     if plan is None:
         return found
+    from .cost.tables import Tables
     from .simulate import simulate
 
     found = replace(found, loads=planner.loads(profiled.problem, plan), staleness=staleness(plan))
+    if profiled.problem.cost.unit != "s" or isinstance(profiled.problem.cost, Tables):
+        return replace(found, not_simulated="its prices are of whole choices, not of pieces of work in seconds")
     try:
         simulation = simulate(profiled.problem, plan, detail=False)
     except MeshwrightError as error:

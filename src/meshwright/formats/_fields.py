@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import lzma
 from collections.abc import Hashable, Iterable, Mapping
@@ -16,18 +17,19 @@ V = TypeVar("V", bound=Hashable)
 
 
 def load(path: Path) -> Any:
-    """The JSON document of a file, which may be compressed with xz.
+    """The JSON document of a file, which may be compressed with xz or gzip.
 
     Raises:
         InputError: no such file, or no JSON.
     """
     try:
         content = path.read_bytes()
-        return json.loads((lzma.decompress(content) if path.suffix == ".xz" else content).decode("utf-8"))
+        content = {".xz": lzma.decompress, ".gz": gzip.decompress}.get(path.suffix, bytes)(content)
+        return json.loads(content.decode("utf-8"))
+    except (lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
+        raise InputError(f"{path} is no {path.suffix[1:]} file: {error}", where=str(path)) from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}", where=str(path)) from error
-    except lzma.LZMAError as error:
-        raise InputError(f"{path} is no xz file: {error}", where=str(path)) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no text: {error.reason} at byte {error.start}", where=str(path)) from error
     except json.JSONDecodeError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import lzma
+import zipfile
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +14,15 @@ from typing import Any
 from ..errors import InputError
 from ..plan.problem import Problem
 
-FORMATS = ("dnn_partitioning", "piper", "dapple", "spmd_program", "pipedream")
+FORMATS = (
+    "dnn_partitioning",
+    "piper",
+    "dapple",
+    "spmd_program",
+    "pipedream",
+    "pase",
+    "factor_graph",
+)
 """Modules of this folder with `recognises` and `read`."""
 
 
@@ -24,22 +34,39 @@ def format_of(path: Path | str) -> str:
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
-        text = (lzma.decompress(content) if path.suffix == ".xz" else content).decode("utf-8")
+        text, document = _opened(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}", where=str(path)) from error
-    except (lzma.LZMAError, UnicodeDecodeError):
+    except (lzma.LZMAError, zipfile.BadZipFile, EOFError, UnicodeDecodeError):
         return ""
-    try:
-        document: Any = json.loads(text)
-    except json.JSONDecodeError:
-        document = None
     for name in FORMATS:
         # Text formats are told by their text, the others by their parsed JSON.
         given = text if name == "pipedream" else document
         if given is not None and import_module(f".{name}", __package__).recognises(given):
             return name
     return ""
+
+
+def _opened(path: Path) -> tuple[str, Any]:
+    """(text, parsed JSON or None) of a file that may be compressed; of arrays in one file (.npz): {"arrays": their names}."""
+    if path.suffix == ".npz":
+        with zipfile.ZipFile(path) as arrays:
+            return "", {"arrays": [name.removesuffix(".npy") for name in arrays.namelist()]}
+    content = path.read_bytes()
+    try:
+        content = {".xz": lzma.decompress, ".gz": gzip.decompress}.get(path.suffix, bytes)(content)
+    except gzip.BadGzipFile:
+        return "", None
+    text = content.decode("utf-8")
+    try:
+        return text, json.loads(text)
+    except json.JSONDecodeError:
+        return text, None
+
+
+def planner_of(name: str) -> str:
+    """The planner that a format was made for: its module's PLANNER, else that of its own name."""
+    return str(getattr(import_module(f".{name}", __package__), "PLANNER", name)) if name else ""
 
 
 def reader(name: str) -> Callable[..., Problem]:

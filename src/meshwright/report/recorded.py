@@ -23,6 +23,8 @@ SCHEMA = "meshwright.recorded/1"
 COMPARE_SCHEMA = "meshwright.compare-recorded/1"
 SHOWN = 40
 """Stages in the table."""
+POINTS = 8
+"""Of a frontier in words."""
 PRECISE = 9
 """Digits of an objective that people compare with published ones."""
 
@@ -63,6 +65,8 @@ class Answered:
     """Updates that a gradient comes late; 0 = synchronous."""
     simulation: Simulation | None = None
     not_simulated: str = ""
+    frontier: tuple[tuple[float, float, Plan], ...] = ()
+    """(memory, objective, plan) that the planner found none better than in both, least memory first."""
 
     @property
     def memory(self) -> float | None:
@@ -105,6 +109,8 @@ def plan_lines(a: Answered, width: int, asked: bool = True) -> list[Line]:
     said = [f"{k.replace('_', ' ')} {_scalar(v)}" for k, v in details.items() if isinstance(v, int | float | str)]
     if said:
         lines += [Line(t) for t in labelled("Also", [" · ".join(said)], width, indent=10)]
+    if a.frontier:
+        lines += [Line(t) for t in labelled("Frontier", [_frontier(a)], width, indent=10)]
     if a.simulation is not None:
         lines += [Line(t) for t in labelled("Simulated", [_simulated(a)], width, indent=10)]
     elif a.not_simulated:
@@ -181,6 +187,14 @@ def _scalar(value: Any) -> str:
     return number(value, PRECISE) if isinstance(value, float) else str(value)
 
 
+def _frontier(a: Answered) -> str:
+    """A few points, evenly, of (memory, objective); --json has all, with their plans."""
+    last = len(a.frontier) - 1
+    shown = sorted({round(k * last / (POINTS - 1)) for k in range(POINTS)})
+    points = " · ".join(f"{number(m, PRECISE)}: {number(t, PRECISE)}" for m, t, _ in (a.frontier[k] for k in shown))
+    return f"{plural(len(a.frontier), 'point')}, memory: {a.unit}     {points}"
+
+
 def _simulated(a: Answered) -> str:
     sim = a.simulation
     assert sim is not None
@@ -213,6 +227,7 @@ def plan_object(a: Answered) -> dict[str, Any]:
         "stages": stage_objects(a),
         "details": a.details,
         "plan": to_json(a.plan) if a.plan is not None else None,
+        "frontier": [{"memory": m, "objective": t, "plan": to_json(p)} for m, t, p in a.frontier],
         "asynchronous": a.staleness > 0,
         "staleness": a.staleness,
         "simulation": simulation_object(a.simulation) if a.simulation is not None else None,

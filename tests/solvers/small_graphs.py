@@ -13,7 +13,10 @@ from meshwright.solvers.cost_graph import CostGraph
 
 @st.composite
 def cost_graphs(draw: st.DrawFn, variables: int = 6, options: int = 4, *, forbidden: bool = True) -> CostGraph:
-    """Any shape, parallel edges and edges from a variable to itself among them; some prices inf, some below 0, some equal."""
+    """Any shape, parallel edges and edges from a variable to itself among them; some prices inf, some below 0, some equal.
+
+    Memory is 0 to 19 an option.
+    """
     n = draw(st.integers(1, variables))
     sizes = [draw(st.integers(1, options)) for _ in range(n)]
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -27,7 +30,12 @@ def cost_graphs(draw: st.DrawFn, variables: int = 6, options: int = 4, *, forbid
         found[rng.random(shape) < share] = inf
         return found
 
-    return CostGraph(tuple(prices(k) for k in sizes), tuple(edges), tuple(prices(sizes[u], sizes[v]) for u, v in edges))
+    return CostGraph(
+        tuple(prices(k) for k in sizes),
+        tuple(edges),
+        tuple(prices(sizes[u], sizes[v]) for u, v in edges),
+        tuple(rng.integers(0, 20, k).astype(np.float64) for k in sizes),
+    )
 
 
 def optimum(graph: CostGraph) -> float:

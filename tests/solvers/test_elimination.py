@@ -17,28 +17,10 @@ from meshwright.solvers.cost_graph import CostGraph
 from meshwright.solvers.elimination import brute_force, eliminate
 from meshwright.solvers.elimination_order import ORDERS, OrderName, order_of
 
-
-@st.composite
-def cost_graphs(draw: st.DrawFn, forbidden: bool = True) -> CostGraph:
-    """Up to seven variables of up to four options, edges anywhere, several between two variables and from one to itself."""
-    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=7))
-    some = st.integers(0, len(sizes) - 1)
-    edges = draw(st.lists(st.tuples(some, some), max_size=12))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    share = draw(st.sampled_from([0.0, 0.1, 0.5])) if forbidden else 0.0
-
-    def prices(*shape: int) -> np.ndarray:
-        found = rng.integers(-5, 20, shape).astype(float)
-        found[rng.random(shape) < share] = inf
-        return found
-
-    return CostGraph(
-        tuple(prices(n) for n in sizes), tuple(edges), tuple(prices(sizes[u], sizes[v]) for u, v in edges),
-        tuple(rng.integers(0, 20, n).astype(float) for n in sizes),
-    )  # fmt: skip
+from .small_graphs import cost_graphs
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cost_graphs(), st.sampled_from(ORDERS))
 def test_it_finds_what_brute_force_finds(graph: CostGraph, order: OrderName) -> None:
     found, truth = eliminate(graph, order), brute_force(graph)

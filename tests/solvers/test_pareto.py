@@ -18,7 +18,7 @@ from meshwright.solvers.elimination import eliminate
 from meshwright.solvers.elimination_order import ORDERS, Order, order_of
 from meshwright.solvers.pareto import frontier
 
-from .test_elimination import cost_graphs
+from .small_graphs import cost_graphs
 
 Points = list[tuple[float, float]]
 

@@ -22,8 +22,9 @@ A configuration cuts each dim of an op's iteration space; sizes of parts are rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,6 +42,10 @@ WORD = 8.0
 """Bytes of a word."""
 STATE = 3.0
 """Copies of a weight that `memory` counts: itself, gradient, momentum."""
+
+
+CUTOFF = "cutoff"
+"""In `Op.kwargs`: least elements that a cut leaves of a dim."""
 
 
 class PaSEFlops(CostModel):
@@ -109,6 +114,33 @@ class PaSEFlops(CostModel):
 
 
 _NO_SECONDS = "pase-flops prices configurations of whole ops and the edges between them, no single message"
+
+
+def configurations(op: Op, devices: int) -> tuple[tuple[int, ...], ...]:
+    """Numbers of parts of each of an op's dims, the last varying fastest.
+
+    A number divides its dim and leaves `cutoff` elements (1 where none does), their product is at most `devices`; flattened
+    tensors are cut into ranges only.
+    """
+    least = int(dict(op.kwargs)[CUTOFF])  # type: ignore[arg-type]
+    choices = [
+        [1]
+        if f.kind == "fixed"
+        else [c for c in range(1, devices + 1) if f.size % c == 0 and f.size // c >= least] or [1]
+        for f in op.rule.factors
+    ]
+    found: list[tuple[int, ...]] = [()]
+    for options in choices:
+        found = [(*c, n) for c in found for n in options if prod(c) * n <= devices]
+    if op.kind in ("Ravel", "Unravel"):
+        found = [c for c in found if _contiguous(c, [f.size for f in op.rule.factors])]
+    return tuple(found)
+
+
+def _contiguous(cuts: Sequence[int], sizes: Sequence[int]) -> bool:
+    """Are the parts ranges of the flattened tensor: leading dims cut to single elements, one dim cut, the rest whole?"""
+    first = next((i for i, (c, n) in enumerate(zip(cuts, sizes, strict=True)) if c != n), len(cuts))
+    return all(c == 1 for c in cuts[first + 1 :])
 
 
 def tensor_cuts(op: Op, dims: Iterable[tuple[str, ...]], cuts: Floats) -> Floats:

@@ -6,8 +6,7 @@
     NAME.npz       edges int[E, 2], configs_i int[K, dims], node_cost_i float[K], edge_cost_j float[K of source, K of target]:
                    priced by its own tables
 
-`dom` is the iteration space; an op becomes the rule whose factors are its dims. A configuration cuts dim i into c_i parts:
-c_i divides the dim and leaves `cutoff` elements, the product is at most the number of devices.
+`dom` is the iteration space; an op becomes the rule whose factors are its dims.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..cluster.model import Cluster, DeviceType, Level
-from ..cost.pase_flops import BANDWIDTH, FLOPS, PaSEFlops
+from ..cost.pase_flops import BANDWIDTH, CUTOFF, FLOPS, PaSEFlops
 from ..cost.tables import Options
 from ..errors import InputError
 from ..graph.ir import Arg, Dims, Factor, Graph, Op, Rule, Tensor
@@ -32,8 +31,6 @@ from ._tables import table_problem
 
 DEVICES = 8
 """The prototype's default."""
-CUTOFF = "cutoff"
-"""In `Op.kwargs`: least elements of a part."""
 _CONV = ("b", "c", "h", "w", "r", "s", "n")
 _LSTM = ("l", "s", "b", "n", "k")
 _SAME = ("Softmax", "SoftmaxCrossEntropy", "Elementwise", "Norm", "Concat", "Transpose")
@@ -99,29 +96,6 @@ def read(
         Recipe(own, "sgd", 0.0, "float32", "float32"),
         limits=Limits(memory=limit, keep_free=0.0),
     )
-
-
-def configurations(op: Op, devices: int) -> tuple[tuple[int, ...], ...]:
-    """Ways of cutting an op of such a graph, the last dim's cuts varying fastest."""
-    least = int(dict(op.kwargs)[CUTOFF])  # type: ignore[arg-type]
-    choices = [
-        [1]
-        if f.kind == "fixed"
-        else [c for c in range(1, devices + 1) if f.size % c == 0 and f.size // c >= least] or [1]
-        for f in op.rule.factors
-    ]
-    found: list[tuple[int, ...]] = [()]
-    for options in choices:
-        found = [(*c, n) for c in found for n in options if prod(c) * n <= devices]
-    if op.kind in ("Ravel", "Unravel"):
-        found = [c for c in found if _contiguous(c, [f.size for f in op.rule.factors])]
-    return tuple(found)
-
-
-def _contiguous(cuts: Sequence[int], sizes: Sequence[int]) -> bool:
-    """Are the parts ranges of the flattened tensor: leading dims cut to single elements, one dim cut, the rest whole?"""
-    first = next((i for i, (c, n) in enumerate(zip(cuts, sizes, strict=True)) if c != n), len(cuts))
-    return all(c == 1 for c in cuts[first + 1 :])
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,9 @@ from math import prod
 import numpy as np
 
 from ..cluster.model import Mesh
-from ..cost.pase_flops import PaSEFlops, tensor_cuts
+from ..cost.pase_flops import PaSEFlops, configurations, tensor_cuts
 from ..cost.tables import Tables
 from ..errors import Unsupported
-from ..formats.pase import configurations
 from ..graph.ir import Floats, Op
 from ..plan.lookup import stage_ops
 from ..plan.model import Cut, OpSharding, Plan, Stage

@@ -181,7 +181,9 @@ def _check(seconds: Floats, following: Ints, devices_of: Sequence[int], devices:
     if np.isnan(seconds).any() or (seconds < 0).any():
         raise InputError("a time of a stage is below 0 or no number: wanted seconds, or inf where it is impossible")
     if devices < 1 or micro_batches < 1 or min(devices_of, default=0) < 1:
-        raise InputError("a submesh has no devices, or there are no devices or micro-batches: wanted at least one of each")
+        raise InputError(
+            "a submesh has no devices, or there are no devices or micro-batches: wanted at least one of each"
+        )
 
 
 def submeshes(hosts: int, per_host: int, space: str = "all") -> tuple[tuple[int, int], ...]:

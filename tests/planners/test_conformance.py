@@ -17,8 +17,16 @@ HERE = Path(__file__).parent
 EXAMPLE = HERE.parent.parent / "examples" / "even_cells.py"
 
 
+class TestAccPar(PlannerConformance):
+    planner = "accpar"
+
+
 class TestDistIR(PlannerConformance):
     planner = "distir"
+
+
+class TestDoubleRecursive(PlannerConformance):
+    planner = "double_recursive"
 
 
 class TestGPipe(PlannerConformance):

@@ -22,6 +22,8 @@ FORMATS = (
     "pipedream",
     "pase",
     "factor_graph",
+    "accpar",
+    "mindspore",
 )
 """Modules of this folder with `recognises` and `read`."""
 
@@ -41,7 +43,7 @@ def format_of(path: Path | str) -> str:
         return ""
     for name in FORMATS:
         # Text formats are told by their text, the others by their parsed JSON.
-        given = text if name == "pipedream" else document
+        given = text if name in ("pipedream", "accpar") else document
         if given is not None and import_module(f".{name}", __package__).recognises(given):
             return name
     return ""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from math import prod
 
 from ..graph.ir import FactorKind
@@ -121,7 +122,8 @@ def refine(folded: Folded) -> Atoms:
                 marks[t] = [_Marks(n) for n in graph.tensor[t].shape]
     factor = [{f.name: (k, _Marks(f.size)) for k, f in enumerate(op.rule.factors)} for op in ops]
 
-    pending = set(range(len(ops)))
+    pending = list(range(len(ops)))  # a heap: ops in program order
+    waiting = set(pending)
     readers: dict[str, set[int]] = {}
     for n, (op, ins) in enumerate(zip(ops, names)):
         for t in (*ins, *op.outputs):
@@ -131,8 +133,8 @@ def refine(folded: Folded) -> Atoms:
         twins.setdefault(folded.name(a), []).append(b)
         twins.setdefault(b, []).append(folded.name(a))
     while pending:
-        n = min(pending)
-        pending.discard(n)
+        n = heappop(pending)
+        waiting.discard(n)
         op, own = ops[n], factor[n]
         touched: set[str] = set()
         moved = False
@@ -154,10 +156,10 @@ def refine(folded: Folded) -> Atoms:
                     for s in sorted(here.strides):
                         if there.add(s):
                             touched.add(u)
-        for t in touched:
-            pending |= readers.get(t, set())
-        if moved:
-            pending.add(n)
+        again = {reader for t in touched for reader in readers.get(t, ())} | ({n} if moved else set())
+        for reader in again - waiting:
+            heappush(pending, reader)
+        waiting |= again
 
     atoms = Atoms(folded, [])
     for t, of_dims in marks.items():

@@ -19,7 +19,7 @@ from pathlib import Path
 from ..cluster.model import Cluster, DeviceType, Level
 from ..cost.accpar_elements import AccParElements
 from ..errors import InputError
-from ..graph.ir import Factor, Graph, Op, Rule, Tensor
+from ..graph.ir import Factor, Graph, Op, Role, Rule, Tensor
 from ..graph.serial import digest_of
 from ..plan.problem import Limits, Problem, Recipe
 from ._fields import overrides_checked
@@ -96,17 +96,15 @@ def parse(
     layers = _layers(text, file)
     cluster, cost = _array(file, devices, flops, bandwidth, element_bytes)
     reads = _reads(layers, file, skip)
-    ops, tensors = [], [Tensor("input", element_bytes * batch * _inputs(layers[0][2]), role="input")]
+    # Shapes are those of samples and channels alone: pools between layers, which the text does not say, change maps.
+    ops, tensors = [], [_tensor("input", element_bytes * batch * _inputs(layers[0][2]), (batch,), "input")]
     for (name, kind, fields, _), before in zip(layers, reads):
-        out, weight = f"{name}:out", f"{name}:weight"
-        tensors.append(
-            Tensor(weight, element_bytes * fields["in_ch"] * fields["out_ch"] * _kernel(fields), role="param")
-        )
-        tensors.append(Tensor(out, element_bytes * batch * _outputs(fields)))
+        out, weight, k, n = f"{name}:out", f"{name}:weight", fields["in_ch"], fields["out_ch"]
+        tensors.append(_tensor(weight, element_bytes * k * n * _kernel(fields), (k, n), "param"))
+        tensors.append(_tensor(out, element_bytes * batch * _outputs(fields), (batch,), "activation"))
         inputs = (*(f"{layers[k][0]}:out" for k in before), weight) if before else ("input", weight)
-        factors = (Factor("b", batch, samples=True), Factor("k", fields["in_ch"]), Factor("n", fields["out_ch"]))
-        # Shapes stay unknown: pools between layers, which the text does not say, change them.
-        rule = Rule(factors, (*((("b",), ("k",)),) * (len(inputs) - 1), (("k",), ("n",))), ((("b",), ("n",)),))
+        factors = (Factor("b", batch, samples=True), Factor("k", k), Factor("n", n))
+        rule = Rule(factors, (*((("b",),),) * (len(inputs) - 1), (("k",), ("n",))), ((("b",),),))
         ops.append(Op(name, kind.lower(), inputs, (out,), rule, saved=(out,), kwargs=tuple(fields.items())))
     read_ones = {t for op in ops for t in op.inputs}
     ends = tuple(f"{name}:out" for name, _, _, _ in layers if f"{name}:out" not in read_ones)
@@ -265,6 +263,11 @@ def _array(
     total = sum(counts)
     level = Level("array", total, min(b for _, b in rates.values()))
     return Cluster("array", types, total, of, (level,)), AccParElements(rates, element_bytes=element_bytes)
+
+
+def _tensor(name: str, nbytes: float, shape: tuple[int, ...], role: Role) -> Tensor:
+    """With bytes of all its elements; its dtype is not one of torch's, whose bytes would follow from the shape."""
+    return Tensor(name, nbytes, shape, "element", role)
 
 
 def _kernel(fields: dict[str, int]) -> int:

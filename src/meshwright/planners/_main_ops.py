@@ -220,7 +220,9 @@ class _Following:
         """Blocks that are all cut alike said once; else an op that is not cut says so where its copy in block 0 is."""
         graph = self.atoms.folded.graph
         for run in graph.runs:
-            blocks = [graph.ops[run.first + b * run.length : run.first + (b + 1) * run.length] for b in range(run.count)]
+            blocks = [
+                graph.ops[run.first + b * run.length : run.first + (b + 1) * run.length] for b in range(run.count)
+            ]
             said = [[found.get(op.name) for op in block] for block in blocks]
             alike = all(own == said[0] for own in said)
             for block, own in zip(blocks[1:], said[1:]):

@@ -132,6 +132,9 @@ class DoubleRecursive(Planner):
         }
         if importance == "topological" and len(model.ops) <= SHOWN:
             carry["costs"] = [_costs(model, state, taken) for state, taken in zip(states, slots)]
+        carry["by_order"] = {
+            order: objective if order == importance else _volume(model, order) for order in get_args(Order)
+        }
         carry["strategies"] = _strategies(model, slots)
         carry["followers"] = _followers(problem, model, plan)
         run.offer(objective, lambda: plan)
@@ -287,6 +290,12 @@ class _Model:
                 on |= {cut.axis: slot_of[dim] for cut in cuts}
             found[:, v] = [on.get(axis, NOTHING) for axis in axes]
         return list(found)
+
+
+def _volume(model: _Model, order: Importance) -> float:
+    """The objective of what the other order finds: an early decision may be a bad one, whichever goes first."""
+    slots, states = search(model.ops, model.rounds, order)
+    return sum(state.price(taken) for state, taken in zip(states, slots))
 
 
 _LETTERS = {ROWS: "I", COLUMNS: "J", SUMMED: "K", HEIGHT: "H", WIDTH: "W", NOTHING: "R"}

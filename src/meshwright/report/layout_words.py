@@ -23,7 +23,7 @@ def layout_words(plan: Plan) -> str:
         return f"{len(plan.stages)} stages on {len(devices)} devices"
     mesh = plan.stages[0].mesh
     words = [
-        f"{axis}{size}"
+        f"{axis}{'×' if axis[-1:].isdigit() else ''}{size}"
         + ("+sp" if axis == "tp" and _sequence_parallel(plan) else _context(plan) if axis == "cp" else "")
         for axis, size in zip(mesh.axes, mesh.shape, strict=True)
         if size > 1

@@ -19,8 +19,9 @@ from math import inf
 import numpy as np
 
 from ..errors import InputError
-from ..graph.ir import Floats, Ints
 from ._stage_kernels import slowest, sums
+from .cost_graph import Floats
+from .mixed_integer import Ints
 
 
 @dataclass(frozen=True, slots=True)

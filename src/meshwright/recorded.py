@@ -36,7 +36,7 @@ def is_recorded(model: str) -> bool:
         InputError: the file cannot be read, or a path that leads nowhere.
     """
     path = Path(model)
-    if path.suffix in (".txt", ".json", ".xz") and not path.exists():
+    if path.suffix in (".txt", ".json", ".xz", ".gz", ".npz") and not path.exists():
         raise InputError(f"{model}: no such file", where="MODEL")
     if path.suffix in _CODE or not path.is_file():
         return False

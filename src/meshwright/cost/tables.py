@@ -32,10 +32,19 @@ class Tables(CostModel):
     name: ClassVar[str] = "tables"
 
     def __init__(
-        self, options: Mapping[str, Options], pairs: Sequence[tuple[str, str, Floats]], *, unit: str = "s"
+        self,
+        options: Mapping[str, Options],
+        pairs: Sequence[tuple[str, str, Floats]],
+        *,
+        unit: str = "s",
+        live: Sequence[Sequence[str]] = (),
     ) -> None:
-        """pairs: (op, op, float64[options of the first, of the second]); parallel ones add up; inf = forbidden."""
+        """pairs: (op, op, float64[options of the first, of the second]); parallel ones add up; inf = forbidden.
+
+        live: ops whose bytes are held at a time, for each time; () = those of all ops, at all times.
+        """
         self.options = dict(options)
+        self.live = tuple(map(tuple, live))
         self.pairs = tuple(pairs)
         self.unit = unit  # type: ignore[misc]  # of this recording
 

@@ -24,6 +24,10 @@ FORMATS = (
     "factor_graph",
     "accpar",
     "mindspore",
+    "autoparallel",
+    "alpa_ilp",
+    "alpa_dp",
+    "alpa_clustering",
 )
 """Modules of this folder with `recognises` and `read`."""
 

@@ -22,7 +22,7 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from ._reduction_kernels import min_plus
+from ._cost_kernels import min_plus
 from .cost_graph import CostGraph, Floats
 
 Indices = NDArray[np.intp]
@@ -353,8 +353,13 @@ class _Work:
         own, left, right = self.own.pop(v), self.near[u].pop(v), self.near[v][w]
         del self.near[w][v]
         self.steps.append(_Step(v, arrays[own], ((u, arrays[left]), (w, arrays[right ^ 1]))))
-        key = "between", left, own, right
-        self._join(u, w, self.store.once(key, lambda: min_plus(arrays[left], arrays[own], arrays[right])))
+
+        def make() -> Floats:
+            rows = np.arange(len(arrays[left]))
+            found: Floats = min_plus(arrays[left] + arrays[own], arrays[right][None], rows, 0 * rows)
+            return found
+
+        self._join(u, w, self.store.once(("between", left, own, right), make))
         self.near[v].clear()
 
     def _join(self, u: int, v: int, table: int) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from collections import ChainMap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
 
 from ..errors import Unsupported
 from ..plan.model import Cut, Layout, OpSharding, Storage
-from . import halo
+from . import halo, summa
 from .atoms import FIXED, Atoms, Node, strides
 from .convert import Axes, axes_of
 
@@ -36,6 +36,8 @@ class Assignment:
     rest: dict[str, Axes]
     use: dict[str, Axes]
     """Parameters: how their first op computes with them."""
+    grids: dict[int, summa.Grid] = field(default_factory=dict)
+    """Nodes that run as SUMMA."""
 
 
 def place(axes: tuple[str, ...], sizes: list[int], mesh: Mapping[str, int]) -> list[tuple[str, ...]]:
@@ -190,11 +192,17 @@ def assign(atoms: Atoms, choices: Choices, mesh: Mapping[str, int]) -> Assignmen
         if b in done.rest and atoms.role.get(entry) == "activation":
             done.rest.setdefault(entry, done.rest[b])
     held = ChainMap(done.rest, done.use)
-    for node in atoms.nodes:
+    for n, node in enumerate(atoms.nodes):
         op = graph.ops[node.index]
-        cuts = op_cuts(node, atoms, choices.shardings.get(op.name), held, mesh)
+        sharding = choices.shardings.get(op.name)
+        cuts = op_cuts(node, atoms, sharding, held, mesh)
         done.cuts.append(cuts)
         need = [on(m, cuts) for m in node.operands]
+        if sharding is not None and sharding.variant == summa.SUMMA:
+            grid = summa.grid_of(op, node, cuts, held.get(node.inputs[0], ()), mesh)
+            if grid is not None:
+                done.grids[n] = grid
+                need = summa.blocks(node, grid, need)
         done.need.append(need)
         for t, axes in zip(node.inputs, need):
             if t in atoms.producer:

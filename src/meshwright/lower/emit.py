@@ -13,6 +13,7 @@ from .convert import Axes, Do, Step, axes_of, local_size, steps
 from .experts import expert_axes
 from .halo import DATA, widened
 from .program import GRAD, RAW, Instr
+from .summa import Grid, fetches, in_steps
 
 _NONE: frozenset[str] = frozenset()
 COMMUNICATES = frozenset({"all_reduce", "all_gather", "reduce_scatter", "all_to_all"})
@@ -164,7 +165,7 @@ class Emitter:
         for n in nodes:
             node = self.atoms.nodes[n]
             if all(t in self.atoms.const for t in node.outputs) and not in_run:
-                w.constants.append(self._compute(node, self.done.cuts[n], node.inputs, node.outputs))
+                w.constants.append(self._compute(n, node, self.done.cuts[n], node.inputs, node.outputs))
                 continue
             self._op(w, cache, n, node, nodes)
         return w
@@ -194,7 +195,7 @@ class Emitter:
             rest = self.done.rest[t]
             paths.append(steps(here, partial, rest, _NONE, _NONE) if partial or here != rest else ())
         raw = [t + RAW if p else t for t, p in zip(node.outputs, paths)]
-        forward = self._compute(node, cuts, tuple(values), tuple(raw))
+        forward = self._compute(n, node, cuts, tuple(values), tuple(raw))
         for name, t in zip(raw, node.outputs):
             w.maker[name] = len(w.forward)
             w.base[name] = (t, self.done.raw[t][0])
@@ -202,37 +203,39 @@ class Emitter:
         w.forward.append(forward)
         stats = self._stats(node, cuts)
         w.forward += [s for s in stats if s.phase == "forward"]
+        come, go = fetches(self, node, self.done.grids[n], self.done.need[n]) if n in self.done.grids else ([], [])
+        w.forward += come
         if n in self.atoms.differentiable:
             grads = [v for v, t in zip(values, node.inputs) if t in self.atoms.grad]
             outs = [r for r, t in zip(raw, node.outputs) if t in self.atoms.grad]
             # reversed at the end: the sums of a backward follow its op here so that they precede nothing they need
             w.backward += [s for s in stats if s.phase == "backward"]
+            w.backward += reversed(go)
             w.backward.append(
                 Instr(
                     "compute", forward.on, "backward",
                     tuple(GRAD + r for r in outs), tuple(dict.fromkeys(GRAD + v for v in grads)),
                     cuts=forward.cuts, operands=forward.operands, results=forward.results,
-                    sizes=forward.sizes, samples=forward.samples,
+                    sizes=forward.sizes, samples=forward.samples, steps=forward.steps,
                 )
             )  # fmt: skip
         for t, name, path in zip(node.outputs, raw, paths):
             self.move(w, t, name, path, t, t in self.atoms.grad)
 
-    def _compute(self, node: Node, cuts: Axes, values: tuple[str, ...], results: tuple[str, ...]) -> Instr:
+    def _compute(self, n: int, node: Node, cuts: Axes, values: tuple[str, ...], results: tuple[str, ...]) -> Instr:
         op = self.graph.ops[node.index]
         by_factor: dict[str, tuple[Cut, ...]] = {}
         for f, axes in zip(node.factor, cuts):
             if axes:
                 name = op.rule.factors[f].name
                 by_factor[name] = by_factor.get(name, ()) + cuts_along(axes)
-        sizes, over = self.sizes(node, cuts)
-        operands = tuple(
-            self.layout(t, tuple(() if a == FIXED else cuts[a] for a in m)) for t, m in zip(node.inputs, node.operands)
-        )
+        grid: Grid | None = self.done.grids.get(n)
+        sizes, over = self.sizes(node, in_steps(grid, cuts) if grid else cuts)
+        operands = tuple(self.layout(t, need) for t, need in zip(node.inputs, self.done.need[n]))
         outs = tuple(self.layout(t, *self.done.raw[t]) for t in node.outputs)
         return Instr(
             "compute", op.name, "forward", values, results, cuts=tuple(by_factor.items()), operands=operands,
-            results=outs, sizes=sizes, samples=over,
+            results=outs, sizes=sizes, samples=over, steps=grid.steps if grid else 1,
         )  # fmt: skip
 
     def _stats(self, node: Node, cuts: Axes) -> list[Instr]:

@@ -16,7 +16,7 @@ from ..plan.model import OpSharding
 from .atoms import PRODUCTS, item_bytes
 from .kernels import Kernels
 from .live import Live
-from .program import Instr, Kept
+from .program import INSIDE, Instr, Kept
 from .values import Values, add
 
 
@@ -75,7 +75,7 @@ class Keeper:
         names = {v.w.forward[k].on for k in again if v.w.forward[k].kind == "compute"}
         out = []
         for k, i in enumerate(v.w.forward):
-            if k in again or (i.kind == "stat" and i.on in names):
+            if k in again or (i.kind in INSIDE and i.on in names):
                 light = i.kind == "compute" and i.on in self.kernels.of_op
                 out.append(i.grouped(self.kernels.of_op[i.on]) if light else i)
         return tuple(out), made

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..cost.losses import CROSS_ENTROPIES
-from .program import RAW, Kernel
+from .program import INSIDE, RAW, Kernel
 from .values import Values, add
 
 
@@ -46,8 +46,16 @@ def kernels(v: Values, fused: bool = True) -> Kernels:
     for i in v.w.forward:
         if i.kind == "collective" and i.collective == "all_gather":
             working = max(working, v.size(i.outputs[0]), key=sum)
+        elif i.steps > 1:
+            working = max(working, fetched(v, v.node_of[i.on]), key=sum)
     of_op = {v.graph.ops[v.atoms.nodes[n].index].name: g for n, g in of_node.items()}
     return Kernels(tuple(found), of_node, of_op, written, working, loss)
+
+
+def fetched(v: Values, n: int) -> tuple[float, float]:
+    """Bytes of the blocks of both operands of a SUMMA product, twice: those of the next step come while this one's are multiplied."""
+    x, w = (v.size(value) for value in v.w.used[n])
+    return add(add(x, w), add(x, w))
 
 
 def _before_losses(v: Values) -> set[int]:
@@ -68,7 +76,7 @@ def _written(v: Values, of_node: dict[int, int]) -> frozenset[str]:
             if made is not None and made in of_node and of_node.get(n) != of_node[made]:
                 out.add(r)
     for i in v.w.forward:
-        if i.kind not in ("compute", "stat", "identity"):
+        if i.kind not in ("compute", "identity", *INSIDE):
             out.add(v.root(i.inputs[0]))
     for n in v.nodes:
         for t in v.atoms.nodes[n].outputs:

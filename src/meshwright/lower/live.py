@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 
+from .kernels import fetched
 from .program import GRAD, Instr
 from .values import Values, add
 
@@ -83,6 +84,8 @@ class Live:
         if instr.kind != "compute":
             return NONE
         v = self.v
+        if instr.steps > 1:
+            return fetched(v, v.node_of[instr.on])
         n = v.node_of[instr.on]
         table = WORKING_CUT if instr.on in self.statistic else WORKING
         share = table.get(v.graph.ops[v.atoms.nodes[n].index].kind, (0.0, 0.0))[backward]

@@ -25,6 +25,7 @@ from .kernels import Kernels, kernels
 from .memo import memo
 from .parameters import Over, ParameterPlan
 from .program import Instr, Segment, StageCode, Transfer
+from .summa import SUMMA
 from .values import Values
 
 
@@ -106,6 +107,7 @@ def _size_axes(graph: Graph, choices: Choices) -> frozenset[str]:
         rule = graph.ops[graph.position[name]].rule if name in graph.position else None
         for f, cuts in sharding.cuts.items():
             major = rule is not None and rule.factor(f).samples and rule.factor(f).size % graph.samples == 0
+            major = major and sharding.variant != SUMMA  # the rows' axis cuts the matrix, too
             found.update(c.axis for c in (cuts[1:] if major else cuts))
     for t, layout in choices.layouts.items():
         for d, subs in enumerate(layout.dims):

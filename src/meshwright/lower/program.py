@@ -32,6 +32,8 @@ from ..plan.model import Cut, Layout
 
 GRAD = "∂"
 RAW = "!"
+INSIDE = frozenset({"stat", "panel"})
+"""Kinds of instructions that the local form of their op carries out."""
 
 InstrKind = Literal[
     "compute",  # a local op; phase forward or backward (its whole backward)
@@ -41,6 +43,7 @@ InstrKind = Literal[
     "identity",  # nothing moves; stands so that a value or a gradient has a name
     "halo",  # rows of both neighbours around the own part, before an op whose windows are cut (lower/halo.py)
     "stat",  # an all-reduce inside op `on`: maxima, sums, counts of a cut stat factor
+    "panel",  # a block of an operand, or of its gradient, broadcast or summed inside product `on` (lower/summa.py)
     "update",  # optimizer on the state shard of parameter `on`
     "exchange",  # the gradient of a tied weight, complete: stages of unequal meshes send theirs to each other and add them
 ]
@@ -61,9 +64,9 @@ class Instr:
     """Mesh axes that take part; one axis, except for joint all-reduces of partial sums."""
     dim: int = -1
     """Flat index of the sub-dimension (atom) that is gathered, scattered, sliced; for all_to_all: the one that is GATHERED.
-    halo: the DIM of the tensor."""
+    halo: the DIM of the tensor. panel: the member that the block comes from or goes to, as a coordinate."""
     dim2: int = -1
-    """all_to_all: the sub-dimension that becomes cut."""
+    """all_to_all: the sub-dimension that becomes cut. panel: the operand."""
     before: Layout | None = None
     after: Layout | None = None
     cuts: tuple[tuple[str, tuple[Cut, ...]], ...] = ()
@@ -83,18 +86,20 @@ class Instr:
     """stat: "max", "sum". halo: what pads both ends, "zero" or "lowest". update: unused."""
     group: int = -1
     """compute of light ops: the fused kernel of the segment that it belongs to; -1 = priced alone."""
+    steps: int = 1
+    """compute: products of `sizes` one after the other, whose operands come in as many blocks."""
 
     def grouped(self, group: int) -> Instr:
         """The same as a member of a fused kernel."""
         return Instr(
             self.kind, self.on, self.phase, self.inputs, self.outputs, self.collective, self.axes, self.dim, self.dim2,
             self.before, self.after, self.cuts, self.operands, self.results, self.sizes, self.nbytes, self.samples,
-            self.op, group,
+            self.op, group, self.steps,
         )  # fmt: skip
 
     @property
     def communicates(self) -> bool:
-        return self.kind in ("collective", "stat", "halo")
+        return self.kind in ("collective", "stat", "panel", "halo")
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ class Expert:
     def choices(self, style: Style) -> Choices:
         key = style.compute
         if key not in self._computed:
-            self._computed[key] = _Computing(self, style).result()
+            self._computed[key] = Computing(self, style).result()
         shardings, layouts, use = self._computed[key]
         if (key, style.zero) not in self._stored:
             data = (DP, *((EP,) if style.ep > 1 else ()), *((CP,) if style.cp > 1 else ()))
@@ -118,7 +118,7 @@ class Expert:
             return found
         products = [n for n in self.atoms.nodes if self.graph.ops[n.index].kind in PRODUCTS]
         for tp in range(2, most + 1):
-            if self._cuts_heads(tp) and any(self.column(n, tp) is not None for n in products):
+            if self.cuts_heads(tp) and any(self.column(n, tp) is not None for n in products):
                 found.append(tp)
         return found
 
@@ -129,7 +129,7 @@ class Expert:
             return ["halo"] if any(self.row(n, cp) is not None for n in windows) else []
         if not any(any(flags) for flags in self.positions):
             return []
-        fit = [self._cuts_heads(cp), all(any(n.size[a] % cp == 0 for a in self.queries(n)) for n in self._attentions)]
+        fit = [self.cuts_heads(cp), all(any(n.size[a] % cp == 0 for a in self.queries(n)) for n in self._attentions)]
         return [kind for kind, able in zip(CONTEXTS, fit) if able]
 
     def expert_degrees(self, most: int) -> list[int]:
@@ -141,13 +141,17 @@ class Expert:
     def _attentions(self) -> list[Node]:
         return [node for node in self.atoms.nodes if "attention" in self.graph.ops[node.index].kind]
 
-    def _cuts_heads(self, n: int) -> bool:
+    def cuts_heads(self, n: int) -> bool:
         """Whether `n` cuts key-value heads, or else the groups that share one, of every attention."""
+        return not self.uncut_heads(n)
+
+    def uncut_heads(self, n: int) -> str:
+        """The first attention that `n` does not cut so, with its heads; "" if there is none."""
         for node in self._attentions:
             sizes = [node.size[a] for a in self.heads(node)]
             if sizes and not any(s % n == 0 for s in sizes):
-                return False
-        return True
+                return f"the {' × '.join(map(str, sizes))} heads of {self.graph.ops[node.index].name}"
+        return ""
 
     def heads(self, node: Node) -> list[int]:
         rule = self.graph.ops[node.index].rule
@@ -269,14 +273,14 @@ def expert_of(graph: Graph) -> Expert:
     return found
 
 
-class _Computing:
+class Computing:
     """How every op of one graph computes under one style."""
 
     def __init__(self, expert: Expert, style: Style) -> None:
         self.expert, self.atoms, self.graph = expert, expert.atoms, expert.graph
         self.style = style
         self.size = {CP: style.cp, EP: style.ep, TP: style.tp}
-        self.data = (DP, EP) if style.ep > 1 else (DP,)
+        self.data: tuple[str, ...] = (DP, EP) if style.ep > 1 else (DP,)
         self.whole = style.whole_experts and style.tp > 1
         self.expert_of: dict[str, int] = {}
         """Result of an op that is cut on experts -> which of its atoms they are."""
@@ -289,9 +293,7 @@ class _Computing:
 
     def result(self) -> tuple[dict[str, OpSharding], dict[str, Layout], dict[str, Axes]]:
         atoms = self.atoms
-        for t, samples in atoms.samples.items():
-            if t not in atoms.producer:
-                self.rest[t] = tuple(self.data if s else () for s in samples)
+        self.rest.update((t, self._arrives(t)) for t in atoms.samples if t not in atoms.producer)
         for n, node in enumerate(atoms.nodes):
             constant = all(u in atoms.const for u in node.inputs)
             if self._reshapes_parameters(n):  # waits for its reader
@@ -310,6 +312,10 @@ class _Computing:
                 self.layouts[entry] = plan_layout(atoms, entry, self.rest[b])
         return self.shardings, self.layouts, self.use
 
+    def _arrives(self, t: str) -> Axes:
+        """How data lies before anything reads it."""
+        return tuple(self.data if s else () for s in self.atoms.samples[t])
+
     def _reshapes_parameters(self, n: int) -> bool:
         """A light op on parameters alone: a transpose, a cast."""
         node = self.atoms.nodes[n]
@@ -321,8 +327,7 @@ class _Computing:
 
     def _read(self, node: Node, cuts: Axes) -> None:
         """What a node reads first rests as it reads it, if it is a parameter or made of parameters."""
-        for t, m in zip(node.inputs, node.operands, strict=True):
-            need = on(m, cuts)
+        for t, need in zip(node.inputs, self._needs(node, cuts), strict=True):
             if self.atoms.role[t] == "param" and t not in self.use:
                 self.use[t] = self.rest[t] = need
             elif t in self.waiting:
@@ -335,6 +340,10 @@ class _Computing:
                 self._read(maker, tuple(own))
                 for u, r in zip(maker.outputs, maker.results, strict=True):
                     self.rest[u] = on(r, tuple(own))
+
+    def _needs(self, node: Node, cuts: Axes) -> list[Axes]:
+        """How a node reads its operands."""
+        return [on(m, cuts) for m in node.operands]
 
     def _cuts(self, n: int, node: Node) -> Axes:
         cuts: list[tuple[str, ...]] = [()] * len(node.size)

@@ -24,7 +24,7 @@ from ..cost import VIEWS, Collective
 from ..graph.ir import ITEM_BYTES, Graph, Op
 from ..lower.atoms import PRODUCTS
 from ..lower.memo import memo
-from ..lower.program import GRAD, Instr, Program, StageCode, Transfer
+from ..lower.program import GRAD, INSIDE, Instr, Program, StageCode, Transfer
 from ..plan.model import Layout
 from ..plan.problem import Recipe
 
@@ -150,8 +150,8 @@ class _Writer:
                 self._forward(i, op, calls)
             else:
                 self._backward(i, op, calls)
-        elif i.kind in ("stat", "halo"):
-            kind: Collective = "all_reduce" if i.kind == "stat" else "permute"
+        elif i.kind in INSIDE or i.kind == "halo":
+            kind: Collective = i.collective or "all_reduce"
             calls.append(Call("collective", i.on, (), (), i, kind, i.axes, self._scaled(i)))
         elif i.kind != "update":
             self._convert(i, calls)

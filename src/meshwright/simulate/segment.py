@@ -21,6 +21,7 @@ from ..cost.losses import CROSS_ENTROPIES
 from ..graph.ir import ITEM_BYTES, Floats, Graph, Ints, Op, Phase
 from ..lower.atoms import PRODUCTS
 from ..lower.program import GRAD, RAW, Instr, Segment
+from .panels import hidden
 
 KINDS: tuple[Collective, ...] = (
     "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "permute",
@@ -142,6 +143,8 @@ class SegmentPricer:
             weight = np.maximum(weight, w)
         backward = backward + rerun
         comm, calls, nbytes = self._communication(segment, mesh, micro, sums)
+        streams = comm.sum(axis=3)
+        comm[:, TENSOR, :, KINDS.index("broadcast")] -= self._double_buffered(segment, mesh, micro, samples)
         own_host = all(device.kind == "cpu" for device in self.devices(mesh))
         phases = []
         for compute, by_class, floor in zip((forward, backward), comm, self._floors(segment, mesh), strict=True):
@@ -158,7 +161,6 @@ class SegmentPricer:
         transient = np.maximum(_affine(kept.transient, local), space)
         table = np.empty((n, WIDTH))
         table[:, FORWARD], table[:, BACKWARD], table[:, WEIGHT] = phases[0], phases[1], weight
-        streams = comm.sum(axis=3)
         streams[:, TENSOR] += streams[:, GRADIENT]
         table[:, STREAMS] = streams[:, :GRADIENT].reshape(4, n).T
         table[:, BYTES], table[:, CALLS] = nbytes, calls
@@ -277,7 +279,25 @@ class SegmentPricer:
                 seconds if self.attention_share == 1.0 else seconds * self.cost.packed(op, sizes, self.attention_share)
             )
 
-        found: Floats = self._known(instr, (phase, device.name), local, price)[0]
+        found: Floats = instr.steps * self._known(instr, (phase, device.name), local, price)[0]
+        return found
+
+    def _double_buffered(self, segment: Segment, mesh: Mesh, micro: Ints, samples: _Samples) -> Floats:
+        """Seconds [phase, n] of broadcasts beside products that run in steps."""
+        found = np.zeros((2, len(micro)))
+        for which, instrs in enumerate((segment.forward, segment.rerun, segment.backward)):
+            if any(i.steps > 1 for i in instrs):
+                found[int(which > 0)] += hidden(
+                    instrs,
+                    len(micro),
+                    lambda i: self.cost.collective(
+                        i.collective or "broadcast", self._bytes(i, mesh, micro), Group(self.cluster, mesh, i.axes)
+                    ),
+                    lambda i, phase: np.max(
+                        [self._spent(i, d, phase, samples.of(i)) for d in self.devices(mesh)], axis=0
+                    ),
+                    self.share[SHARDED],
+                )
         return found
 
     def _phase(self, instr: Instr, op: Op) -> Phase:
@@ -335,7 +355,7 @@ class SegmentPricer:
                     together[key] = together.get(key, np.zeros(n)) + size
                 else:
                     copies = self._copies(i) if kind == "all_to_all" else 1
-                    cls = GRADIENT if which == 2 and kind != "all_to_all" else TENSOR
+                    cls = GRADIENT if which == 2 and kind not in ("all_to_all", "broadcast") else TENSOR
                     pending.setdefault((kind, i.axes, copies), []).append((which, cls, size))
         for i, times in sums:
             if i.communicates and i.collective:

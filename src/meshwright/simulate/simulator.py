@@ -19,6 +19,7 @@ from ..cluster.model import Cluster, Mesh
 from ..errors import InputError, Unsupported
 from ..graph.ir import Floats, Graph
 from ..lower.program import Program, StageCode
+from ..lower.summa import SUMMA
 from ..plan.model import Plan
 from ..plan.pieces import rows_in_turn
 from ..plan.problem import Problem
@@ -148,7 +149,7 @@ def _refuse(problem: Problem, graph: Graph, plan: Plan) -> None:
             if sharding.variant:
                 op = graph.ops[graph.position[name]]
                 usual = problem.cost.variants(op, np.array([[f.size for f in op.rule.factors]], np.int64))[0]
-                if sharding.variant != usual:
+                if sharding.variant not in (usual, SUMMA):
                     raise Unsupported(
                         f'{name} runs as "{sharding.variant}", but each op is simulated as its first configuration, "{usual}"'
                     )

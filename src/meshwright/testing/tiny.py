@@ -29,11 +29,11 @@ class Tiny:
     feasible: bool = True
 
 
-class _Builder:
+class Builder:
     """Collects ops and tensors of a sequential model on `samples` vectors."""
 
-    def __init__(self, samples: int) -> None:
-        self.samples = samples
+    def __init__(self, samples: int, dtype: str = "float32") -> None:
+        self.samples, self.dtype = samples, dtype
         self.ops: list[Op] = []
         self.tensors: list[Tensor] = []
 
@@ -41,7 +41,7 @@ class _Builder:
         elements = 1
         for n in shape:
             elements *= n
-        self.tensors.append(Tensor(name, float(elements * ITEM_BYTES["float32"]), shape, "float32", role))  # type: ignore[arg-type]
+        self.tensors.append(Tensor(name, float(elements * ITEM_BYTES[self.dtype]), shape, self.dtype, role))  # type: ignore[arg-type]
         return name
 
     def linear(self, module: str, x: str, width: int, wide: int, flops: float | None = None) -> str:
@@ -53,23 +53,23 @@ class _Builder:
             ((("b",), ("n",)),),
         )
         work = 2.0 * self.samples * width * wide if flops is None else flops
-        self._op(f"{module}/linear", "linear", (x, weight), out, rule, module, work, saved=(x, weight))
+        self.op(f"{module}/linear", "linear", (x, weight), out, rule, module, work, saved=(x, weight))
         return out
 
     def relu(self, module: str, x: str, width: int) -> str:
         out = self.tensor(f"{module}.out", (self.samples, width), "activation")
         dims = (("b",), ("d",))
         rule = Rule((Factor("b", self.samples, samples=True), Factor("d", width)), (dims,), (dims,))
-        self._op(f"{module}/relu", "relu", (x,), out, rule, module, 0.0, saved=(out,))
+        self.op(f"{module}/relu", "relu", (x,), out, rule, module, 0.0, saved=(out,))
         return out
 
     def mean(self, module: str, x: str, width: int) -> str:
         out = self.tensor(f"{module}.mean", (), "activation")
         rule = Rule((Factor("b", self.samples, samples=True), Factor("d", width)), ((("b",), ("d",)),), ((),))
-        self._op(f"{module}/mean", "mean", (x,), out, rule, module, 0.0)
+        self.op(f"{module}/mean", "mean", (x,), out, rule, module, 0.0)
         return out
 
-    def _op(
+    def op(
         self,
         name: str,
         kind: str,
@@ -79,10 +79,11 @@ class _Builder:
         module: str,
         flops: float,
         saved: tuple[str, ...] = (),
+        overload: str = "default",
     ) -> None:
         args = tuple(Slot(i) for i in range(len(inputs)))
         self.ops.append(
-            Op(name, kind, inputs, (out,), rule, flops, saved, module=module, call=f"aten.{kind}.default", args=args)
+            Op(name, kind, inputs, (out,), rule, flops, saved, module=module, call=f"aten.{kind}.{overload}", args=args)
         )
 
     def graph(self, loss: str, runs: tuple[Run, ...] = ()) -> Graph:
@@ -94,7 +95,7 @@ class _Builder:
 
 def mlp(blocks: int = 2, width: int = 64, samples: int = 8) -> Graph:
     """`blocks` equal blocks of linear and relu between a stem and a head, and a mean as loss; the blocks are one run."""
-    build = _Builder(samples)
+    build = Builder(samples)
     # Without a stem the first block would read data, the others a result with a gradient: no equal blocks.
     x = build.linear("stem", build.tensor("x", (samples, width), "input"), width, width)
     for i in range(blocks):
@@ -107,7 +108,7 @@ def mlp(blocks: int = 2, width: int = 64, samples: int = 8) -> Graph:
 
 def chain(flops: Sequence[float], width: int = 8, samples: int = 8) -> Graph:
     """One linear layer per entry, named "0", "1", …, of that many forward FLOPs; the mean belongs to the last layer."""
-    build = _Builder(samples)
+    build = Builder(samples)
     x = build.tensor("x", (samples, width), "input")
     for i, work in enumerate(flops):
         x = build.linear(str(i), x, width, width, work)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ...graph.ir import Graph
-from ...lower.program import Instr, Segment
+from ...lower.program import INSIDE, Instr, Segment
 from ..ranks.mesh_groups import MeshView
 from .site import Local, Site
 from .twins import localise
@@ -26,17 +26,17 @@ class Place:
 
 
 def calls_of(segment: Segment, place: Place) -> dict[str, Local]:
-    """Op -> its call on local operands; all-reduces inside an op are carried out by its call."""
+    """Op -> its call on local operands; collectives inside an op are carried out by its call."""
     return {site.op.name: localise(site) for site in sites_of(segment, place)}
 
 
 def sites_of(segment: Segment, place: Place) -> Iterator[Site]:
     """What the local form of each op of a segment depends on."""
-    stats: dict[tuple[str, str], list[Instr]] = {}
+    inner: dict[tuple[str, str], list[Instr]] = {}
     for phase, instrs in (("forward", segment.forward), ("backward", segment.backward)):
         for instr in instrs:
-            if instr.kind == "stat":
-                stats.setdefault((instr.on, phase), []).append(instr)
+            if instr.kind in INSIDE:
+                inner.setdefault((instr.on, phase), []).append(instr)
     for instr in segment.forward:
         if instr.kind == "compute":
             yield Site(
@@ -45,8 +45,8 @@ def sites_of(segment: Segment, place: Place) -> Iterator[Site]:
                 graph=place.graph,
                 view=place.view,
                 device=place.device,
-                forward=tuple(stats.get((instr.on, "forward"), ())),
-                backward=tuple(stats.get((instr.on, "backward"), ())),
+                forward=tuple(inner.get((instr.on, "forward"), ())),
+                backward=tuple(inner.get((instr.on, "backward"), ())),
                 seed=place.seed,
                 dropout=place.dropout,
             )

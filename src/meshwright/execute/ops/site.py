@@ -56,7 +56,7 @@ class Site:
     view: MeshView
     device: torch.device
     forward: tuple[Instr, ...] = ()
-    """The all-reduces inside its forward, in program order."""
+    """The collectives inside its forward, in program order."""
     backward: tuple[Instr, ...] = ()
     seed: int = 0
     dropout: bool = True

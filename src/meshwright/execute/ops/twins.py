@@ -21,6 +21,7 @@ from .composites import batch_norm, cross_entropy, group_norm, instance_norm, la
 from .randomness import global_index, keep_mask, later_key, normal, uniform
 from .ranges import must_be_below
 from .site import Local, Moment, Site
+from .summa import stepped
 from .windows import convolution, pool
 
 Twin: TypeAlias = Callable[[Site], Local]
@@ -35,6 +36,8 @@ def localise(site: Site) -> Local:
         Unsupported: a cut that this kind cannot run with, in one sentence.
     """
     op = site.op
+    if site.instr.steps > 1:
+        return stepped(site)
     twin = TWINS.get(op.kind)
     if twin is None:
         raise Unsupported(f"{op.name} is of kind {op.kind}, which has no rule for running on parts", reason="op")

@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...graph.ir import Graph
-from ...lower.program import GRAD, Instr, Program, StageCode
+from ...lower.program import GRAD, INSIDE, Instr, Program, StageCode
 from ...plan.layout import interval, local_shape
 from ..ops.halo import place
 from ..ops.params import dtype_of, master_dtype
@@ -101,12 +101,13 @@ def _per_micro_batch(
         who = view.members(instr.axes)
         if len(who) > 1:
             size = (
-                _statistic(instr, reader, stage, graph, view.coords)
+                _inside(instr, reader, stage, graph, view.coords)
                 if reader
                 else nbytes(instr, stage, graph, view.coords)
             )
             kind = "all_to_all" if instr.kind == "halo" else str(instr.collective)
-            found[kind, size, tuple(sorted(who))] += times
+            if size or instr.kind != "panel":  # blocks without elements stay where they are
+                found[kind, size, tuple(sorted(who))] += times
     for group in groups_of(gathers, graph, bucket_bytes) + groups_of(again(gathers, stage), graph, bucket_bytes):
         item = dtype_of(graph.tensor[group.members[0].param]).itemsize
         _add(found, group_legs(group, graph, view), count, item, view)
@@ -163,13 +164,22 @@ def bucketed(
 def _occurrences(
     stage: StageCode, gathers: Sequence[Gather], micro_batches: int
 ) -> Iterator[tuple[int, Instr, Instr | None]]:
-    """(times in a step, communicating instruction of a segment, the op that a statistic belongs to)."""
+    """(times in a step, communicating instruction of a segment, the op that carries it out, if one does)."""
     gone = {name for g in gathers for name in g.stands_for if not name.startswith(GRAD)}
     for s in without(stage, gathers).segments:
         reader = {i.on: i for i in s.forward if i.kind == "compute"}
         for i in (*s.forward, *s.rerun, *s.backward):
             if i.communicates and not gone.intersection(i.outputs):
-                yield s.count * micro_batches, i, reader[i.on] if i.kind == "stat" else None
+                yield s.count * micro_batches, i, reader[i.on] if i.kind in INSIDE else None
+
+
+def _inside(instr: Instr, reader: Instr, stage: StageCode, graph: Graph, coords: Mapping[str, int]) -> int:
+    """A statistic, or a block of an operand as it lies at the member that it comes from or goes to."""
+    if instr.kind == "stat":
+        return _statistic(instr, reader, stage, graph, coords)
+    tensor = graph.tensor[graph.ops[graph.position[instr.on]].inputs[instr.dim2]]
+    at = {**coords, instr.axes[0]: instr.dim}
+    return prod(local_shape(reader.operands[instr.dim2], tensor.shape, stage.mesh, at)) * dtype_of(tensor).itemsize
 
 
 def _statistic(instr: Instr, reader: Instr, stage: StageCode, graph: Graph, coords: Mapping[str, int]) -> int:

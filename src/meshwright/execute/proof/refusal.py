@@ -37,6 +37,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "storage": "A gradient or optimizer state rests cut otherwise than the parameter, and not just further.",
         "statistic": "An op is cut inside a statistic that only whole values give: classes of a loss over several dims, "
         "the vocabulary of an embedding bag.",
+        "summa": "An op runs as SUMMA that is no product of rows with a matrix, or on a grid that is not square.",
         "halo": "A window is cut into parts smaller than what a neighbour reads of them.",
         "op": "An op is of a kind that has no rule for running on parts.",
         "integers": "An op draws integers at random, which would differ from plan to plan.",

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ...errors import ExecutionError
-from ...lower.program import GRAD, Instr, Segment
+from ...lower.program import GRAD, INSIDE, Instr, Segment
 from ..ranks.collectives import apply
 from ..ranks.mesh_groups import MeshView
 
-LOCAL = ("compute", "stat")
+LOCAL = frozenset({"compute"}) | INSIDE
 
 
 @dataclass(frozen=True, slots=True)

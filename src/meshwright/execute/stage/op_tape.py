@@ -25,7 +25,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_
 
 from ...errors import ExecutionError
 from ...graph.ir import Graph
-from ...lower.program import GRAD, Instr, Segment, StageCode
+from ...lower.program import GRAD, INSIDE, Instr, Segment, StageCode
 from ..ops.calls import Place, calls_of
 from ..ops.site import Local
 from ..ranks.collectives import apply
@@ -119,7 +119,7 @@ class OpTape:
             taped_later=frozenset(i.on for i in segment.rerun if i.kind == "compute"),
             last_grad=last_grad,
             weight_side=self._weight_side(segment),
-            inside=frozenset(i.on for i in segment.backward if i.kind == "stat"),
+            inside=frozenset(i.on for i in segment.backward if i.kind in INSIDE),
             completes=completes,
         )
 
@@ -162,8 +162,8 @@ class OpTape:
                     flight.values.pop(name, None)
 
     def _execute(self, code: _Code, instr: Instr, flight: Flight, values: dict[str, Tensor], *, record: bool) -> None:
-        if instr.kind == "stat":
-            return  # carried out inside its op
+        if instr.kind in INSIDE:
+            return  # carried out by its op
         operands = [self._value(name, values, flight) for name in instr.inputs]
         if instr.kind == "compute":
             results = self._compute(code, instr, operands, flight, record=record)
@@ -241,8 +241,8 @@ class OpTape:
             flight.values = {}
 
     def _execute_backward(self, code: _Code, instr: Instr, flight: Flight, part: Part) -> None:
-        if instr.kind == "stat":
-            return  # carried out inside its op
+        if instr.kind in INSIDE:
+            return  # carried out by its op
         outputs = instr.outputs
         if part != "all":
             late = [name for name in outputs if name in code.weight_side]

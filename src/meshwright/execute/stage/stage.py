@@ -23,7 +23,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ...errors import ExecutionError
 from ...graph.ir import Graph
-from ...lower.program import GRAD, Instr, Segment, StageCode
+from ...lower.program import GRAD, INSIDE, Instr, Segment, StageCode
 from ..ops.calls import Place, calls_of
 from ..ranks.collectives import apply
 from ..ranks.mesh_groups import MeshView
@@ -134,7 +134,7 @@ def _prepare(
         for n in (unit.carrying if isinstance(unit, Island) else (unit.source,) if unit.duals else ())
         if n not in made and n not in gathered.group_of
     )
-    listed = (i for i in segment.rerun if i.kind != "stat" and not gathered.stands_for.intersection(i.outputs))
+    listed = (i for i in segment.rerun if i.kind not in INSIDE and not gathered.stands_for.intersection(i.outputs))
     rerun = dict.fromkeys(where[i.on] if i.kind == "compute" else i for i in listed)
     return _Code(
         segment=segment,
@@ -157,7 +157,7 @@ class _Group:
     instrs: list[Instr]
     again: bool
     alone: bool
-    """One op with statistics inside."""
+    """One op with collectives inside."""
 
     @property
     def reads(self) -> set[str]:
@@ -166,17 +166,17 @@ class _Group:
 
 def _grouped(segment: Segment, moves: Mapping[str, Move]) -> list[_Group | Move]:
     again = {i.on for i in segment.rerun if i.kind == "compute"}
-    statistic = {i.on for i in (*segment.forward, *segment.backward) if i.kind == "stat"}
+    communicating = {i.on for i in (*segment.forward, *segment.backward) if i.kind in INSIDE}
     groups: list[_Group | Move] = []
     for i in segment.forward:
         if i.kind == "compute":
             last = groups[-1] if groups else None
-            alone = i.on in statistic
+            alone = i.on in communicating
             if isinstance(last, _Group) and not alone and not last.alone and last.again == (i.on in again):
                 last.instrs.append(i)
             else:
                 groups.append(_Group([i], i.on in again, alone))
-        elif i.kind != "stat" and i.outputs[0] in moves:
+        elif i.kind not in INSIDE and i.outputs[0] in moves:
             groups.append(moves[i.outputs[0]])
     return groups
 

@@ -1,0 +1,102 @@
+"""What a layout scheme is said to cost is what its program asks for; where SUMMA cannot be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshwright.cost.volumes import Scheme, linear_volume
+from meshwright.errors import Unsupported
+from meshwright.lower import lower
+from meshwright.lower.summa import SUMMA
+from meshwright.lower.volumes import received, resting
+from meshwright.plan.model import Cut, OpSharding
+from meshwright.plan.problem import Recipe
+from meshwright.testing.linear import LINEAR, W, X, linear_graph, linear_plan, linear_program, linear_received
+
+GRIDS: tuple[tuple[Scheme, int, int], ...] = (
+    ("1d-column", 4, 1),
+    ("1d-row", 4, 1),
+    ("1d-row-sequence", 8, 1),
+    ("2d", 4, 1),
+    ("2d", 9, 1),
+    ("2.5d", 4, 1),
+    ("2.5d", 8, 2),
+    ("2.5d", 18, 2),
+    ("3d", 8, 1),
+    ("3d", 27, 1),
+)
+"""(scheme, devices, depth)."""
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6))
+@settings(max_examples=15, deadline=None)
+def test_the_program_receives_what_the_table_says(m: int, k: int, n: int) -> None:
+    for scheme, devices, depth in GRIDS:
+        sizes = 216 * m, 216 * k, 216 * n
+        said = linear_volume(scheme, *sizes, devices, depth)
+        assert linear_received(scheme, *sizes, devices, depth) == pytest.approx(said.received, rel=1e-12), scheme
+        _, program = linear_program(scheme, *sizes, devices, depth)
+        copies = depth if scheme == "2.5d" else 1
+        assert resting(program, W) == copies * sizes[1] * sizes[2] == said.weight * devices
+
+
+def test_summa_fetches_blocks_and_never_gathers() -> None:
+    _, program = linear_program("2d", 36, 18, 27, 9)
+    (segment,) = program.stages[0].segments
+    on_layer = [i for i in (*segment.forward, *segment.backward) if i.communicates and i.on in (LINEAR, X, W)]
+    assert {i.kind for i in on_layer} == {"panel"}
+    kinds = [(i.phase, i.collective) for i in on_layer]
+    assert kinds.count(("forward", "broadcast")) == 2 * 3
+    assert kinds.count(("backward", "broadcast")) == kinds.count(("backward", "reduce")) == 2 * 3
+
+
+def test_three_dimensions_need_six_collectives() -> None:
+    graph, program = linear_program("3d", 32, 16, 64, 8)
+    (segment,) = program.stages[0].segments
+    names = {LINEAR, X, W, graph.ops[1].outputs[0]}
+    assert segment.rerun == ()
+    assert sum(i.communicates and i.on in names for i in (*segment.forward, *segment.backward)) == 6
+
+
+def test_the_depth_sums_weight_gradients_once_a_step() -> None:
+    _, program = linear_program("2.5d", 32, 16, 64, 8, 2)
+    (weight,) = (p for p in program.stages[0].params if p.name == W)
+    assert weight.deferred == ("depth",)
+
+
+def test_two_micro_batches_receive_twice_and_sum_once() -> None:
+    graph, program = linear_program("2.5d", 32, 16, 64, 8, 2)
+    once, twice = (received(program, graph, m, {LINEAR, X, W}) for m in (1, 2))
+    assert twice - once == 3 * (2 - 1) / 4 * (32 * 16 / 2 + 16 * 64)
+
+
+@pytest.mark.parametrize(
+    ("cuts", "words"),
+    [
+        ({"b": ("row",)}, "not what is summed: it is cut over row and none"),
+        ({"b": ("row",), "n": ("wide",)}, "on 2 × 4 members"),
+        ({"b": ("row",), "k": ("column",)}, "cut over row and none"),
+    ],
+)
+def test_a_grid_that_is_not_one_is_refused(cuts: dict[str, tuple[str, ...]], words: str) -> None:
+    graph = linear_graph(32, 16, 64)
+    plan = linear_plan(graph, "2d", 4)
+    (stage,) = plan.stages
+    mesh = replace(stage.mesh, devices=range(16), axes=("row", "column", "wide"), shape=(2, 2, 4))
+    own = OpSharding({f: tuple(map(Cut, axes)) for f, axes in cuts.items()}, SUMMA)
+    wrong = replace(plan, stages=(replace(stage, mesh=mesh, shardings={LINEAR: own}, layouts={}, storage={}),))
+    with pytest.raises(Unsupported, match=words):
+        lower(graph, wrong, Recipe(32))
+
+
+def test_only_products_run_as_summa() -> None:
+    graph = linear_graph(32, 16, 64)
+    plan = linear_plan(graph, "2d", 4)
+    (stage,) = plan.stages
+    wrong = {**stage.shardings, "gain/mul": replace(stage.shardings["gain/mul"], variant=SUMMA)}
+    with pytest.raises(Unsupported, match="no product of rows with one matrix"):
+        lower(graph, replace(plan, stages=(replace(stage, shardings=wrong),)), Recipe(32))

@@ -216,3 +216,19 @@ def test_a_budget_leaves_the_greedy_plan(data_folder: Path) -> None:
     assert result.status == "budget" and result.objective == graph.cost(greedy(graph)) >= OPTIMA["inception3"][4]
     with pytest.raises(InputError, match='no elimination order "random"'):
         PaSE(order="random")  # type: ignore[arg-type]
+
+
+def test_a_memory_limit_is_kept_with_a_bound(data_folder: Path) -> None:
+    path = data_folder / "pase" / "alexnet.json.gz"
+    free = options_of(pase.read(path, devices=16))
+    least = sum(float(m.min()) for m in free.graph.memory)
+    limit = 1.5 * 18122118
+    problem = pase.read(path, devices=16, memory=limit)
+    result = PaSE().plan(problem)
+    assert result.plan is not None and result.bound is not None
+    assert free.graph.bytes(free.choice(result.plan)) <= limit
+    assert OPTIMA["alexnet"][16] < result.bound <= 75612342240 <= result.objective < 1.05 * 75612342240
+    none = PaSE().plan(pase.read(path, devices=16, memory=0.99 * least))
+    assert none.status == "infeasible" and none.reason.startswith(
+        "the least memory of any plan on 16 devices is 1.81221e+07"
+    )

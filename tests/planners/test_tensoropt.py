@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import product
+from itertools import pairwise, product
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 
 from meshwright.errors import InputError, Unsupported
 from meshwright.formats import factor_graph, pase
+from meshwright.planners._options import PaSEOptions, options_of
 from meshwright.planners.tensoropt import TensorOpt, tracking_order
 from meshwright.planners.types import Budget, Result
 
@@ -122,8 +123,6 @@ def test_alexnet(data_folder: Path, devices: int) -> None:
 
 def test_no_expert_plan_lies_below_the_curve(data_folder: Path) -> None:
     """Data parallel, and with the fully connected layers cut by their outputs."""
-    from meshwright.planners._options import PaSEOptions, options_of
-
     problem = pase.read(data_folder / "pase" / "alexnet.json.gz", devices=8)
     options = options_of(problem)
     assert isinstance(options, PaSEOptions)
@@ -191,3 +190,56 @@ def test_a_grid_is_told_and_a_budget_ends_it(data_folder: Path) -> None:
     assert stopped.status == "budget"
     with pytest.raises(InputError, match="epsilon is 2"):
         TensorOpt(epsilon=2.0)
+
+
+def mlp(batch: int, dims: tuple[int, ...]) -> Any:
+    """Products with ReLU between, in PaSE's format."""
+    nodes: list[Any] = []
+    edges: list[Any] = []
+    for i, (a, b) in enumerate(pairwise(dims)):
+        n = len(nodes)
+        nodes.append(
+            {
+                "id": n,
+                "type": "FC",
+                "dom": [batch, b, a],
+                "inputs": [[batch, a]],
+                "outputs": [[batch, b]],
+                "pw_op_cnt": 0,
+            }
+        )
+        if i:
+            edges.append({"src": n - 1, "src_out": 0, "dst": n, "dst_in": 0, "shape": [batch, a]})
+        if i < len(dims) - 2:
+            relu = {
+                "type": "Elementwise",
+                "dom": [batch, b],
+                "inputs": [[batch, b]],
+                "outputs": [[batch, b]],
+                "pw_op_cnt": 0,
+            }
+            nodes.append({"id": n + 1, **relu})
+            edges.append({"src": n, "src_out": 0, "dst": n + 1, "dst_in": 0, "shape": [batch, b]})
+    return {"batch": batch, "cutoff": 1, "nodes": nodes, "edges": edges}
+
+
+@pytest.mark.parametrize(("batch", "dims"), [(64, (4096, 16384, 4096)), (4096, (256, 256, 256))])
+def test_plans_have_the_shape_of_mindspores(
+    data_folder: Path, tmp_path: Path, batch: int, dims: tuple[int, ...]
+) -> None:
+    """Columns then rows where weights are large, data parallel where they are small; its prices are others than these."""
+    recorded: Any = json.loads((data_folder / "mindspore-planners" / "dynamic_programming_mlp.json").read_text())
+    theirs = next(c for c in recorded if (c["devices"], c["batch"], c["dims"]) == (8, batch, list(dims)))
+    path = tmp_path / "mlp.json"
+    path.write_text(json.dumps(mlp(batch, dims)))
+    problem = pase.read(path, devices=8)
+    result = TensorOpt().plan(problem)
+    options = options_of(problem)
+    choice = options.choice(result.plan)  # type: ignore[arg-type]
+    products = [v for v, op in enumerate(problem.graph.ops) if op.kind == "FC"]
+    ours = []
+    for v in products:
+        m, n, k = map(int, options.words(v, choice[v]).split(","))
+        ours.append([[m, k], [k, n]])
+    assert ours == theirs["matmul_strategies"]
+    assert len(result.frontier) > 1

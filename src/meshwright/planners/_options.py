@@ -11,7 +11,7 @@ import abc
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from math import prod
+from math import inf, prod
 
 import numpy as np
 
@@ -81,6 +81,21 @@ def resized(problem: Problem, devices: int) -> Problem:
         )
     levels = tuple(replace(level, size=devices) for level in problem.cluster.levels)
     return replace(problem, cluster=replace(problem.cluster, count=devices, levels=levels))
+
+
+def memory_cap(problem: Problem) -> float:
+    """Memory that a device may hold, in what the cost model counts; inf = no limit."""
+    memory = min(problem.limits.memory, *(t.memory for t in problem.cluster.types))
+    return problem.limits.usable(memory) if memory < inf else inf
+
+
+def no_choice(problem: Problem, graph: CostGraph, cap: float) -> str:
+    """Why no choice of options is legal, of a graph where that is so."""
+    least = sum(float(m.min()) for m in graph.memory)
+    if least > cap:
+        return f"the least memory of any plan on {problem.cluster.count} devices is {least:.6g}, above the limit of {cap:.6g}"
+    within = f" within the memory limit of {cap:.6g}" if cap < inf else ""
+    return f"every choice of configurations{within} has a forbidden price"
 
 
 class TableOptions(Options):

@@ -11,6 +11,9 @@ it leaves.
                    min_degree: GENERATESEQ (figure 4), fewest neighbours next, of equals the lowest
                    breadth_first: the baseline, whose tables outgrow memory on graphs with branches
 
+The method knows no memory limit; where there is one and the optimum is above it, a price for memory is searched so that the
+optimum with that price fits, and the gap to the bound is told (`solvers.limited`).
+
 Tables are (min, +) products of arrays, no joins; two tensors between the same ops are both paid for (the public prototype
 keeps the last). Prices are the problem's; the prototype's own are cost model `pase-flops`. Not there: the greedy assignment
 of parts to devices, which comes after the search.
@@ -18,13 +21,16 @@ of parts to devices, which comes after the search.
 
 from __future__ import annotations
 
+from math import inf
+
 from ..errors import Infeasible
 from ..plan.model import Plan
 from ..plan.problem import Problem
 from ..solvers.cost_graph import CostGraph
-from ..solvers.elimination import LIMIT, eliminate
+from ..solvers.elimination import LIMIT
 from ..solvers.elimination_order import OrderName, order_of
-from ._options import options_of
+from ..solvers.limited import eliminate_within
+from ._options import memory_cap, no_choice, options_of
 from .base import Planner
 from .registry import register
 from .types import Info, Json, Run
@@ -60,21 +66,26 @@ class PaSE(Planner):
         self.limit = limit
 
     def search(self, problem: Problem, run: Run) -> Json:
-        """A greedy choice, then the optimum.
+        """A greedy choice, then the optimum; above the memory limit, the best that a price for memory finds.
 
         Raises:
+            Infeasible: every choice is forbidden or too large.
             Unsupported: a graph whose tables would be too large, in whatever order.
         """
-        options = options_of(problem)
+        options, cap = options_of(problem), memory_cap(problem)
         graph = options.graph
 
         def offer(choice: tuple[int, ...]) -> None:
-            run.offer(graph.cost(choice), lambda: options.plan(choice))
+            run.offer(graph.cost(choice), lambda: options.plan(choice), graph.bytes(choice))
 
-        offer(greedy(graph))
-        found = eliminate(graph, self.order, self.limit, lambda done, total: run.tick(1, "ops", done, total))
+        first = greedy(graph)
+        if graph.cost(first) < inf and graph.bytes(first) <= cap:
+            offer(first)
+        found = eliminate_within(
+            graph, cap, self.order, self.limit, lambda done, total: run.tick(1, "ops", done, total), offer
+        )
         if not found.choice:
-            raise Infeasible("every choice of configurations has a forbidden price")
+            raise Infeasible(no_choice(problem, graph, cap))
         run.bound(found.bound)
         offer(found.choice)
         return {

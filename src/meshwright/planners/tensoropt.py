@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from math import inf, prod
+from math import prod
 from typing import Literal
 
 from ..errors import Infeasible, InputError
@@ -31,7 +31,7 @@ from ..plan.model import Plan
 from ..plan.problem import Goal, Problem
 from ..solvers.elimination_order import Order, counted
 from ..solvers.pareto import LIMIT, Frontier, frontier
-from ._options import Options, options_of, resized
+from ._options import Options, memory_cap, no_choice, options_of, resized
 from .base import Planner
 from .registry import register
 from .types import Choice, Info, Json, Run
@@ -89,7 +89,7 @@ class TensorOpt(Planner):
             Infeasible: not even the least memory fits.
             Unsupported: other numbers of devices where prices are of one.
         """
-        goal, cap = self._goal(problem), _cap(problem)
+        goal, cap = self._goal(problem), memory_cap(problem)
         told: list[Json] = []
         for n in self._counts(problem, goal):
             here = problem if n == problem.cluster.count else resized(problem, n)
@@ -105,7 +105,7 @@ class TensorOpt(Planner):
                 self._offer(problem, run, tracked, goal)
                 break
         else:
-            raise Infeasible(self._why(problem, cap))
+            raise Infeasible(no_choice(problem, options.graph, cap))
         return {"exact": tracked.exact, "goal": goal, "frontiers": told}
 
     def objective(self, problem: Problem, plan: Plan) -> float:
@@ -156,13 +156,6 @@ class TensorOpt(Planner):
         run.offer(value, lambda: plan, float(found.memory[k]))
         if tracked.exact and goal != "devices":
             run.bound(value)
-
-    def _why(self, problem: Problem, cap: float) -> str:
-        graph = options_of(problem).graph
-        least = sum(float(m.min()) for m in graph.memory)
-        if least > cap:
-            return f"the least memory of any plan on {problem.cluster.count} devices is {least:.6g}, above the limit of {cap:.6g}"
-        return f"no plan of at most {cap:.6g} memory has a price: every such choice of configurations is forbidden"
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,9 +262,3 @@ def tracking_order(sizes: Sequence[int], edges: Sequence[tuple[int, int]], limit
         left.discard(hub)
     order = counted(sequence, scopes, sizes)
     return order, How(counts["node"], counts["branch"], counts["edge"], counts["linear"], tuple(sorted(fixed)))
-
-
-def _cap(problem: Problem) -> float:
-    """Memory that a device may hold, as the problem's limits say."""
-    memory = min(t.memory for t in problem.cluster.types)
-    return problem.limits.usable(memory) if memory < inf or problem.limits.memory < inf else inf

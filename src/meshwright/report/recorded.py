@@ -191,8 +191,8 @@ def _frontier(a: Answered) -> str:
     """A few points, evenly, of (memory, objective); --json has all, with their plans."""
     last = len(a.frontier) - 1
     shown = sorted({round(k * last / (POINTS - 1)) for k in range(POINTS)})
-    points = " · ".join(f"{number(m, PRECISE)}: {number(t, PRECISE)}" for m, t, _ in (a.frontier[k] for k in shown))
-    return f"{plural(len(a.frontier), 'point')}, memory: {a.unit}     {points}"
+    points = " · ".join(f"{number(m, PRECISE)} and {number(t, PRECISE)}" for m, t, _ in (a.frontier[k] for k in shown))
+    return f"{plural(len(a.frontier), 'point')} of memory and {a.unit or 'price'}: {points}"
 
 
 def _simulated(a: Answered) -> str:

@@ -117,11 +117,12 @@ def judged(profiled: Profiled, planner: Planner, result: Result, parameters: Map
     plan = result.plan
     if plan is None:
         return found
+    from .cost.accpar_elements import AccParElements
     from .cost.tables import Tables
     from .simulate import simulate
 
     found = replace(found, loads=planner.loads(profiled.problem, plan), staleness=staleness(plan))
-    if profiled.problem.cost.unit != "s" or isinstance(profiled.problem.cost, Tables):
+    if profiled.problem.cost.unit != "s" or isinstance(profiled.problem.cost, Tables | AccParElements):
         return replace(found, not_simulated="its prices are of whole choices, not of pieces of work in seconds")
     try:
         simulation = simulate(profiled.problem, plan, detail=False)

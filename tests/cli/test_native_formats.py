@@ -59,3 +59,14 @@ def test_a_case_of_mindspores(meshwright: Command, data_folder: Path) -> None:
     assert exact["bound"] == exact["details"]["least"] <= exact["objective"]
     done = meshwright("plan", file, "--planner", "double_recursive", "--set", "case=25", "-q")
     assert done.code == 2 and "case is 25, there are 0 to 24" in done.err
+
+
+def test_halves_that_decide_otherwise_are_two_stages(meshwright: Command, tmp_path: Path) -> None:
+    file = tmp_path / "layers.txt"
+    text = "".join(f"fc{i} FC\nin_ch 400\nout_ch 400\n" for i in range(3))
+    file.write_text(f"num_layers 3\n{text}")
+    settings = ["devices=2,2", "flops=1e12,19e12", "bandwidth=1e13", "batch=2000"]
+    found = answer(meshwright, str(file), *(word for s in settings for word in ("--set", s)))
+    assert [stage["nodes"] for stage in found["stages"]] == [[f"fc{i}@{half}" for i in range(3)] for half in (0, 1)]
+    assert [stage["devices"] for stage in found["stages"]] == [[0, 1], [2, 3]]
+    assert found["details"]["levels"][1]["types"][1] == "000" and found["not_simulated"]

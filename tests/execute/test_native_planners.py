@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from execute.cells import FAMILIES
 from execute.conftest import Model, Pools, model_of, zoo_model
+from execute.matrix import small
 from meshwright.execute import refusals, why_not
 from meshwright.planners import Planner
 from meshwright.planners.accpar import AccPar
@@ -95,3 +97,15 @@ def test_unequal_halves_are_planned_and_refused_by_the_executor_with_a_sentence(
     assert all(cut.axis == "h0" or not cut.weights for cut in first)
     (said,) = {r.reason for r in refusals(found.plan, made.graph)}
     assert said == "weighted"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [f.name for f in FAMILIES])
+@pytest.mark.parametrize("name", PLANNERS)
+def test_plans_of_every_family_train_as_one_process_does(name: str, family: str, pools: Pools) -> None:
+    made = small(family, 4, 1).model
+    found = PLANNERS[name].plan(problem_of(made.graph, "a100x4", samples=made.graph.samples))
+    assert found.plan is not None
+    assert why_not(found.plan, made.graph) is None
+    result = made.check(found.plan, pools(4))
+    assert result.equal, result.problems[:5]

@@ -14,8 +14,9 @@ exactly, then every layer shrinks by its type and the next level is decided for 
 
 Equal accelerators: the objective is the sum over levels of the elements that one half receives, per pair of halves.
 Two kinds of accelerators (section 4): the first level divides every layer unequally, so that both halves take equally long,
-and the objective is the sum over levels of these seconds. Both kinds take the same types below, each layer waiting for the
-slower. With `ratio` = "group" one ratio, that of the FLOP/s, holds for all layers, so that no tensor has to be moved between two
+and the objective is the sum over levels of these seconds, of the slower kind below the first. Below it each kind decides for itself:
+where that differs, the plan holds every layer twice (`_accpar_halves`). On captured models both kinds take the same types, each layer
+waiting for the slower. With `ratio` = "group" one ratio, that of the FLOP/s, holds for all layers, so that no tensor has to be moved between two
 ratios; the paper's tables, of a ratio for each layer ("layer"), do not charge that.
 
 On captured models the layers are products and convolutions with weights; additions, attentions and the like are joins that may be
@@ -37,6 +38,7 @@ from ..plan.model import Plan
 from ..plan.problem import Problem
 from ..simulate.fits import fits
 from ._accpar_code import code_level
+from ._accpar_halves import split_decided, split_plan
 from ._accpar_levels import Elements, Price, Seconds, Slower, best, cost
 from ._accpar_net import Net
 from ._accpar_problem import array_of, checked, decided, net_of, plan_of, weights_of
@@ -84,28 +86,33 @@ class AccPar(Planner):
                 "accpar: method accpar-code counts elements of a description of a network on equal accelerators only"
             )
         levels: list[Json] = []
-        types: list[tuple[int, ...]] = []
+        types: list[list[tuple[int, ...]]] = []
         shares: list[float] = []
         pairs = 0.0
         for h in range(array.levels):
             run.tick(0, "levels", h, array.levels)
-            net, price = descent.net, descent.price()
-            own, claimed = self._decide(net, price)
-            value = cost(net, price, own)
-            level: dict[str, Json] = {"types": _digits(own), "value": value}
+            net, prices = descent.net, descent.prices()
+            decisions = [self._decide(net, price) for price in prices]
+            own = [t for t, _ in decisions]
+            value = max(cost(net, price, t) for price, t in zip(prices, own))
+            digits = list(dict.fromkeys(map(_digits, own)))
+            level: dict[str, Json] = {"types": digits[0] if len(digits) == 1 else [*map(_digits, own)], "value": value}
             if self.method == "accpar-code":
-                level["claimed"] = claimed
+                level["claimed"] = decisions[0][1]
             elif array.levels == 1 and self.method == "accpar":
-                run.bound(claimed)
-            if isinstance(price, Seconds):
-                shares, clipped = _shares(net, price, own)
+                run.bound(value)
+            if isinstance(prices[0], Seconds) and h == 0 and len(array.kinds) == 2:
+                shares, clipped = _shares(net, prices[0], own[0])
                 level |= {"shares": list(shares), "clipped": [net.names[v] for v in clipped]}
                 shares = [_written(x) for x in shares]
             levels.append(level)
             types.append(own)
             pairs += 2**h * value
             descent.down(own, shares)
-        plan = plan_of(problem, descent.net, array, types, shares)
+        if all(len(set(own)) == 1 for own in types):
+            plan = plan_of(problem, descent.net, array, [own[0] for own in types], shares)
+        else:
+            plan = split_plan(problem, descent.net, array, types[0][0], shares, types[1:])
         if not isinstance(problem.cost, AccParElements) and not any(weights_of(x) for x in shares):
             over = fits(problem, plan)
             if over:
@@ -126,16 +133,33 @@ class AccPar(Planner):
     def unit_of(self, problem: Problem) -> str:
         return "s" if array_of(problem).kinds else "element"
 
+    def contains(self, problem: Problem, plan: Plan) -> bool:
+        """Plans whose halves take equally long, where they are unequal: the bound is over types, not over ratios."""
+        net, array = net_of(problem), array_of(problem)
+        price = _Descent(problem, self.ratio).prices()[0] if len(array.kinds) == 2 and array.levels else None
+        if not isinstance(price, Seconds):
+            return True
+        types, shares = _decided(problem, net, plan)
+        return bool(np.allclose(_shares(net, price, types[0][0])[0], shares, atol=1e-6))
+
     def _values(self, problem: Problem, plan: Plan) -> list[float]:
         """What each level of a plan costs."""
         descent = _Descent(problem, self.ratio)
-        types, shares = decided(problem, descent.net, plan)
+        types, shares = _decided(problem, descent.net, plan)
         found = []
-        for own in types:
-            net, price = descent.net, descent.price()
-            checked(net, own)
-            found.append(_at_shares(net, price, own, shares) if isinstance(price, Seconds) else cost(net, price, own))
-            descent.down(own, shares)
+        for h, own in enumerate(types):
+            net, prices = descent.net, descent.prices()
+            each = own if len(own) == len(prices) else [own[0]] * len(prices)
+            for t in each:
+                checked(net, t)
+            unequal = h == 0 and len(descent.array.kinds) == 2
+            found.append(
+                max(
+                    _at_shares(net, price, t, shares) if unequal and isinstance(price, Seconds) else cost(net, price, t)
+                    for price, t in zip(prices, each)
+                )
+            )
+            descent.down(each, shares)
         return found
 
     def _decide(self, net: Net, price: Price) -> tuple[tuple[int, ...], float]:
@@ -164,28 +188,41 @@ class _Descent:
         self.net, self.array, self.ratio = net_of(problem), array_of(problem), ratio
         self.level = 0
         self.sides = [self.net.sizes] * max(1, len(self.array.kinds))
+        self.apart = isinstance(problem.cost, AccParElements)
+        """Each kind decides for itself below the first level."""
 
-    def price(self) -> Price:
-        """`Seconds` where this level divides unequally."""
+    def prices(self) -> list[Price]:
+        """Of each decision of this level."""
         array, width = self.array, self.array.element_bytes
         if not array.kinds:
-            return Elements(self.net.sizes)
+            return [Elements(self.net.sizes)]
         halves = array.halves(self.level)
         if len(array.kinds) == 2 and self.level == 0:
             first, second = halves[0]
             share = first[0] / (first[0] + second[0]) if self.ratio == "group" else None
-            return Seconds(self.net.sizes, first, second, width, share)
-        return Slower(tuple(Seconds(own, one, other, width, 0.5) for own, (one, other) in zip(self.sides, halves)))
+            return [Seconds(self.net.sizes, first, second, width, share)]
+        each = [Seconds(own, one, other, width, 0.5) for own, (one, other) in zip(self.sides, halves)]
+        return [*each] if self.apart else [Slower(tuple(each))]
 
-    def down(self, types: Sequence[int], shares: Sequence[float]) -> None:
-        """Into a half."""
+    def down(self, types: Sequence[Sequence[int]], shares: Sequence[float]) -> None:
+        """Into a half, after the types of each decision."""
         if len(self.sides) == 2 and self.level == 0:
             first = np.array(shares)
-            self.sides = [self.net.sizes.shrunk(types, first), self.net.sizes.shrunk(types, 1.0 - first)]
+            self.sides = [self.net.sizes.shrunk(types[0], first), self.net.sizes.shrunk(types[0], 1.0 - first)]
         else:
-            self.sides = [own.shrunk(types) for own in self.sides]
-        self.net = replace(self.net, sizes=self.sides[0], parts=self.net.parts.halved(types))
+            each = types if len(types) == len(self.sides) else [types[0]] * len(self.sides)
+            self.sides = [own.shrunk(t) for own, t in zip(self.sides, each)]
+        self.net = replace(self.net, sizes=self.sides[0], parts=self.net.parts.halved(types[0]))
         self.level += 1
+
+
+def _decided(problem: Problem, net: Net, plan: Plan) -> tuple[list[list[tuple[int, ...]]], list[float]]:
+    """(per level the types of each decision, shares of the first half) of any plan."""
+    if plan.rewritten is not None:
+        top, shares, below = split_decided(net, plan)
+        return [[top], *below], shares
+    types, shares = decided(problem, net, plan)
+    return [[own] for own in types], shares
 
 
 def _digits(types: Sequence[int]) -> str:

@@ -138,8 +138,9 @@ def _title(p: Profiled) -> str:
 
 
 def _stage_lines(a: Answered) -> list[Line]:
-    plan, graph = a.plan, a.profiled.problem.graph
+    plan = a.plan
     assert plan is not None
+    graph = plan.rewritten or a.profiled.problem.graph
     unit = a.unit or "load"
     heads = ["stage", "nodes", "", "devices", "replicas", "parts", "recomputed", f"load {unit}"]
     rows = [heads]
@@ -258,7 +259,7 @@ def stage_objects(a: Answered) -> list[dict[str, Any]]:
     """The cuts: nodes of each stage by the names of the file, devices, degrees, load."""
     if a.plan is None:
         return []
-    graph = a.profiled.problem.graph
+    graph = a.plan.rewritten or a.profiled.problem.graph
     found = []
     for s, stage in enumerate(a.plan.stages):
         d, t = _degrees(stage)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -56,6 +58,19 @@ def test_a_linear_layer(scheme: Name, devices: int, depth: int, sizes: tuple[int
     """The gradient of the shift is dX, that of the gain is Y."""
     model = layer(*sizes)
     result = model.check(linear_plan(model.graph, scheme, devices, depth), pools(devices))
+    assert result.equal, result.problems[:5]
+    assert result.worst[1] < EXACT
+
+
+@pytest.mark.parametrize(("scheme", "devices", "depth"), [("2d", 4, 1), ("2.5d", 8, 2), ("3d", 8, 1)])
+def test_ranks_may_stand_anywhere_on_the_grid(scheme: Name, devices: int, depth: int, pools: Pools) -> None:
+    model = layer(32, 16, 64)
+    plan = linear_plan(model.graph, scheme, devices, depth)
+    (stage,) = plan.stages
+    order = tuple(random.Random(devices).sample(range(devices), devices))
+    result = model.check(
+        replace(plan, stages=(replace(stage, mesh=replace(stage.mesh, devices=order)),)), pools(devices)
+    )
     assert result.equal, result.problems[:5]
     assert result.worst[1] < EXACT
 
@@ -161,6 +176,23 @@ def test_a_transformer_in_one_dimension(sequence: bool, pools: Pools) -> None:
     stage = Stage(ops, point.mesh(0), choices.shardings, choices.layouts, choices.storage, choices.recompute)
     plan = Plan(model.graph.digest, 16, (stage,), Schedule("1f1b", 2))
     result = model.check(plan, pools(4))
+    assert result.equal, result.problems[:5]
+    assert result.worst[1] < EXACT
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
+def test_stages_of_a_pipeline_are_grids(schedule: str, pools: Pools) -> None:
+    """Under zb-h1 a backward comes in two parts: a product that fetches runs whole in the first."""
+    model = transformer(64, False)
+    plan = on_a_grid(model, Scheme("2d", 2))
+    (whole,) = plan.stages
+    ops = [op.name for op in model.graph.ops]
+    half = next(k for k, name in enumerate(ops) if name.startswith("blocks.1"))
+    stages = tuple(
+        replace(whole, ops=tuple(part), mesh=replace(whole.mesh, devices=range(4 * s, 4 * s + 4)))
+        for s, part in enumerate((ops[:half], ops[half:]))
+    )
+    result = model.check(replace(plan, stages=stages, schedule=Schedule(schedule, 2)), pools(8))
     assert result.equal, result.problems[:5]
     assert result.worst[1] < EXACT
 

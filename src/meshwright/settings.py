@@ -52,6 +52,23 @@ def parameters(function: Callable[..., Any]) -> dict[str, Any]:
     return {p.name: hints.get(p.name, Any) for p in named if p.kind in kinds and p.default is not p.empty}
 
 
+def about_parameters(function: Callable[..., Any]) -> dict[str, str]:
+    """Name -> what the docstring's "Args:" say of it; "a, b: text" is said of both."""
+    found: dict[str, str] = {}
+    lines = (inspect.getdoc(function) or "").partition("Args:\n")[2].splitlines()
+    names: list[str] = []
+    for line in lines:
+        if line and not line.startswith("    "):
+            break
+        head = re.match(r"    (\w[\w, ]*): (.*)", line)
+        if head:
+            names = [name.strip() for name in head[1].split(",")]
+            found |= dict.fromkeys(names, head[2].strip())
+        elif line.strip():
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+    return found
+
+
 def typed(settings: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, Any]:
     """The settings as values of the types of `known`.
 

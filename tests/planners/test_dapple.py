@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations, product
 from math import inf
 from pathlib import Path
@@ -15,7 +16,16 @@ from meshwright.plan.schedules import rows
 from meshwright.planners._dapple_paper import paper_latency
 from meshwright.planners._dapple_states import Candidate, latency, sums_of
 from meshwright.planners._pivot import pivot_latency
-from meshwright.planners._placement import Servers, append_first, fresh_first, placements, scatter_first, servers_of
+from meshwright.planners._placement import (
+    Servers,
+    append_first,
+    between,
+    counts_of,
+    fresh_first,
+    placements,
+    scatter_first,
+    servers_of,
+)
 from meshwright.planners.dapple import Dapple
 from meshwright.testing.conformance import CHECKS, run_check
 from meshwright.testing.tiny import mlp, problem_of
@@ -80,16 +90,19 @@ TWO = Servers(4, 2, 25e9, 1e9, 3e9)
 
 
 def test_three_policies() -> None:
-    occupied = frozenset({0})
-    assert fresh_first(TWO, occupied, 2) == (4, 5)
-    assert append_first(TWO, occupied, 2) == (1, 2)
-    assert scatter_first(TWO, occupied, 2) == (1, 4)
-    assert fresh_first(TWO, occupied, 5) == (1, 4, 5, 6, 7)
-    assert append_first(TWO, occupied, 4) == (1, 2, 3, 4)
-    assert fresh_first(TWO, occupied, 8) == ()
+    used = (1, 0)
+
+    def chosen(policy: Callable[[Servers, tuple[int, ...], int], tuple[int, ...]], n: int) -> tuple[int, ...]:
+        return between(TWO, used, policy(TWO, used, n))
+
+    assert chosen(fresh_first, 2) == (4, 5)
+    assert chosen(append_first, 2) == (1, 2)
+    assert chosen(scatter_first, 2) == (1, 4)
+    assert chosen(fresh_first, 5) == (1, 4, 5, 6, 7)
+    assert chosen(append_first, 4) == (1, 2, 3, 4)
+    assert fresh_first(TWO, used, 8) == append_first(TWO, used, 8) == scatter_first(TWO, used, 8) == ()
     # Two rounds of one, by number of devices on each server: after a fresh server there is no other fresh one.
-    kinds = {tuple(sum(d // 4 == s for d in found) for s in (0, 1)) for found in placements(TWO, occupied, 1, 2)}
-    assert kinds == {(2, 0), (1, 1)}
+    assert set(placements(TWO, used, 1, 2)) == {(3, 0), (2, 1)}
 
 
 def test_transfers_and_sums_by_hand() -> None:
@@ -121,8 +134,10 @@ def test_no_two_stage_plan_and_no_straight_plan_scores_better(workers: str) -> N
     every = [latency(sums, servers, Candidate((4,), (tuple(range(count)),), rp), 8, 1) for rp in (1, count)]
     for j, g in product(range(4), range(1, count)):
         for first in combinations(range(count), g):
-            if first in placements(servers, frozenset(), g):
-                for second in placements(servers, frozenset(first), count - g):
+            none, full = (0,) * servers.count, (servers.size,) * servers.count
+            used = counts_of(servers, first)
+            if used in placements(servers, none, g) and between(servers, none, used) == first:
+                for second in (between(servers, used, full),):
                     every.append(latency(sums, servers, Candidate((j, 4), (first, second), 1, False), 8, 1))
     assert got <= min(every) * (1 + 1e-12)
 
@@ -192,7 +207,7 @@ def test_wrong_options_and_files_are_refused() -> None:
         parse({"p": {**good, "cumulative_ms": [1, -1]}}, "f", "p")
     with pytest.raises(InputError, match=r"f: p.cut_bytes is .*, wanted a list of 2 numbers, one a state"):
         parse({"p": {**good, "cut_bytes": [1]}}, "f", "p")
-    with pytest.raises(InputError, match="bandwidth is '1e9,1e9,1', wanted bytes/s inside a server and between"):
+    with pytest.raises(InputError, match="bandwidth is '1e9,1e9,1', wanted finite bytes/s inside a server and between"):
         parse({"p": good}, "f", "p", bandwidth="1e9,1e9,1")
     assert [level.bandwidth for level in parse({"p": good}, "f", "p", bandwidth="1e9").cluster.levels] == [1e9, 1e9]
     with pytest.raises(InputError, match="it holds several profiles, name one as profile: p, q"):

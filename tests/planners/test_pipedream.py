@@ -207,16 +207,20 @@ def test_memory_mode_bounds_in_flight_copies_and_says_what_does_not_fit() -> Non
     wide = PipeDream(straight=True).plan(problem(4e9))
     assert wide.plan is not None and wide.objective == 2.0
     assert [len(stage.ops) for stage in wide.plan.stages] == [2, 2]
-    tight = PipeDream(straight=True).plan(problem(3.9e9))
+    # So the public code puts as much there as it takes, and one copy must fit only where that is asked for.
+    public = PipeDream(straight=True).plan(problem(3.9e9))
+    assert public.plan is not None and public.objective == 3.0
+    assert [len(stage.ops) for stage in public.plan.stages] == [1, 3]
+    tight = PipeDream(straight=True, least_copies=1).plan(problem(3.9e9))
     assert tight.status == "infeasible"
     assert tight.reason == (
         "no stages fit in 3.63 GiB a worker: every cut has a stage whose weights and activations, times the mini-batches in "
-        "flight, are over it; n0 alone takes 1.86"
+        "flight, are over it; n0 alone takes 1.86 GiB"
     )
     none = PipeDream(straight=True).plan(problem(1e9))
-    assert none.reason.startswith("no stages fit in 0.931 GiB a worker: every cut has a stage")
-    # On data-parallel copies of everything the public code counts nothing; once it must fit all the same.
-    assert PipeDream().plan(problem(8e9)).objective == 2.0
+    assert none.reason == "no stages fit in 954 MiB a worker: n0 alone takes 1.86 GiB"
+    # On data-parallel copies of everything the public code counts nothing.
+    assert PipeDream().plan(problem(2e9)).objective == PipeDream(least_copies=1).plan(problem(8e9)).objective == 2.0
     free = PipeDream(memory_constraint=False, straight=True).plan(problem(3.9e9))
     assert free.objective == 2.0
 

@@ -32,6 +32,8 @@ class Progress:
         self._last = -SECONDS_BETWEEN_LINES
         self._phase, self._phase_started = "", self._started
         self.planner = ""
+        self.unit = "s"
+        """Of the best objective so far."""
         """What searches, for the line of the search."""
 
     def __enter__(self) -> Progress:
@@ -70,7 +72,7 @@ class Progress:
             f"{done:,} of {total:,}" if total else f"{done:,} priced",
         ]
         if 0 < best < inf:
-            words.append(f"best {number(best)} s")
+            words.append(f"best {number(best)} {self.unit}".rstrip())
         # A search may end before it has seen all points, so this is the most that it can take.
         left = f", at most {_seconds(spent * (1 - share) / share)} left" if share > 0.02 and spent > 1 else ""
         words.append(f"{_seconds(spent)}{left}")

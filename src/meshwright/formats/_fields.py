@@ -7,12 +7,14 @@ import json
 import lzma
 from collections.abc import Hashable, Iterable, Mapping
 from heapq import heapify, heappop, heappush
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import InputError
 
+MOST = 1_000_000
+"""Devices, or micro-batches of a step, that a problem may state."""
 V = TypeVar("V", bound=Hashable)
 
 
@@ -195,10 +197,12 @@ def overrides_checked(
     for name, count in (("devices", devices), ("micro_batches", micro_batches)):
         if count is not None and count < 1:
             raise InputError(f"{file}: {name} is {count}, wanted a whole number of 1 or more", where=name)
+        if count is not None and count > MOST:
+            raise InputError(f"{file}: {name} is {count:,}, wanted at most {MOST:,}", where=name)
     if memory is not None and not memory > 0:
         raise InputError(f"{file}: memory is {memory:g}, wanted bytes above 0", where="memory")
-    if bandwidth is not None and not bandwidth > 0:
-        raise InputError(f"{file}: bandwidth is {bandwidth:g}, wanted bytes/s above 0", where="bandwidth")
+    if bandwidth is not None and not 0 < bandwidth < inf:
+        raise InputError(f"{file}: bandwidth is {bandwidth:g}, wanted finite bytes/s above 0", where="bandwidth")
 
 
 def _cycle(after: Mapping[V, list[V]], start: V, left: set[V]) -> list[V]:

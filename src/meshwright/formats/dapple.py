@@ -24,7 +24,7 @@ from ..errors import InputError, Unsupported
 from ..graph.ir import Factor, Graph, Op, Rule, Tensor
 from ..graph.serial import digest_of
 from ..plan.problem import Limits, Problem, Recipe
-from ._fields import Fields, load, overrides_checked
+from ._fields import MOST, Fields, load, overrides_checked
 
 MILLI = 1e-3
 BANDWIDTH = (25e9, 1e9)
@@ -228,15 +228,20 @@ def _cluster(
 ) -> Cluster:
     try:
         counts = [int(x) for x in (workers.split("x") if isinstance(workers, str) else workers)]
+    except ValueError:
+        counts = []
+    try:
         rates = [float(x) for x in (bandwidth.split(",") if isinstance(bandwidth, str) else bandwidth)]
     except ValueError:
-        counts, rates = [], []
+        rates = []
     rates = rates * 2 if len(rates) == 1 else rates  # the same everywhere
     if len(counts) != 2 or min(counts) < 1:
         raise InputError(f"{file}: workers is {workers!r}, wanted GPUs of a server and servers, such as 8x2")
-    if len(rates) != 2 or not min(rates) > 0:
+    if prod(counts) > MOST:
+        raise InputError(f"{file}: workers are {prod(counts):,} in all, wanted at most {MOST:,}", where="workers")
+    if len(rates) != 2 or not all(0 < rate < inf for rate in rates):
         raise InputError(
-            f"{file}: bandwidth is {bandwidth!r}, wanted bytes/s inside a server and between, such as 25e9,1e9"
+            f"{file}: bandwidth is {bandwidth!r}, wanted finite bytes/s inside a server and between, such as 25e9,1e9"
         )
     levels = (Level("server", counts[0], rates[0]), Level("network", prod(counts), rates[1]))
     gpu = DeviceType("gpu", "gpu", inf if memory is None else memory, {}, 0.0)

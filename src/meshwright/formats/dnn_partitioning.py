@@ -22,13 +22,11 @@ from ..graph.ir import ITEM_BYTES, Graph, Ints, Op, Phase, Rule, Tensor
 from ..graph.serial import digest_of
 from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Limits, Problem, Recipe
-from ._fields import Fields, in_order, load, nodes_by_id, one_piece, overrides_checked, says
+from ._fields import MOST, Fields, in_order, load, nodes_by_id, one_piece, overrides_checked, says
 
 HOST_BANDWIDTH = 2.0**31
 """Bytes/s between an accelerator and host memory: what the files' costs were computed with."""
 MILLI = 1e-3
-MOST = 1_000_000
-"""Devices of one kind; no plan can use more than one a node."""
 _HEAD = ("maxFPGAs", "maxSizePerFPGA", "maxCPUs")
 UNKNOWN = 1.0
 """FLOP/s of a device of which a profile gives times only; its ops state no FLOPs, so that they use none of it."""

@@ -21,7 +21,7 @@ from ..errors import InputError, Unsupported
 from ..graph.ir import Graph, Op, Rule, Tensor
 from ..graph.serial import digest_of
 from ..plan.problem import Limits, Problem, Recipe
-from ._fields import in_order, one_piece, overrides_checked
+from ._fields import MOST, in_order, one_piece, overrides_checked
 
 MILLI = 1e-3
 _FIELDS = ("forward_compute_time", "backward_compute_time", "activation_size", "parameter_size")
@@ -108,6 +108,8 @@ def parse(
             if end not in nodes:
                 raise InputError(f"{file}:{number}: the edge names {end}, which is no node of the file")
     count = _numbers(workers, "x", "workers", file)
+    if prod(count) > MOST:
+        raise InputError(f"{file}: workers are {prod(count):,.0f} in all, wanted at most {MOST:,}", where="workers")
     rates = _numbers(bandwidth, ",", "bandwidth", file) if bandwidth else (inf,) * len(count)
     return _problem(nodes, edges, file, tuple(map(int, count)), rates, memory, micro_batches)
 
@@ -193,8 +195,8 @@ def _numbers(given: Sequence[float] | str, sign: str, name: str, file: str) -> t
     except ValueError:
         found = ()
     whole = name == "workers"
-    if not found or any(not x > 0 or (whole and x != int(x)) for x in found):
-        wanted = 'whole numbers such as "8x2"' if whole else 'bytes/s such as "2.5e10,3.125e9"'
+    if not found or any(not 0 < x < inf or (whole and x != int(x)) for x in found):
+        wanted = 'whole numbers such as "8x2"' if whole else 'finite bytes/s such as "2.5e10,3.125e9"'
         raise InputError(f"{file}: {name} is {given!r}, wanted {wanted}, innermost level first")
     return found
 

@@ -22,7 +22,7 @@ from ..errors import InputError, Unsupported
 from ..graph.ir import ITEM_BYTES, Factor, Graph, Op, Phase, Rule, Tensor
 from ..graph.serial import digest_of
 from ..plan.problem import Limits, Problem, Recipe
-from ._fields import Fields, in_order, load, nodes_by_id, one_piece, overrides_checked, says
+from ._fields import MOST, Fields, in_order, load, nodes_by_id, one_piece, overrides_checked, says
 
 UNKNOWN = 1.0
 """FLOP/s of a device of which a profile gives times only; its ops state no FLOPs, so that they use none of it."""
@@ -108,6 +108,8 @@ def parse(
     rate = top.number("bandwidth") if bandwidth is None else bandwidth
     if rate <= 0:
         raise top.wrong("bandwidth", rate, "bytes/s above 0")
+    if count > MOST:
+        raise top.wrong("maxDevices", count, f"at most {MOST:,} devices")
     kind = DeviceType("profiled", "gpu", room, {"float32": UNKNOWN}, 0.0)
     cluster = Cluster("profiled", (kind,), count, levels=(Level("outside", count, rate),))
     batch = top.whole("mbsInBatch", 1) if micro_batches is None else micro_batches

@@ -1,98 +1,156 @@
-"""The search of DAPPLE's public planner: slowest block least, candidates scored by latency afterwards."""
+"""The search of DAPPLE's public planner: slowest block least, candidates scored by latency afterwards.
+
+Exact, but not exhaustive: what cannot become the best candidate is left out before it is made. A plan of M micro-batches a
+replica, rp replicas and a slowest block of b seconds takes at least b / M · (M − 1) + total / (rp · M), so b has a limit;
+and whatever is still to be placed needs at least its work over the devices that are left.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from math import inf
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ._dapple_states import Candidate, Sums, latency, micro_batches
-from ._placement import Servers, fresh_first, placements
+from ._placement import Counts, Devices, Servers, between, fresh_first, placements
+
+Tick: TypeAlias = Callable[[str, int, int], None]
+Entry: TypeAlias = tuple[float, tuple[int, ...], tuple[Devices, ...]]
+"""(slowest block in seconds of the whole batch, the state after each stage, the devices of each stage)"""
 
 
-def candidates(
-    sums: Sums, servers: Servers, samples: int, micro: int, tick: Callable[[str, int, int], None]
-) -> Iterator[Candidate]:
-    """Straight pipelines, all two-stage plans, then the best block for every number of slots that could still win."""
-    count = servers.size * servers.count
+def candidates(sums: Sums, servers: Servers, samples: int, micro: int, tick: Tick) -> Iterator[Candidate]:
+    """Ever better ones: one stage, all two-stage plans, straight pipelines, then every number of slots that could win."""
+    count, last = servers.size * servers.count, len(sums) - 1
+    everything = tuple(range(count))
     best = inf
-
-    def offer(plan: Candidate | None) -> Iterator[Candidate]:
-        nonlocal best
-        if plan is not None:
-            value = latency(sums, servers, plan, samples, micro)
-            if value < best:
+    straight = [count] if count % 2 or count <= 2 else [2, count]
+    tried: list[Iterator[Candidate]] = [
+        iter([Candidate((last,), (everything,), 1), Candidate((last,), (everything,), count)]),
+        _two_stages(sums, servers, samples, micro),
+    ]
+    for plans in tried:
+        for plan in plans:
+            if (value := latency(sums, servers, plan, samples, micro)) < best:
                 best = value
                 yield plan
-
-    yield from offer(Candidate((len(sums) - 1,), (tuple(range(count)),), 1))
-    yield from offer(Candidate((len(sums) - 1,), (tuple(range(count)),), count))
-    for slots in [count] if count % 2 or count <= 2 else [2, count]:
-        yield from offer(_blocks(sums, servers, slots, count // slots, inf, straight=True))
-        tick("straight pipelines", slots, count)
-    for j in range(len(sums) - 1):
-        for g in range(1, count):
-            for first in placements(servers, frozenset(), g):
-                for second in placements(servers, frozenset(first), count - g):
-                    yield from offer(Candidate((j, len(sums) - 1), (first, second), 1, twice=False))
-        tick("two stages", j + 1, len(sums))
-    for slots in range(2, count + 1):
-        rp = count // slots
-        m = micro_batches(samples, rp, micro)
-        if m < 1:
-            continue
-        # A block of this many seconds or more cannot win: L >= block / M · (M − 1) + total / (rp · M).
-        limit = (best - sums.total / (rp * m)) * m / (m - 1) if m > 1 else inf
-        yield from offer(_blocks(sums, servers, slots, rp, limit, straight=False))
-        tick("replicated pipelines", slots, count)
+        tick("two stages", 1, 1)
+    for slots, alone in [*((s, True) for s in straight), *((s, False) for s in range(2, count + 1))]:
+        limit = _limit(best, sums.total, samples, count // slots, micro)
+        here = partial(tick, "straight pipelines" if alone else "replicated pipelines", slots, count)
+        found = None
+        if sums.total / (count // slots * slots) < limit:
+            found = _blocks(sums, servers, slots, count // slots, limit, here, straight=alone)
+        if found is not None and (value := latency(sums, servers, found, samples, micro)) < best:
+            best = value
+            yield found
+        here()
 
 
-def _blocks(sums: Sums, servers: Servers, slots: int, rp: int, limit: float, *, straight: bool) -> Candidate | None:
-    """The stages of least slowest block on `slots` slots of `rp` devices, if it is below `limit`; blocks in whole batches."""
+def _limit(best: float, total: float, samples: int, rp: int, micro: int) -> float:
+    """Seconds of a block (of the whole batch) from which on no plan of rp replicas takes less than `best`."""
+    m = micro_batches(samples, rp, micro)
+    if m < 1 or total / (rp * m) >= best:
+        return 0.0
+    return (best - total / (rp * m)) * m / (m - 1) if m > 1 else inf
+
+
+def _two_stages(sums: Sums, servers: Servers, samples: int, micro: int) -> Iterator[Candidate]:
+    """Every cut × every number of devices × policies, all at once; handed out as they get better, by cut."""
+    count, last = servers.size * servers.count, len(sums) - 1
+    m = micro_batches(samples, 1, micro)
+    if m < 1 or last < 1 or count < 2:
+        return
+    done = (sums.forward + sums.backward)[:last]
+    inclusive = sums.params[np.minimum(np.arange(last) + 1, last)]
+    none, full = (0,) * servers.count, (servers.size,) * servers.count
+    sets = [
+        (between(servers, none, first), between(servers, first, full))
+        for g in range(1, count)
+        for first in placements(servers, none, g)
+    ]
+    rows = []
+    for first, second in sets:
+        # Both prices are proportional to the bytes.
+        send = servers.transfer(first, second, 1.0) * sums.out[:last]
+        block = np.maximum(np.maximum(done / len(first), (sums.total - done) / len(second)), send) / m
+        tail = np.maximum(
+            servers.all_reduce(first, 1.0) * inclusive,
+            servers.all_reduce(second, 1.0) * (sums.params[last] - sums.params[:last]) - block,
+        )
+        rows.append(block * (m - 1) + sums.total / m + send / m + np.maximum(tail, 0.0))
+    values = np.array(rows).T.reshape(-1)
+    before = np.concatenate([[inf], np.minimum.accumulate(values)[:-1]])
+    for i in np.flatnonzero(values < before).tolist():
+        first, second = sets[i % len(sets)]
+        yield Candidate((i // len(sets), last), (first, second), 1, twice=False)
+
+
+def _blocks(
+    sums: Sums, servers: Servers, slots: int, rp: int, limit: float, tick: Callable[[], None], *, straight: bool
+) -> Candidate | None:
+    """The stages of least slowest block on `slots` slots of `rp` devices, if it is below `limit`."""
     size = len(sums)
     last = size - 1
-    # [state][slots used]: occupied -> (block, ends, devices of each stage).
-    Entry = tuple[float, tuple[int, ...], tuple[tuple[int, ...], ...]]
-    table: list[list[dict[tuple[int, ...], Entry]]] = [[{} for _ in range(slots + 1)] for _ in range(size)]
-    for j in range(size):
-        for m in range(1, (1 if straight else slots) + 1):
-            value = sums.work(-1, j) / (m * rp)
-            if value < limit:
-                devices = fresh_first(servers, frozenset(), m * rp)
-                _keep(table[j][m], servers, devices, (value, (j,), (devices,)))
-    choices: dict[tuple[tuple[int, ...], int], tuple[tuple[int, ...], ...]] = {}
+    done = sums.forward + sums.backward
+    # [slots used, state]: may stages end there? What is left must fit on the slots that are left.
+    left = np.arange(slots, -1, -1)[:, None] * rp
+    with np.errstate(divide="ignore", invalid="ignore"):
+        room = np.where(left > 0, (sums.total - done)[None, :] < limit * left, False)
+    room[:, last] = False
+    room[slots, last] = True
+    if straight:
+        depth = _depths(sums.inside)
+        if depth.max(initial=0) + 1 < slots:
+            return None
+        room &= depth[None, :] >= np.arange(slots, -1, -1)[:, None]
+    table: list[list[dict[Counts, Entry]]] = [[{} for _ in range(slots + 1)] for _ in range(size)]
+    none = (0,) * servers.count
+    for used in range(1, (1 if straight else slots) + 1):
+        counts = fresh_first(servers, none, used * rp)
+        devices = between(servers, none, counts)
+        for j in np.flatnonzero(room[used] & (done < limit * (used * rp))).tolist():
+            table[j][used][counts] = (float(done[j]) / (used * rp), (j,), (devices,))
+    choices: dict[tuple[Counts, int], tuple[Counts, ...]] = {}
     for k in range(last):
-        following = [j for j in range(k + 1, size) if sums.inside[k, j]]
+        work = done - done[k]
         for used in range(1, slots):
-            for value, ends, sets in list(table[k][used].values()):
-                occupied = tuple(sorted(d for own in sets for d in own))
-                for more in (1,) if straight else range(1, slots - used + 1):
-                    if (occupied, more) not in choices:
-                        choices[occupied, more] = placements(servers, frozenset(occupied), more, rp)
-                    for devices in choices[occupied, more]:
+            entries = table[k][used]
+            if not entries:
+                continue
+            tick()
+            for more in (1,) if straight else range(1, slots - used + 1):
+                ends = np.flatnonzero(sums.inside[k] & room[used + more] & (work < limit * (more * rp)))
+                if not len(ends):
+                    continue
+                pairs = list(zip(ends.tolist(), (work[ends] / (more * rp)).tolist(), strict=True))
+                for counts, (value, before, sets) in list(entries.items()):
+                    if (counts, more) not in choices:
+                        choices[counts, more] = placements(servers, counts, more, rp)
+                    for now in choices[counts, more]:
+                        devices = between(servers, counts, now)
                         moved = max(value, servers.transfer(sets[-1], devices, 2.0 * float(sums.out[k])))
                         if moved >= limit:
                             continue
-                        for j in following:
-                            # Only whole plans may end short of slots; the rest must be filled later.
-                            if j == last and used + more < slots:
-                                continue
-                            block = max(moved, sums.work(k, j) / (more * rp))
-                            if block < limit:
-                                _keep(table[j][used + more], servers, devices, (block, (*ends, j), (*sets, devices)))
+                        for j, seconds in pairs:
+                            known = table[j][used + more].get(now)
+                            block = max(moved, seconds)
+                            if known is None or block < known[0]:
+                                table[j][used + more][now] = (block, (*before, j), (*sets, devices))
     found = min(table[last][slots].values(), key=lambda entry: entry[0], default=None)
     return None if found is None else Candidate(found[1], found[2], rp)
 
 
-def _keep(
-    entries: dict[tuple[int, ...], tuple[float, tuple[int, ...], tuple[tuple[int, ...], ...]]],
-    servers: Servers,
-    devices: tuple[int, ...],
-    entry: tuple[float, tuple[int, ...], tuple[tuple[int, ...], ...]],
-) -> None:
-    counts = [0] * servers.count
-    for own in entry[2]:
-        for d in own:
-            counts[d // servers.size] += 1
-    key = tuple(counts)
-    if key not in entries or entry[0] < entries[key][0]:
-        entries[key] = entry
+def _depths(inside: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Most stages that can follow each state: the longest way to the last one."""
+    size = len(inside)
+    found = np.full(size, -1)
+    found[size - 1] = 0
+    for k in range(size - 2, -1, -1):
+        after = found[inside[k]]
+        found[k] = after.max(initial=-1) + 1 if (after >= 0).any() else -1
+    return found

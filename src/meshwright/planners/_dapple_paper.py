@@ -7,7 +7,7 @@ from math import inf
 
 from ._dapple_states import Candidate, Sums
 from ._pivot import pivot_latency
-from ._placement import Servers, placements
+from ._placement import Counts, Servers, between, counts_of, placements
 
 Sets = tuple[tuple[int, ...], ...]
 
@@ -42,27 +42,34 @@ def candidates(
     single = Candidate((last,), (everything,), 1)
     best = paper_latency(sums, servers, single, samples, micro)
     yield single
-    # [state]: devices used by server -> (latency with the rest, ends, devices).
-    table: list[dict[tuple[int, ...], tuple[float, tuple[int, ...], Sets]]] = [{} for _ in range(len(sums))]
+    share, full = (m - 1) / m, (servers.size,) * servers.count
+    # [state]: devices used by server -> (latency with the rest, ends, devices, the steady time of its slowest stage).
+    table: list[dict[Counts, tuple[float, tuple[int, ...], Sets, float]]] = [{} for _ in range(len(sums))]
     for k in range(-1, last):
-        prefixes = [(inf, (), ())] if k < 0 else list(table[k].values())
+        prefixes = [(inf, (), (), 0.0)] if k < 0 else list(table[k].values())
         following = [j for j in range(k + 1, last) if k < 0 or sums.inside[k, j]]
-        for _, ends, sets in prefixes:
-            used = frozenset(d for own in sets for d in own)
-            for more in range(1, count - len(used)):
-                for devices in placements(servers, used, more):
-                    rest = tuple(d for d in everything if d not in used and d not in devices)
-                    for j in following:
-                        # No latency is below the steady time of any stage.
-                        if (m - 1) * sums.work(k, j) / (m * more) >= best:
-                            continue
+        for _, ends, sets, slowest in prefixes:
+            # No latency is below the steady time of any stage, and some stage of the rest has its share of it or more.
+            if slowest >= best:
+                continue
+            tick("prefixes", k + 1, len(sums))
+            used = counts_of(servers, [d for own in sets for d in own])
+            for more in range(1, count - sum(used)):
+                left = count - sum(used) - more
+                open_ends = [
+                    j for j in following
+                    if share * sums.work(k, j) / more < best and share * sums.work(j, last) / left < best
+                ]  # fmt: skip
+                if not open_ends:
+                    continue
+                for key in placements(servers, used, more):
+                    devices, rest = between(servers, used, key), between(servers, key, full)
+                    for j in open_ends:
                         plan = Candidate((*ends, j, last), (*sets, devices, rest), 1)
                         value = paper_latency(sums, servers, plan, samples, micro)
-                        key = tuple(
-                            sum(d // servers.size == s for d in (*used, *devices)) for s in range(servers.count)
-                        )
                         if key not in table[j] or value < table[j][key][0]:
-                            table[j][key] = (value, plan.ends[:-1], plan.devices[:-1])
+                            steady = max(slowest, share * sums.work(k, j) / more)
+                            table[j][key] = (value, plan.ends[:-1], plan.devices[:-1], steady)
                         if value < best:
                             best = value
                             yield plan

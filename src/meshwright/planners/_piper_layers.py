@@ -61,6 +61,9 @@ def machine(problem: Problem, micro_batches: int) -> Machine:
     """Devices, memory, bandwidth and micro-batches. The bandwidth is that of the last level that all devices share."""
     cluster = problem.cluster
     count = problem.limits.devices or cluster.count
+    if isinstance(problem.cost, Profile):
+        # The replicas of all stages are at most the micro-batches, each on as many devices as the profile has degrees.
+        count = min(count, micro_batches * max(max(by) for by in problem.cost.choices.values()))
     return Machine(count, problem.limits.usable(cluster.types[0].memory), _bandwidth(problem), micro_batches)
 
 

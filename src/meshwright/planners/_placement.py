@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
 
 from ..cluster.model import Cluster
 from ..errors import Unsupported
@@ -20,10 +22,6 @@ class Servers:
     inside: float
     between: float
     collective: float
-
-    def free(self, occupied: frozenset[int]) -> list[list[int]]:
-        """Free devices of each server."""
-        return [[d for d in range(s * self.size, (s + 1) * self.size) if d not in occupied] for s in range(self.count)]
 
     def transfer(self, src: Sequence[int], dst: Sequence[int], nbytes: float) -> float:
         """Seconds."""
@@ -62,50 +60,74 @@ def servers_of(cluster: Cluster, *, gain: float) -> Servers:
     return Servers(size, cluster.count // size, inside, between, between * gain)
 
 
-def fresh_first(servers: Servers, occupied: frozenset[int], n: int) -> Devices:
-    """From servers with no occupied device, then from the others."""
-    return _take(sorted(servers.free(occupied), key=lambda own: len(own) < servers.size), n)
+Counts: TypeAlias = tuple[int, ...]
+"""Devices in use by server. Policies take the first free ones of a server, so this says which they are."""
 
 
-def append_first(servers: Servers, occupied: frozenset[int], n: int) -> Devices:
-    """From servers that are partly occupied, then from the others."""
-    return _take(sorted(servers.free(occupied), key=lambda own: len(own) in (0, servers.size)), n)
+def counts_of(servers: Servers, devices: Iterable[int]) -> Counts:
+    """Of devices that fill their servers from the first on."""
+    found = [0] * servers.count
+    for d in devices:
+        found[d // servers.size] += 1
+    return tuple(found)
 
 
-def scatter_first(servers: Servers, occupied: frozenset[int], n: int) -> Devices:
+def fresh_first(servers: Servers, used: Counts, n: int) -> Counts:
+    """n more, from servers with no device in use, then from the others; () where there are not as many."""
+    return _filled(servers, used, n, sorted(range(servers.count), key=lambda s: used[s] > 0))
+
+
+def append_first(servers: Servers, used: Counts, n: int) -> Counts:
+    """From servers that are partly in use, then from the others."""
+    return _filled(servers, used, n, sorted(range(servers.count), key=lambda s: used[s] in (0, servers.size)))
+
+
+def scatter_first(servers: Servers, used: Counts, n: int) -> Counts:
     """One from every server with free ones, in turn."""
-    free = servers.free(occupied)
-    found: list[int] = []
-    for turn in range(servers.size):
-        found += [own[turn] for own in free if turn < len(own)]
-    return tuple(sorted(found[:n])) if len(found) >= n else ()
+    found = list(used)
+    while n > 0 and any(x < servers.size for x in found):
+        for s in range(servers.count):
+            if n > 0 and found[s] < servers.size:
+                found[s], n = found[s] + 1, n - 1
+    return tuple(found) if n == 0 else ()
 
 
-def _take(groups: Sequence[Sequence[int]], n: int) -> Devices:
-    found = [d for own in groups for d in own][:n]
-    return tuple(sorted(found)) if len(found) == n else ()
+def _filled(servers: Servers, used: Counts, n: int, order: Sequence[int]) -> Counts:
+    found = list(used)
+    for s in order:
+        more = min(n, servers.size - found[s])
+        found[s], n = found[s] + more, n - more
+    return tuple(found) if n == 0 else ()
 
 
-POLICIES: Mapping[str, Callable[[Servers, frozenset[int], int], Devices]] = {
+POLICIES: Mapping[str, Callable[[Servers, Counts, int], Counts]] = {
     "fresh": fresh_first,
     "append": append_first,
     "scatter": scatter_first,
 }
 
 
-def placements(servers: Servers, occupied: frozenset[int], n: int, rounds: int = 1) -> tuple[Devices, ...]:
-    """Sets of rounds · n devices: the policies applied `rounds` times in turn in all combinations, each set once."""
-    sets: dict[Devices, None] = {(): None}
+def placements(servers: Servers, used: Counts, n: int, rounds: int = 1) -> tuple[Counts, ...]:
+    """What is in use after rounds · n more devices: the policies applied `rounds` times in turn in all combinations.
+
+    Devices of one server are alike, so each number of devices by server counts once.
+    """
+    found: dict[Counts, None] = {used: None}
     for _ in range(rounds):
-        longer: dict[Devices, None] = {}
-        for have in sets:
-            for policy in POLICIES.values():
-                more = policy(servers, occupied | frozenset(have), n)
-                if more:
-                    longer[tuple(sorted(have + more))] = None
-        sets = longer
-    # Devices of one server are alike: one set for each number of devices by server.
-    alike: dict[tuple[int, ...], Devices] = {}
-    for found in sets:
-        alike.setdefault(tuple(sum(d // servers.size == s for d in found) for s in range(servers.count)), found)
-    return tuple(alike.values())
+        found = dict.fromkeys(more for have in found for more in _each(servers, have, n))
+    return tuple(found)
+
+
+@lru_cache(maxsize=1 << 18)
+def _each(servers: Servers, used: Counts, n: int) -> tuple[Counts, ...]:
+    return tuple(more for policy in POLICIES.values() if (more := policy(servers, used, n)))
+
+
+@lru_cache(maxsize=1 << 16)
+def between(servers: Servers, before: Counts, after: Counts) -> Devices:
+    """The devices that come into use."""
+    return tuple(
+        d
+        for s, (a, b) in enumerate(zip(before, after, strict=True))
+        for d in range(s * servers.size + a, s * servers.size + b)
+    )

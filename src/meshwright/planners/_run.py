@@ -35,6 +35,7 @@ class SearchRun:
         self.frontier: list[Choice] = []
         self.considered: tuple[Considered, ...] = ()
         self.space = (0, 0)
+        self.why_unproven = ""
         self._last = ("", -inf)
 
     def offer(self, objective: float, plan: Callable[[], Plan], memory: float = nan) -> None:
@@ -55,6 +56,15 @@ class SearchRun:
     def show(self, rows: Sequence[Considered], space: tuple[int, int] = (0, 0)) -> None:
         """Rows for `Result.considered`; the last call counts."""
         self.considered, self.space = tuple(rows), space
+
+    def left(self) -> float:
+        """Seconds of the budget that are left, at least 0; inf without such a budget."""
+        seconds = self.budget.seconds
+        return inf if seconds is None else max(0.0, seconds - (time.monotonic() - self.started))
+
+    def unproven(self, reason: str) -> None:
+        """Why a search that went to its end proves no more, one sentence; shown unless the bound proves the plan after all."""
+        self.why_unproven = reason
 
     def tick(self, evaluations: int = 1, phase: str = "", done: int = 0, total: int = 0) -> None:
         """Call after each piece of work.

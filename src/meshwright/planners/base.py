@@ -127,7 +127,7 @@ class Planner(abc.ABC):
             objective=objective,
             unit=unit,
             bound=run.proven,
-            reason=reason if stopped else "",
+            reason=reason if stopped else "" if proven else run.why_unproven,
             priced_by=problem.cost.name,
             seconds=seconds,
             evaluations=run.evaluations,

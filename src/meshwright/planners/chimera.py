@@ -27,6 +27,7 @@ from ..plan.schedules import conditions
 from ..plan.schedules.chimera import worker
 from ..simulate.fits import fits
 from ._blocks import Part, divisors, equal_parts, slowest
+from ._checked import whole, wholes
 from ._chimera_model import all_reduce, play, step_seconds
 from ._profile import by_samples, profile_of
 from .base import Planner
@@ -73,12 +74,10 @@ class Chimera(Planner):
     unit = "s"
 
     def __init__(self, *, f: int = 1, form: Form | None = None, micro_batches: tuple[int, ...] | None = None) -> None:
-        if f < 1:
-            raise InputError(f"chimera: f is {f}, it must be at least 1 pair of pipes")
+        whole("chimera", "f", f, what="pair of pipes")
         if form is not None and form not in FORMS:
             raise InputError(f'chimera has no form "{form}": there are direct, doubling and halving')
-        if micro_batches is not None and (not micro_batches or min(micro_batches) < 1):
-            raise InputError("chimera: micro_batches are sizes of 1 sample or more")
+        wholes("chimera", "micro_batches", micro_batches, "samples")
         self.f = f
         self.form = form
         self.micro_batches = micro_batches

@@ -27,6 +27,7 @@ from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Problem
 from ..simulate.fits import fits
 from . import _dapple_code, _dapple_paper
+from ._checked import above, whole
 from ._dapple_states import Candidate, Sums, latency, micro_batches, sums_of
 from ._placement import NCCL_GAIN, Servers, servers_of
 from ._profile import by_samples, with_the_rest
@@ -73,10 +74,8 @@ class Dapple(Planner):
             raise InputError(f'dapple has no objective "{objective}": there are code and paper')
         if policy not in ("A", "B"):
             raise InputError(f'dapple has no policy "{policy}": there are A and B')
-        if micro_batch < 1:
-            raise InputError(f"dapple: micro_batch is {micro_batch}, it must be at least 1 sample")
-        if collective_gain is not None and not 0 < collective_gain < inf:
-            raise InputError(f"dapple: collective_gain is {collective_gain}, it must be above 0")
+        whole("dapple", "micro_batch", micro_batch, what="sample")
+        above("dapple", "collective_gain", collective_gain)
         self.form = objective
         self.micro_batch = micro_batch
         self.policy = policy
@@ -158,14 +157,18 @@ class Dapple(Planner):
     def _fitting(self, problem: Problem, sums: Sums, candidate: Candidate) -> tuple[Plan | None, str]:
         """The plan with the largest D that fits, recomputed if no D does; or None and why."""
         bare = self._plan(problem, sums, candidate)
+        room = problem.limits.usable(problem.cluster.type_of(0).memory)
         reason = ""
         for plan in (bare, _recomputed(problem, bare)):
+            reason = "" if room == inf else fits(problem, plan) or ""
+            if not reason:
+                return plan, ""
             m, depth = plan.schedule.micro_batches, len(plan.stages)
-            limits = [0, *range(min(m, 2 * depth - 1) - 1, 0, -1)]
-            low, high = 0, len(limits) - 1
-            reason = fits(problem, _with(plan, limits[high])) or ""
+            limits = range(min(m, 2 * depth - 1) - 1, 0, -1)
+            reason = fits(problem, _with(plan, limits[-1])) or "" if limits else reason
             if reason:
                 continue
+            low, high = 0, len(limits) - 1
             while low < high:
                 middle = (low + high) // 2
                 if fits(problem, _with(plan, limits[middle])) is None:

@@ -33,6 +33,7 @@ from ..plan.problem import Problem
 from ..simulate.distir import Charge, Step, distir_step
 from ..simulate.fits import fits
 from ._blocks import equal_parts
+from ._checked import above, wholes
 from ._expert_layout import DP, TP, Expert, Style, expert_of
 from ._profile import Profile, profile_of
 from .base import Planner
@@ -92,8 +93,8 @@ class DistIRGrid(Planner):
             raise InputError(f'distir has no costs "{costs}": there are given and paper')
         if charge not in ("all", "last"):
             raise InputError(f'distir charges the update of all weights or of the last, not of "{charge}"')
-        if not micro_batches or min(micro_batches) < 1:
-            raise InputError("distir: micro_batches are numbers of 1 or more")
+        wholes("distir", "micro_batches", micro_batches, "counts")
+        above("distir", "launch", launch, zero=True)
         self.costs = costs
         self.launch = launch
         self.charge = charge

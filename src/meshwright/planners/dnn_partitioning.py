@@ -15,7 +15,7 @@ its backward; what the simulator finds too large is planned again with less memo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Literal
 
@@ -23,25 +23,34 @@ from ..cluster.model import Mesh
 from ..errors import Infeasible, InputError, Unsupported
 from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Problem
+from ..report.words import size
 from ..simulate.fits import fits
 from ..solvers import latency as calls
 from ..solvers import max_load as max_loads
 from ..solvers.graph_partition import balanced_parts
+from ..solvers.mixed_integer import End
 from ..solvers.placement import Placement, items_of, strong_components
 from ..solvers.placement_ip import chain_programme, split_programme
+from ._checked import above, whole
 from ._placement_nodes import devices_of, placement_of, split_of
+from ._run import Stop
 from .base import Planner
 from .registry import register
 from .types import Info, Json, Run
 
-GIB = 2.0**30
+CHAIN_GAP = 1e-6
+"""The order form searches at least this far: its space is the one that is otherwise solved exactly."""
 SHRINK = 8
 """Times that memory is lowered for a captured model whose plan the simulator finds too large."""
-THROUGHPUT = (
+Method = Literal[
+    "chain", "order", "contiguous", "noncontiguous", "linear", "pipedream", "local_search", "partition", "one_device",
+    "given", "programme", "greedy", "max_load",
+]  # fmt: skip
+THROUGHPUT: tuple[Method, ...] = (
     "chain", "order", "contiguous", "noncontiguous", "linear", "pipedream", "local_search", "partition", "one_device",
     "given",
 )  # fmt: skip
-LATENCY = ("programme", "greedy", "max_load", "given")
+LATENCY: tuple[Method, ...] = ("programme", "greedy", "max_load", "given")
 SKIPPED = {32: (4, 37), 64: (4, 37), 96: (2, 100, 40, 137, 46, 142), 192: (2, 100, 40, 137, 46, 142)}
 """Nodes of a graph -> names of those whose outgoing edges the study's PipeDream baseline leaves out (picked by hand there)."""
 
@@ -78,7 +87,7 @@ class DnnPartitioning(Planner):
         self,
         *,
         objective: Literal["throughput", "latency"] = "throughput",
-        method: str = "",
+        method: Method | None = None,
         blocks: int = 1,
         separate: bool = False,
         gap: float = 0.01,
@@ -88,13 +97,15 @@ class DnnPartitioning(Planner):
             raise InputError(f'dnn_partitioning has no objective "{objective}": there are throughput and latency')
         known = THROUGHPUT if objective == "throughput" else LATENCY
         self.goal = objective
-        self.method = method or known[0]
+        self.method: Method = method or known[0]
         if self.method not in known:
             raise InputError(f'dnn_partitioning has no method "{method}" for {objective}: there are {", ".join(known)}')
         if separate and self.method not in ("contiguous", "noncontiguous", "given"):
             raise InputError("separate passes are an objective of the integer programmes: contiguous or noncontiguous")
-        if blocks < 1:
-            raise InputError(f"blocks is {blocks}: an accelerator makes at least one call")
+        if not 0 <= gap < 1:
+            raise InputError(f"dnn_partitioning: gap is {gap:g}, it must be a share of the value: 0 or more, below 1")
+        above("dnn_partitioning", "seconds", seconds, endless=True)
+        whole("dnn_partitioning", "blocks", blocks, what="call of an accelerator")
         self.blocks = blocks
         self.separate = separate
         self.gap = gap
@@ -110,25 +121,42 @@ class DnnPartitioning(Planner):
         for _ in range(SHRINK if derived else 1):
             graph = placement_of(problem, memory)
             if memory is None:
-                run.bound(calls.lower_bound(graph) if self.goal == "latency" else max_loads.lower_bound(graph))
-            answer = self._split(problem, run, graph, memory is None)
-            if answer is None:
+                run.bound(calls.critical_path(graph) if self.goal == "latency" else max_loads.lower_bound(graph))
+            found, end = self._split(problem, run, graph, memory is None)
+            if found is None:
+                self._go_on(end, run)
                 raise Infeasible(fault if fault else _why(graph))
-            value, split, blocks = answer
-            over = graph.overfull(split)
+            over = graph.overfull(found.split)
             if over > 0:
                 raise Infeasible(
-                    f"{self.method} ignores memory: its split takes {value:.6g} ms, but fills an accelerator "
-                    f"{over / GIB:.2f} GiB over its {graph.memory / GIB:.2f}"
+                    f"{self.method} ignores memory: its split takes {found.value:.6g} ms, but fills an accelerator "
+                    f"{size(over)} over its {size(graph.memory)}"
                 )
-            plan = self._plan(problem, graph, split, blocks)
+            plan = self._plan(problem, graph, found.split, found.blocks)
             fault = fits(problem, plan) if derived else None
             if fault is None:
                 run.offer(self.objective(problem, plan), lambda plan=plan: plan)  # type: ignore[misc]
+                self._go_on(end, run)
                 run.tick(1, "done", 1, 1)
-                return {"method": self.method, "loads": [float(x) for x in graph.loads(split)]}
-            memory = 0.7 * min(graph.memory, _fullest(graph, split))
+                return {"method": self.method, "loads": [float(x) for x in graph.loads(found.split)]}
+            self._go_on(end, run)
+            memory = 0.7 * min(graph.memory, _fullest(graph, found.split))
         raise Infeasible(fault or _why(graph))
+
+    def _go_on(self, end: End | None, run: Run) -> None:
+        """After an integer programme, what it found being offered: stops where the time is over, says what is not proven.
+
+        Raises:
+            Stop: the budget's seconds are over, or the programme's own.
+            KeyboardInterrupt: Ctrl-C ended it.
+        """
+        if end == "interrupt":
+            raise KeyboardInterrupt
+        if end == "seconds":
+            run.tick(0, self.method, 1, 1)  # stops if it was the budget
+            raise Stop(f"stopped after {self.seconds:g} s of the integer programme, the setting seconds")
+        if end == "gap":
+            run.unproven(f"the integer programme searches until its bound is within gap={self.gap:g} of its value")
 
     def objective(self, problem: Problem, plan: Plan) -> float:
         """Milliseconds: the largest load, or the latency of one sample.
@@ -173,10 +201,8 @@ class DnnPartitioning(Planner):
         flows = sorted({(place[a], place[b]) for a, b in items.edges if place[a] != place[b]})
         return len(strong_components(graph.accelerators + graph.cpus, flows)) == graph.accelerators + graph.cpus
 
-    def _split(
-        self, problem: Problem, run: Run, graph: Placement, first: bool
-    ) -> tuple[float, tuple[int, ...], tuple[tuple[tuple[int, ...], ...], ...]] | None:
-        """(value, device of each node, calls of each accelerator where the objective is latency)."""
+    def _split(self, problem: Problem, run: Run, graph: Placement, first: bool) -> tuple[_Found | None, End | None]:
+        """(the best split, what ended the integer programme where there is one)."""
         offering = problem.graph.training != "derived"
 
         def watch(value: float, split: Sequence[int]) -> None:
@@ -188,16 +214,39 @@ class DnnPartitioning(Planner):
             run.tick(1, self.method, 0, 1)
 
         if self.goal == "latency":
-            found = self._latency(problem, run, graph)
-            return (found.value, found.split, found.blocks) if found is not None else None
-        answer = self._throughput(problem, run, graph, watch)
+            call, end = self._latency(problem, run, graph)
+            return (_Found(call.value, call.split, call.blocks) if call is not None else None), end
+        answer, end = self._throughput(problem, run, graph, watch)
         if answer is None:
-            return None
+            return None, end
         if first and answer.bound > 0:
             run.bound(answer.bound)
-        return answer.value, answer.split, ()
+        return _Found(answer.value, answer.split), end
 
     def _throughput(
+        self, problem: Problem, run: Run, graph: Placement, watch: max_loads.Watch
+    ) -> tuple[max_loads.Answer | None, End | None]:
+        if self.method in ("chain", "order", "contiguous", "noncontiguous"):
+            return self._exact(run, graph, watch)
+        return self._baseline(problem, run, graph, watch), None
+
+    def _exact(self, run: Run, graph: Placement, watch: max_loads.Watch) -> tuple[max_loads.Answer | None, End | None]:
+        chain = max_loads.chain_optimum(graph, watch, tick=lambda: run.tick(0, self.method, 0, 1))
+        if self.method == "chain" and (chain is None or chain.bound >= chain.value * (1 - 1e-9)):
+            return chain, None
+        seconds = min(self.seconds, run.left())
+        if self.method in ("chain", "order"):
+            return chain_programme(graph, gap=min(self.gap, CHAIN_GAP), seconds=seconds, start=chain)
+        space: Literal["contiguous", "noncontiguous"] = "contiguous" if self.method == "contiguous" else "noncontiguous"
+        start = chain
+        if space == "noncontiguous" and graph.accelerators:
+            moved = max_loads.local_search(graph, run.rng)
+            if graph.overfull(moved.split) <= 0 and (chain is None or moved.value < chain.value):
+                start = moved
+                watch(moved.value, moved.split)
+        return split_programme(graph, space, gap=self.gap, seconds=seconds, start=start, separate=self.separate)
+
+    def _baseline(
         self, problem: Problem, run: Run, graph: Placement, watch: max_loads.Watch
     ) -> max_loads.Answer | None:
         if self.method == "given":
@@ -214,52 +263,34 @@ class DnnPartitioning(Planner):
             return max_loads.Answer(graph.max_load(split), split, 0.0)
         if self.method == "local_search":
             return max_loads.local_search(graph, run.rng, watch)
-        if self.method == "partition":
-            split = balanced_parts(graph, run.rng)
-            return max_loads.Answer(graph.max_load(split), split, 0.0)
-        chain = max_loads.chain_optimum(graph, watch)
-        if self.method == "chain":
-            if chain is not None and chain.bound < chain.value * (1 - 1e-9):
-                found, _ = chain_programme(graph, seconds=self._left(run), start=chain)
-                return found
-            return chain
-        if self.method == "order":
-            return chain_programme(graph, seconds=self._left(run), start=chain)[0]
-        space: Literal["contiguous", "noncontiguous"] = "contiguous" if self.method == "contiguous" else "noncontiguous"
-        return split_programme(
-            graph, space, gap=self.gap, seconds=self._left(run), start=chain, separate=self.separate
-        )[0]
+        split = balanced_parts(graph, run.rng)
+        return max_loads.Answer(graph.max_load(split), split, 0.0)
 
-    def _latency(self, problem: Problem, run: Run, graph: Placement) -> calls.Latency | None:
+    def _latency(self, problem: Problem, run: Run, graph: Placement) -> tuple[calls.Latency | None, End | None]:
         if self.method == "given":
-            return calls.split_latency(graph, self._given(problem))
+            return calls.split_latency(graph, self._given(problem)), None
         if self.method == "max_load":
             chain = max_loads.chain_optimum(graph)
-            return calls.split_latency(graph, chain.split) if chain is not None else None
+            return (calls.split_latency(graph, chain.split) if chain is not None else None), None
         start = calls.greedy(graph)
         if self.method == "greedy":
-            return start if start.value < inf else None
+            return (start if start.value < inf else None), None
         if any(len(own) > self.blocks for own in start.blocks) or start.value == inf:
-            pool = calls.split_latency(graph, (graph.accelerators,) * len(graph))
-            start = pool
+            start = calls.split_latency(graph, (graph.accelerators,) * len(graph))
         if start.value < inf:
             run.offer(start.value, lambda: self._plan(problem, graph, start.split, start.blocks))
             run.tick(1, "greedy", 0, 1)
         begin = start if start.value < inf else None
-        found, _ = calls.latency_programme(graph, self.blocks, gap=self.gap, seconds=self._left(run), start=begin)
+        seconds = min(self.seconds, run.left())
+        found, end = calls.latency_programme(graph, self.blocks, gap=self.gap, seconds=seconds, start=begin)
         if found is not None:
             run.bound(found.bound)
-        return found
+        return found, end
 
     def _given(self, problem: Problem) -> tuple[int, ...]:
         if not problem.start:
             raise InputError('method "given" prices the first plan of Problem.start: this problem has none')
         return split_of(problem, problem.start[0])
-
-    def _left(self, run: Run) -> float:
-        """Seconds for an integer programme."""
-        budget = getattr(run, "budget", None)
-        return min(self.seconds, budget.seconds) if budget is not None and budget.seconds is not None else self.seconds
 
     def _plan(
         self, problem: Problem, graph: Placement, split: Sequence[int], blocks: Sequence[Sequence[tuple[int, ...]]]
@@ -286,6 +317,15 @@ class DnnPartitioning(Planner):
         return replace(plan, schedule=Schedule("1f1b" if flows else "dataflow", m))
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A split: its value, the device of each node, and the calls of each accelerator where the objective is latency."""
+
+    value: float
+    split: tuple[int, ...]
+    blocks: tuple[tuple[tuple[int, ...], ...], ...] = ()
+
+
 def _fullest(graph: Placement, split: Sequence[int]) -> float:
     held = [0.0] * (graph.accelerators + graph.cpus)
     for v, device in enumerate(split):
@@ -298,12 +338,12 @@ def _why(graph: Placement) -> str:
     worst = max(sum(float(graph.size[v]) for v in own) for own in graph.groups)
     if not graph.cpus and total > room:
         return (
-            f"all nodes take {total / GIB:.3g} GiB, the {graph.accelerators} accelerators have {room / GIB:.3g} in all, and "
+            f"all nodes take {size(total)}, the {graph.accelerators} accelerators have {size(room)} in all, and "
             "there is no CPU to take the rest"
         )
     if not graph.cpus and worst > graph.memory:
-        return f"nodes that share a device take {worst / GIB:.3g} GiB, an accelerator has {graph.memory / GIB:.3g}"
+        return f"nodes that share a device take {size(worst)}, an accelerator has {size(graph.memory)}"
     return (
-        f"no chain of stages fits {graph.accelerators} accelerators of {graph.memory / GIB:.3g} GiB and {graph.cpus} CPUs: "
-        f"the nodes take {total / GIB:.3g} GiB"
+        f"no chain of stages fits {graph.accelerators} accelerators of {size(graph.memory)} and {graph.cpus} CPUs: "
+        f"the nodes take {size(total)}"
     )

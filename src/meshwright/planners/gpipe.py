@@ -26,6 +26,7 @@ from ..plan.lookup import stage_ops
 from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Problem
 from ..solvers.chain_partition import least_squares, proportional, variance
+from ._checked import whole
 from ._layers import layers_of
 from ._profile import kept_nodes, profile_of, with_the_rest
 from .base import Planner
@@ -64,6 +65,7 @@ class GPipe(Planner):
     ) -> None:
         if rule not in ("variance", "lingvo"):
             raise InputError(f'gpipe has no rule "{rule}": there are variance and lingvo')
+        whole("gpipe", "micro_batches", micro_batches)
         self.rule = rule
         self.micro_batches = micro_batches
         self.recompute = recompute

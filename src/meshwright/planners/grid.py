@@ -27,6 +27,7 @@ from ..errors import Infeasible, InputError
 from ..plan.model import Plan
 from ..plan.problem import Problem
 from ..simulate.simulator import simulate
+from ._checked import whole
 from ._expert_layout import expert_of
 from ._grid_price import Evaluator, Priced
 from ._grid_space import Point, Space, read_fix
@@ -68,6 +69,7 @@ class Grid(Planner):
         self.fix = read_fix(fix or {})
         allowed = {k: [read_fix({k: v}) for v in vs] for k, vs in (allow or {}).items()}
         self.allow = {name: [d[name] for d in ds] for ds in allowed.values() for name in ds[0]}
+        whole("grid", "top", top)
         self.top = top
         self.prune = prune
 

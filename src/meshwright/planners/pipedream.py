@@ -15,25 +15,26 @@ on. In memory mode the in-flight copies are bounded as the public code bounds th
 
 from __future__ import annotations
 
-from math import inf, isfinite
+from math import inf
 from typing import Literal
 
 import numpy as np
 
 from ..cluster.model import Mesh
 from ..errors import Infeasible, InputError, Unsupported
+from ..graph.ir import Floats
 from ..plan.model import Plan, Schedule, Stage, Weights
 from ..plan.problem import Problem
 from ..plan.schedules.asynchronous import warm_up
+from ..report.words import size
 from ..solvers.antichains import Reach, States, bits, chains, condensed, prefixes, states_of
 from ..solvers.replicated_stages import Rules, Solution, Tier, replicated_stages
+from ._checked import above, whole
 from ._profile import Profile, kept_nodes, profile_of, with_the_rest
 from ._tiers import components, tiers_of
 from .base import Planner
 from .registry import register
 from .types import Info, Json, Run
-
-GIB = 2.0**30
 
 
 @register
@@ -46,6 +47,9 @@ class PipeDream(Planner):
         straight: no replicas.
         use_fewer_machines: leave components idle where that is no slower.
         memory_constraint: None = if the problem limits memory.
+        least_copies: of a stage's weights and activations that memory holds at least, whatever is in flight; None = 0 for
+            profiles with cost "code", where the public optimizer counts none in flight if the stage takes all workers left
+            and so lets it pass, else 1.
         merge_chains: join unbranched chains first; None = if there are more than 5,000 states otherwise. Where there still
             are, cuts go along one topological order, and the bound is that of perfect balance.
         vertical_sync: all stages use the version that the first one had.
@@ -72,17 +76,18 @@ class PipeDream(Planner):
         straight: bool = False,
         use_fewer_machines: bool = False,
         memory_constraint: bool | None = None,
+        least_copies: int | None = None,
         merge_chains: bool | None = None,
         vertical_sync: bool = False,
         micro_batch: int | None = None,
     ) -> None:
         if cost not in ("code", "paper"):
             raise InputError(f'pipedream has no cost "{cost}": there are code and paper')
-        if compression_ratio is not None and not (compression_ratio > 0 and isfinite(compression_ratio)):
-            raise InputError(f"pipedream: compression_ratio is {compression_ratio}, it must be above 0")
-        if micro_batch is not None and micro_batch < 1:
-            raise InputError(f"pipedream: micro_batch is {micro_batch}, it must be at least 1 sample")
+        above("pipedream", "compression_ratio", compression_ratio)
+        whole("pipedream", "micro_batch", micro_batch, what="sample")
+        whole("pipedream", "least_copies", least_copies, 0)
         self.cost = cost
+        self.least_copies = least_copies
         self.compression_ratio = compression_ratio
         self.straight = straight
         self.use_fewer_machines = use_fewer_machines
@@ -105,7 +110,8 @@ class PipeDream(Planner):
         rules = self._rules(problem)
         # Perfect balance and nothing to send; and one stage on all workers, which every search may fall back on.
         run.bound(float(profile.seconds[kept].sum()) / problem.cluster.count)
-        if not self.straight and float((profile.activation + profile.params)[kept].sum()) <= rules.memory:
+        everything = float((profile.activation + profile.params)[kept].sum())
+        if not self.straight and rules.copies * everything <= rules.memory:
             whole = Solution(inf, ((0, 0, tuple(range(problem.cluster.count))),))
             plan = self._plan(problem, profile, [kept], whole)
             run.offer(self.objective(problem, plan), lambda plan=plan: plan)  # type: ignore[misc]
@@ -117,19 +123,21 @@ class PipeDream(Planner):
             np.array([profile.params[[kept[i] for i in own]].sum() for own in groups]),
         )
         run.tick(0, "stages", 1, 2)
-        solution = replicated_stages(states, *columns, tiers, rules)
+        needs = columns[1] + columns[2]
+        if float(needs.max()) > rules.memory:
+            raise Infeasible(
+                f"no stages fit in {size(rules.memory)} a worker: {self._largest(profile, kept, groups, needs)}"
+            )
+        solution = replicated_stages(states, *columns, tiers, rules, lambda: run.tick(0, "stages", 1, 2))
         if solution is None and rules.memory == inf:
             raise Infeasible(
                 f"a straight pipeline has a stage for each of {problem.cluster.count} workers, and the graph can be cut into "
                 f"{len(groups)} at most: give fewer workers, or use_fewer_machines=true"
             )
         if solution is None:
-            needs = columns[1] + columns[2]
-            worst = int(needs.argmax())
-            names = [profile.graph.ops[profile.ops[kept[v]][0]].name for v in groups[worst]]
             raise Infeasible(
-                f"no stages fit in {rules.memory / GIB:.3g} GiB a worker: every cut has a stage whose weights and activations, "
-                f"times the mini-batches in flight, are over it; {names[0]} alone takes {needs[worst] / GIB:.3g}"
+                f"no stages fit in {size(rules.memory)} a worker: every cut has a stage whose weights and activations, "
+                f"times the mini-batches in flight, are over it; {self._largest(profile, kept, groups, needs)}"
             )
         inside = [
             np.flatnonzero(states.below[j] & ~(states.below[i - 1] if i else False)) for i, j, _ in solution.parts
@@ -176,9 +184,15 @@ class PipeDream(Planner):
                 return groups, states
         return alone, prefixes(n, edges)
 
+    def _largest(self, profile: Profile, kept: list[int], groups: list[list[int]], needs: Floats) -> str:
+        worst = int(needs.argmax())
+        name = profile.graph.ops[profile.ops[kept[groups[worst][0]]][0]].name
+        return f"{name} alone takes {size(float(needs[worst]))}"
+
     def _rules(self, problem: Problem) -> Rules:
         device = problem.cluster.type_of(0)
         limited = problem.limits.memory < inf
+        copies = 0 if self.cost == "code" and _imported(problem) else 1
         constrained = limited if self.memory_constraint is None else self.memory_constraint
         return Rules(
             paper=self.cost == "paper",
@@ -186,12 +200,13 @@ class PipeDream(Planner):
             straight=self.straight,
             fewer=self.use_fewer_machines,
             memory=problem.limits.usable(device.memory) if constrained else inf,
+            copies=copies if self.least_copies is None else self.least_copies,
         )
 
     def _mini_batch(self, problem: Problem) -> int:
         if self.micro_batch is not None:
             return self.micro_batch
-        if all(not op.call for op in problem.graph.ops):
+        if _imported(problem):
             return problem.graph.samples
         return max(1, problem.recipe.samples // problem.cluster.count)
 
@@ -214,7 +229,7 @@ class PipeDream(Planner):
         )
 
     def _said(
-        self, seconds: np.ndarray, params: np.ndarray, tiers: tuple[Tier, ...], solution: Solution, objective: float
+        self, seconds: Floats, params: Floats, tiers: tuple[Tier, ...], solution: Solution, objective: float
     ) -> Json:
         replicas = [len(devices) for _, _, devices in solution.parts]
         data_parallel, inner = float(seconds.sum()), 1
@@ -230,6 +245,10 @@ class PipeDream(Planner):
             "speedup": total / objective if objective else inf,
             "data_parallel_speedup": total / data_parallel if data_parallel else inf,
         }
+
+
+def _imported(problem: Problem) -> bool:
+    return all(not op.call for op in problem.graph.ops)
 
 
 class _Price:

@@ -26,6 +26,7 @@ from ..plan.lookup import recomputes, stage_ops
 from ..plan.model import Plan, Schedule, Stage, Weights
 from ..plan.problem import Problem
 from ._blocks import Part, block_ends, divisors, equal_parts, grids, slowest
+from ._checked import wholes
 from ._profile import Profile, by_samples, profile_of
 from .base import Planner
 from .registry import register
@@ -99,8 +100,7 @@ class PipeDream2BW(Planner):
     ) -> None:
         if sums not in ("authors", "ring"):
             raise InputError(f'pipedream_2bw has no sums "{sums}": there are authors and ring')
-        if micro_batches is not None and (not micro_batches or min(micro_batches) < 1):
-            raise InputError("pipedream_2bw: micro_batches are sizes of 1 sample or more")
+        wholes("pipedream_2bw", "micro_batches", micro_batches, "samples")
         self.micro_batches = micro_batches
         self.sums = sums
         self.training_state = training_state

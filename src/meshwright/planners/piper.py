@@ -22,6 +22,7 @@ from ..cost.choices import Profile
 from ..errors import Infeasible, InputError, Unsupported
 from ..plan.model import Cut, OpSharding, Plan, Schedule, Stage
 from ..plan.problem import Problem
+from ..report.words import size
 from ..simulate.fits import fits
 from ..solvers.staged_partition import (
     Layers,
@@ -32,13 +33,13 @@ from ..solvers.staged_partition import (
     price,
     staged_partition,
 )
+from ._checked import whole
 from ._piper_equi import equi_partition
 from ._piper_layers import Seen, machine, seen, staged
 from .base import Planner
 from .registry import register
 from .types import Info, Json, Run
 
-GIB = 2.0**30
 SHRINK = 6
 """Times that the memory of a captured model's plan is lowered when the simulator finds that it does not fit."""
 
@@ -87,6 +88,7 @@ class Piper(Planner):
         ):
             if value not in known:
                 raise InputError(f'piper has no {name} "{value}": there are {", ".join(known)}')
+        whole("piper", "micro_batches", micro_batches)
         self.method = method
         self.knapsack = knapsack
         self.data_parallel = data_parallel
@@ -188,7 +190,7 @@ class Piper(Planner):
             run.tick(1, "bounds", checks, checks + 1)
 
         for d in splits:
-            options = Options(rule, only=d)
+            options = Options(rule, only=d, tick=lambda: run.tick(0, "bounds", checks, checks + 1))
             answer = staged_partition(layers, where, options, watch, below=value)
             if answer is not None and answer[0] < value:
                 value, best = answer[0], _renamed(answer[1], kept)
@@ -284,14 +286,10 @@ def _why(found: Seen, where: Machine) -> str:
     total = sum(min(t * w.fixed for t, ws in by.items() for w in ws) for by in found.layers.ways)
     if least[worst] > where.memory:
         return (
-            f"layer {worst} needs {_size(least[worst])} in its smallest configuration, over the "
-            f"{_size(where.memory)} of a device"
+            f"layer {worst} needs {size(least[worst])} in its smallest configuration, over the "
+            f"{size(where.memory)} of a device"
         )
     return (
-        f"no cut into stages fits {where.devices} devices of {_size(where.memory)}: weights and workspace alone take "
-        f"{_size(total)} in all, and earlier stages stash a micro-batch for each later replica"
+        f"no cut into stages fits {where.devices} devices of {size(where.memory)}: weights and workspace alone take "
+        f"{size(total)} in all, and earlier stages stash a micro-batch for each later replica"
     )
-
-
-def _size(nbytes: float) -> str:
-    return f"{nbytes / GIB:.2f} GiB" if nbytes >= GIB / 10 else f"{nbytes / 2**20:.2f} MiB"

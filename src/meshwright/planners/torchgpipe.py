@@ -22,6 +22,7 @@ from ..plan.lookup import stage_ops
 from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Problem
 from ..solvers.block_partition import block_partition
+from ._checked import above, whole
 from ._profile import Profile, enough, kept_nodes, profile_of, with_the_rest
 from .base import Planner
 from .registry import register
@@ -55,6 +56,8 @@ class TorchGPipe(Planner):
         missing=("batch-norm statistics are not deferred to the end of the mini-batch",),
     )
 
+    unit = "µs"
+
     def __init__(
         self,
         *,
@@ -68,8 +71,8 @@ class TorchGPipe(Planner):
             raise InputError(f'torchgpipe cannot balance by "{balance}": there are time and size')
         if checkpoint not in ("always", "except_last", "never"):
             raise InputError(f'torchgpipe has no checkpoint "{checkpoint}": there are always, except_last and never')
-        if chunks is not None and chunks < 1:
-            raise InputError(f"torchgpipe: chunks is {chunks}, it must be at least 1")
+        whole("torchgpipe", "chunks", chunks)
+        above("torchgpipe", "param_scale", param_scale, zero=True)
         self.balance = balance
         self.chunks = chunks
         self.checkpoint = checkpoint

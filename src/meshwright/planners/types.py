@@ -49,7 +49,7 @@ class Result:
     bound: float | None
     """Proven, in the same unit."""
     reason: str
-    """Infeasible: the tightest constraint, one sentence. Budget: what stopped it."""
+    """Infeasible: the tightest constraint, one sentence. Budget: what stopped it. Feasible: why no more is proven, if said."""
     priced_by: str
     seconds: float
     evaluations: int
@@ -97,6 +97,12 @@ class Run(Protocol):
 
     def show(self, rows: Sequence[Considered], space: tuple[int, int] = (0, 0)) -> None:
         """Rows for `Result.considered` and counts for `Result.space`; the last call counts."""
+
+    def left(self) -> float:
+        """Seconds of the budget that are left, for solvers that keep time themselves; inf without such a budget."""
+
+    def unproven(self, reason: str) -> None:
+        """Why a search that went to its end proves no more, one sentence; shown unless the bound proves the plan after all."""
 
     def tick(self, evaluations: int = 1, phase: str = "", done: int = 0, total: int = 0) -> None:
         """Count work and report progress; raises Stop at the budget or on Ctrl-C."""

@@ -17,7 +17,7 @@ from .compare import About
 from .layout_words import recompute_words
 from .lines import Line, Style, columns, labelled
 from .payload import simulation_object
-from .words import MISSING, memory_unit, number, percent, plural
+from .words import MISSING, number, percent, plural, size
 
 SCHEMA = "meshwright.recorded/1"
 COMPARE_SCHEMA = "meshwright.compare-recorded/1"
@@ -130,7 +130,7 @@ def _title(p: Profiled) -> str:
     kinds: dict[str, int] = {}
     for d in range(cluster.count):
         kinds[cluster.type_of(d).name] = kinds.get(cluster.type_of(d).name, 0) + 1
-    memory = {t.name: f" of {_bytes(t.memory)}" for t in cluster.types if isfinite(t.memory)}
+    memory = {t.name: f" of {size(t.memory)}" for t in cluster.types if isfinite(t.memory)}
     devices = " + ".join(
         plural(n, name if name != "profiled" else "device") + memory.get(name, "") for name, n in kinds.items()
     )
@@ -202,15 +202,12 @@ def _simulated(a: Answered) -> str:
     late = f", asynchronous: gradients up to {plural(a.staleness, 'update')} late" if a.staleness else ""
     return (
         f"step {number(sim.step_seconds, 4)} s for {plural(a.profiled.problem.recipe.samples, 'sample')}, "
-        f"{number(sim.samples_per_second)} samples/s, peak {_bytes(a.memory)}, bubble {percent(sim.bubble)}{late}"
+        f"{number(sim.samples_per_second)} samples/s, peak {_memory(a)}, bubble {percent(sim.bubble)}{late}"
     )
 
 
-def _bytes(nbytes: float | None) -> str:
-    if nbytes is None:
-        return MISSING
-    unit, word = memory_unit(nbytes)
-    return f"{number(nbytes / unit)} {word}"
+def _memory(a: Answered) -> str:
+    return MISSING if a.memory is None else size(a.memory)
 
 
 def plan_object(a: Answered) -> dict[str, Any]:
@@ -299,7 +296,7 @@ def compare_lines(answers: Sequence[Answered], width: int) -> list[Line]:
                 percent(a.gap) if a.gap is not None and a.plan is not None else MISSING,
                 number(sim.step_seconds, 4) if sim else MISSING,
                 number(sim.samples_per_second) if sim else MISSING,
-                _bytes(a.memory),
+                _memory(a),
                 number(a.search_s, 2),
                 a.status,
             ]

@@ -52,6 +52,14 @@ def memory_unit(largest: float) -> tuple[float, str]:
     return (GIB, "GiB") if not largest < GIB else (2.0**20, "MiB")
 
 
+def size(nbytes: float) -> str:
+    """Bytes with the unit that fits them, whatever they are: "8 GiB", "1.42 MiB", "14 B"."""
+    for unit, word in ((GIB, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")):
+        if isfinite(nbytes) and nbytes >= 0.99 * unit:
+            return f"{number(nbytes / unit)} {word}"
+    return f"{nbytes:.4g} B" if isfinite(nbytes) else MISSING
+
+
 def percent(share: float, decimals: int = 1) -> str:
     """0.464 -> "46.4 %"."""
     return f"{100 * share:.{decimals}f} %" if isfinite(share) else MISSING

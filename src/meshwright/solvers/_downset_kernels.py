@@ -131,16 +131,17 @@ def count_pairs(ptr: Any, node: Any, target: Any) -> Any:
 
 @kernel(
     np.int64, np.int32, np.int32, np.float64, np.float64, np.float64, np.float64,
-    np.int64, np.int32, np.int32, np.float64, int, int, float, float, float,
+    np.int64, np.int32, np.int32, np.float64, int, int, float, float, float, np.int8,
 )  # fmt: skip
 def chain_max_load(
     ptr: Any, node: Any, target: Any, p: Any, q: Any, size: Any, work: Any,
     eptr: Any, edge: Any, pins: Any, weight: Any, k: int, cpus: int, memory: float, upper: float, ratio: float,
+    stop: Any,
 ) -> Any:  # fmt: skip
     """Least maximal load below `upper` of a chain of at most k accelerators and so many CPUs; see `downsets.chain_partition`.
 
     From each downset one walk up, an item at a time, with the sums of the stage so far. Returns (value or `upper`, parent
-    downset and 0 accelerator / 1 CPU per state, best state of the full set or −1, pairs seen).
+    downset and 0 accelerator / 1 CPU per state, best state of the full set or −1, pairs seen). Ends early at stop[0] = 1.
     """
     sets, n = ptr.shape[0] - 1, p.shape[0]
     width = (k + 1) * (cpus + 1)
@@ -167,6 +168,8 @@ def chain_max_load(
     best, pairs = -1, 0
     slack = 1.0 + 1e-12
     for i in range(sets - 1):
+        if stop[0]:
+            break
         alive_count, acc_free, cpu_free = 0, False, False
         base = i * width
         for a in range(cpus + 1):

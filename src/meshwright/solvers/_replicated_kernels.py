@@ -9,7 +9,9 @@ import numpy as np
 from .._jit import kernel
 
 
-@kernel(np.float64, np.float64, np.float64, np.float64, np.bool_, np.float64, np.float64, int, int, int, int, int)
+@kernel(
+    np.float64, np.float64, np.float64, np.float64, np.bool_, np.float64, np.float64, int, int, int, int, int, float, np.int8
+)  # fmt: skip
 def replicate(
     work: Any,
     params: Any,
@@ -23,13 +25,15 @@ def replicate(
     rows: int,
     straight: int,
     paper: int,
+    floor: float,
+    stop: Any,
 ) -> Any:
     """Best largest stage time [row i, state j, m] of the part after state i − 1 up to state j on m components.
 
     work [L + 1, L]: seconds of one component for the part; params, activation [L]: sums of states; out [L]: bytes that
     leave; rates = (bandwidth, compression ratio or 0, fewer machines allowed); memory (1,): bytes or inf, which hold
-    the public bound on copies in flight, and at least one (the public code lets a stage pass whose bound is none).
-    Also the arguments (first state of the last stage less one, its copies); −1 = one stage.
+    the public bound on copies in flight, and at least `floor` of them.
+    Also the arguments (first state of the last stage less one, its copies); −1 = one stage. Ends early at stop[0] = 1.
     """
     size = len(out)
     bandwidth, ratio, fewer = rates[0], rates[1], rates[2]
@@ -38,6 +42,8 @@ def replicate(
     many = np.zeros((rows, size, copies + 1), np.int32)
     stage = np.empty(copies + 1)
     for i in range(rows):
+        if stop[0]:
+            break
         before = i - 1
         base_par = params[before] if before >= 0 else 0.0
         base_act = activation[before] if before >= 0 else 0.0
@@ -47,7 +53,7 @@ def replicate(
             par = params[j] - base_par
             need = par + activation[j] - base_act
             for m in range(1, (1 if straight else copies) + 1):
-                if max(1.0, np.ceil((copies - m) / m)) * need > memory[0]:
+                if max(floor, np.ceil((copies - m) / m)) * need > memory[0]:
                     continue
                 if paper:
                     best[i, j, m] = max(work[i, j], 2.0 * (m - 1) * par / bandwidth) / m
@@ -55,6 +61,8 @@ def replicate(
                     best[i, j, m] = (work[i, j] + 4.0 * (m - 1) * par / (bandwidth * m) / inner) / m
                 many[i, j, m] = m
         for j in range(i, size):
+            if stop[0]:
+                break
             if before >= 0 and not subset[before, j]:
                 continue
             last = j == size - 1
@@ -82,7 +90,7 @@ def replicate(
                             continue
                         t = max(best[i, k, m - w], stage[w])
                         if t < found:
-                            if max(1.0, np.ceil((copies - m) / w)) * need > memory[0]:
+                            if max(floor, np.ceil((copies - m) / w)) * need > memory[0]:
                                 continue
                             found = t
                             cut[i, j, m] = k

@@ -233,18 +233,19 @@ def price_stage(
 @kernel(
     np.int64, np.int32, np.int32, np.int64, np.int64, int, int, int, int, float, float, float, int, int, int,
     np.int32, np.float64, np.float64, np.float64, np.float64, np.int64, np.int32, np.float64, np.float64, np.float64,
+    np.int8,
 )  # fmt: skip
 def feasible(
     ptr: Any, node: Any, target: Any, divisors: Any, parts: Any, width: int, devices: int, replicas: int, batch: int,
     limit: float, memory: float, bandwidth: float, mode: int, uniform: int, first: int,
     choices: Any, seconds: Any, weights: Any, stashed: Any, fixed: Any, eptr: Any, neighbour: Any, volume: Any, extra: Any,
-    work: Any,
+    work: Any, stop: Any,
 ) -> Any:  # fmt: skip
     """Least replicas of a plan of each downset with at most k devices, every stage being at most `limit` seconds.
 
     Downsets are closed under SUCCESSORS here, so the stage added last comes first in the data. `parts` = degrees in the
     order of the arrays; `uniform` = all choices of an item move the same bytes; `first` = stop at the first full plan.
-    Returns (replicas [sets · (devices + 1)], parent set, degree index, d, pairs seen).
+    Returns (replicas [sets · (devices + 1)], parent set, degree index, d, pairs seen). Ends early at stop[0] = 1.
     """
     sets, n, degrees = ptr.shape[0] - 1, work.shape[0], parts.shape[0]
     span = devices + 1
@@ -286,6 +287,8 @@ def feasible(
     states_k, states_s = np.empty(span, np.int32), np.empty(span, np.int32)
     pairs, slack = 0, 1.0 + 1e-12
     for i in range(sets - 1):
+        if stop[0]:
+            break
         states, smallest = 0, never
         for k in range(devices):
             s = least[i * span + k]

@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from math import inf
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .stoppable import Flag, Tick, stoppable
 
 LIMIT = 4_000_000
 """Downsets held at most; some hundred bytes each."""
@@ -136,12 +138,13 @@ def _ordered(
 
 
 def chain_partition(
-    lattice: Lattice, loads: Loads, accelerators: int, cpus: int, memory: float = inf, upper: float = inf
-) -> Chain | None:
+    lattice: Lattice, loads: Loads, accelerators: int, cpus: int, memory: float = inf, upper: float = inf,
+    tick: Tick | None = None,
+) -> Chain | None:  # fmt: skip
     """The chain of at most so many devices of each kind whose largest load is least, if it is below `upper`.
 
     Devices may stand anywhere in the chain. Time: the pairs of downsets that a bound of `upper` leaves, times the live
-    combinations of device counts; space: downsets · (accelerators + 1)(cpus + 1) · 13 bytes.
+    combinations of device counts; space: downsets · (accelerators + 1)(cpus + 1) · 13 bytes. What `tick` raises ends it.
     """
     from ._downset_kernels import chain_max_load
 
@@ -150,10 +153,14 @@ def chain_partition(
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(work > 0, work / loads.cpu, 0.0)
     eptr, edge, pins = _incidence(lattice.n, loads.pins)
-    value, parent, by_cpu, best, pairs = chain_max_load(
-        lattice.ptr, lattice.node, lattice.target, loads.accelerator, loads.cpu, loads.size, work,
-        eptr, edge, pins, loads.weight, accelerators, cpus, memory, upper, float(ratio.max(initial=0.0)),
-    )  # fmt: skip
+
+    def search(stop: Flag) -> Any:
+        return chain_max_load(
+            lattice.ptr, lattice.node, lattice.target, loads.accelerator, loads.cpu, loads.size, work,
+            eptr, edge, pins, loads.weight, accelerators, cpus, memory, upper, float(ratio.max(initial=0.0)), stop,
+        )  # fmt: skip
+
+    value, parent, by_cpu, best, pairs = stoppable(search, tick)
     if best < 0:
         return None
     width, last, state = (accelerators + 1) * (cpus + 1), len(lattice) - 1, int(best)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .downsets import earliest_first, last_in_first_out
-from .mixed_integer import Programme, solve
+from .mixed_integer import End, Programme, closed, solve
 from .placement import Placement, merge, strong_components
 
 Block = tuple[int, ...]
@@ -95,7 +95,7 @@ def makespan(graph: Placement, blocks: Sequence[Sequence[Block]], serial: bool =
     return float(max(done))
 
 
-def lower_bound(graph: Placement) -> float:
+def critical_path(graph: Placement) -> float:
     """No split is done sooner: the longest path, each node on its faster kind of device, nothing to move."""
     fast = np.minimum(graph.accelerator if graph.accelerators else np.inf, graph.cpu if graph.cpus else np.inf)
     done = np.array(fast, np.float64)
@@ -140,30 +140,24 @@ def greedy(graph: Placement) -> Latency:
     return split_latency(graph, split)
 
 
-def critical_path(graph: Placement) -> float:
-    """No split is faster: the longest path, each node on its faster device."""
-    done = np.minimum(graph.accelerator, graph.cpu)
-    for a, b in sorted(graph.edges, key=lambda edge: edge[1]):
-        done[b] = max(done[b], done[a] + min(graph.accelerator[b], graph.cpu[b]))
-    return float(done.max(initial=0.0))
-
-
 def latency_programme(
     graph: Placement, blocks: int = 1, *, gap: float = 0.01, seconds: float = 3600.0, start: Latency | None = None
-) -> tuple[Latency | None, bool]:
-    """The best split with at most `blocks` calls an accelerator, its proven bound, and whether the search ended by itself.
+) -> tuple[Latency | None, End]:
+    """The best split with at most `blocks` calls an accelerator, its proven bound, and what ended the search.
 
     The original form with the critical path as an extra cut, and the greedy value instead of the sum of all CPU times where
     a constraint is switched off.
     """
     if (unit := graph.unit) != 1.0:
         counted = replace(start, value=start.value / unit, bound=start.bound / unit) if start is not None else None
-        found, finished = latency_programme(graph.counted_in(unit), blocks, gap=gap, seconds=seconds, start=counted)
+        found, ended = latency_programme(graph.counted_in(unit), blocks, gap=gap, seconds=seconds, start=counted)
         return (
             replace(found, value=found.value * unit, bound=found.bound * unit) if found is not None else None
-        ), finished
+        ), ended
     n, calls = len(graph), graph.accelerators * blocks
-    horizon = min(start.value if start else inf, float(np.where(np.isfinite(graph.cpu), graph.cpu, 0).sum()))
+    # Nothing needs to wait longer than if all ran one after another, each on its slower device, and moved all it makes.
+    longest = np.maximum(*(np.where(np.isfinite(x), x, 0.0) for x in (graph.accelerator, graph.cpu)))
+    horizon = min(start.value if start else inf, float(longest.sum() + 2 * graph.cost.sum() * max(1, calls)))
     model = Programme()
     x = [[model.binary() for _ in range(calls + 1)] for _ in range(n)]
     fast = np.where(np.isfinite(graph.accelerator), graph.accelerator, 0.0)
@@ -172,7 +166,7 @@ def latency_programme(
     begin = [model.column(0.0, horizon) for _ in range(calls)]
     end = [model.column(0.0, horizon) for _ in range(calls)]
     top = model.column(critical_path(graph) * (1 - 1e-9), horizon, cost=1.0)
-    slow = np.where(np.isfinite(graph.cpu), graph.cpu, horizon * 2)
+    slow = np.where(np.isfinite(graph.cpu), graph.cpu, horizon)
     for v in range(n):
         model.row(dict.fromkeys(x[v], 1.0), 1.0, 1.0)
         if not np.isfinite(graph.accelerator[v]):
@@ -228,9 +222,9 @@ def latency_programme(
         if best is None or value < best.value:
             best = Latency(value, split, own_blocks)
     if best is None:
-        return None, solved.finished
+        return None, solved.end
     bound = min(best.value, max(solved.bound if solved.bound < inf else best.value, critical_path(graph)))
-    return Latency(best.value, best.split, best.blocks, bound), solved.finished
+    return Latency(best.value, best.split, best.blocks, closed(best.value, bound)), solved.end
 
 
 def _add_call(

@@ -10,6 +10,7 @@ import numpy as np
 
 from .downsets import Chain, Lattice, chain_partition, last_in_first_out, lattice_of, path_lattice
 from .placement import Items, Placement, items_of, loads_of, merge, strong_components
+from .stoppable import Tick
 
 GAIN = 1e-5
 """Local search stops when the best move gains less (in the unit of the times)."""
@@ -30,10 +31,13 @@ class Answer:
     """Proven for all chains; equal to the value if it is the optimum."""
 
 
-def chain_optimum(graph: Placement, watch: Watch | None = None, limit: int = 4_000_000) -> Answer | None:
+def chain_optimum(
+    graph: Placement, watch: Watch | None = None, limit: int = 4_000_000, tick: Tick | None = None
+) -> Answer | None:
     """Least maximal load over chains of convex stages whose graph has no cycle; None if no chain fits.
 
-    Where there are more than `limit` downsets: the best over some linear orders, with the bound of `lower_bound`.
+    Where there are more than `limit` downsets: the best over some linear orders, with the bound of `lower_bound`. What
+    `tick` raises ends the search over all downsets; `watch` has seen the best of the linear orders by then.
     """
     items = items_of(graph)
     best: Answer | None = None
@@ -48,7 +52,7 @@ def chain_optimum(graph: Placement, watch: Watch | None = None, limit: int = 4_0
     if lattice is None:
         return best
     # Only what is better by more than rounding is sought: the value in hand is then proven.
-    chain = _partition(graph, items, lattice, best.value * (1 - 1e-12) if best else inf)
+    chain = _partition(graph, items, lattice, best.value * (1 - 1e-12) if best else inf, tick)
     if chain is not None:
         best = Answer(chain.value, _split(graph, items, chain), chain.value)
         if watch is not None:
@@ -122,8 +126,10 @@ def lower_bound(graph: Placement) -> float:
     return float(work.sum() / devices) if devices else 0.0
 
 
-def _partition(graph: Placement, items: Items, lattice: Lattice, upper: float) -> Chain | None:
-    return chain_partition(lattice, items.loads, graph.accelerators, graph.cpus, graph.memory, upper)
+def _partition(
+    graph: Placement, items: Items, lattice: Lattice, upper: float, tick: Tick | None = None
+) -> Chain | None:
+    return chain_partition(lattice, items.loads, graph.accelerators, graph.cpus, graph.memory, upper, tick)
 
 
 def _linear(graph: Placement, items: Items, order: Sequence[int], upper: float) -> Chain | None:

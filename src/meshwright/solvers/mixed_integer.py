@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .stoppable import waited
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+
+PROVEN = 1e-6
+"""Relative distance between value and bound that HiGHS leaves where it has searched everything: its own tolerances."""
+
 Row = tuple[float, dict[int, float], float]
 """(least, column -> coefficient, most)"""
+
+
+End = Literal["gap", "seconds", "interrupt"]
+"""What ended a search: the gap (or that nothing was left to search), its seconds, or Ctrl-C."""
 
 
 @dataclass
@@ -50,8 +60,12 @@ class Solved:
     values: tuple[float, ...]
     value: float
     bound: float
-    finished: bool
-    """Within the gap, or proven that there is no solution."""
+    end: End
+
+    @property
+    def finished(self) -> bool:
+        """Within the gap, or proven that there is no solution."""
+        return self.end == "gap"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +91,7 @@ def solve(
     start: Sequence[float] | None = None,
     seed: int = 0,
 ) -> Solved:
-    """The best solution within `gap` (relative) or `seconds`.
+    """The best solution within `gap` (relative) or `seconds`; Ctrl-C ends it like these, with what was found.
 
     Args:
         start: values of all columns to begin with.
@@ -127,8 +141,7 @@ def solve_arrays(
             super().enableCallbacks()
 
     solver: Any = Quiet()
-    # In a thread of its own, so that Ctrl-C arrives here.
-    solver.HandleKeyboardInterrupt = True
+    solver.HandleUserInterrupt = True
     for name, value in {
         "output_flag": False, "threads": 1, "random_seed": seed, "mip_rel_gap": gap, "time_limit": seconds,
         "mip_feasibility_tolerance": 1e-6,
@@ -139,13 +152,29 @@ def solve_arrays(
         first = highspy.HighsSolution()
         first.col_value = list(start)
         solver.setSolution(first)
-    solver.run()
+    interrupted = _run(solver)
     info, status = solver.getInfo(), solver.getModelStatus()
-    infeasible = status == highspy.HighsModelStatus.kInfeasible
-    if infeasible:
-        return Solved((), inf, inf, True)
+    end: End = "interrupt" if interrupted else "seconds"
+    if status in (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kInfeasible):
+        end = "gap"
+    if status == highspy.HighsModelStatus.kInfeasible:
+        return Solved((), inf, inf, end)
     found = info.primal_solution_status == 2
     values = tuple(solver.getSolution().col_value) if found else ()
     bound = max(float(info.mip_dual_bound), 0.0)
     value = float(info.objective_function_value) if found else inf
-    return Solved(values, value, min(bound, value), status == highspy.HighsModelStatus.kOptimal)
+    return Solved(values, value, min(bound, value), end)
+
+
+def _run(solver: Any) -> bool:
+    """Solve; did Ctrl-C end it?"""
+    try:
+        waited(solver.run, lambda: None, solver.cancelSolve)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def closed(value: float, bound: float) -> float:
+    """The bound of a value, which is the value itself where the two are as close as HiGHS can prove."""
+    return value if bound >= value - PROVEN * abs(value) else bound

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .max_load import Answer, lower_bound
-from .mixed_integer import Programme, Solved, solve
+from .mixed_integer import End, Programme, Solved, closed, solve
 from .placement import Items, Placement, items_of, loads_of
 
 Space = Literal["contiguous", "noncontiguous"]
@@ -24,18 +24,18 @@ Space = Literal["contiguous", "noncontiguous"]
 def split_programme(
     graph: Placement, space: Space, *, gap: float = 0.01, seconds: float = 1200.0, start: Answer | None = None,
     separate: bool = False,
-) -> tuple[Answer | None, bool]:  # fmt: skip
-    """The best split found with its proven bound, and whether the search ended by itself.
+) -> tuple[Answer | None, End]:  # fmt: skip
+    """The best split found with its proven bound, and what ended the search.
 
     Args:
         start: a split of this space to begin with.
         separate: minimise the largest forward load plus the largest backward load.
     """
     if (unit := graph.unit) != 1.0:
-        found, finished = split_programme(
+        found, end = split_programme(
             graph.counted_in(unit), space, gap=gap, seconds=seconds, start=_in_unit(start, 1 / unit), separate=separate
         )
-        return _in_unit(found, unit), finished
+        return _in_unit(found, unit), end
     model, x = Programme(), []
     groups = graph.groups
     home = {v: g for g, own in enumerate(groups) for v in own}
@@ -77,13 +77,11 @@ def split_programme(
 
 def chain_programme(
     graph: Placement, *, gap: float = 1e-6, seconds: float = 1200.0, start: Answer | None = None
-) -> tuple[Answer | None, bool]:
+) -> tuple[Answer | None, End]:
     """The order form: binary "position of item v is at most d"; any of the positions may be the CPUs'."""
     if (unit := graph.unit) != 1.0:
-        found, finished = chain_programme(
-            graph.counted_in(unit), gap=gap, seconds=seconds, start=_in_unit(start, 1 / unit)
-        )
-        return _in_unit(found, unit), finished
+        found, end = chain_programme(graph.counted_in(unit), gap=gap, seconds=seconds, start=_in_unit(start, 1 / unit))
+        return _in_unit(found, unit), end
     items = items_of(graph)
     n, positions = len(items.groups), graph.accelerators + graph.cpus
     model = Programme()
@@ -131,14 +129,15 @@ def chain_programme(
         model.row(row, most=0.0)
     solved = solve(model, gap=gap, seconds=seconds)
     if not solved.values:
-        bound = min(solved.bound, best) if start is not None else solved.bound
-        return (Answer(start.value, start.split, bound) if start is not None else None), solved.finished
+        if start is None:
+            return None, solved.end
+        return Answer(best, start.split, closed(best, min(solved.bound, best))), solved.end
     split = _positions(graph, items, solved.values, p, cpu)
     value = graph.max_load(split)
     if value > best:
         assert start is not None
-        return Answer(best, start.split, min(solved.bound, best)), solved.finished
-    return Answer(value, split, min(solved.bound, value)), solved.finished
+        return Answer(best, start.split, closed(best, min(solved.bound, best))), solved.end
+    return Answer(value, split, closed(value, min(solved.bound, value))), solved.end
 
 
 def _in_unit(answer: Answer | None, factor: float) -> Answer | None:
@@ -220,7 +219,7 @@ def _start(
 
 def _answer(
     graph: Placement, home: dict[int, int], x: list[list[int]], solved: Solved, start: Answer | None, separate: bool
-) -> tuple[Answer | None, bool]:
+) -> tuple[Answer | None, End]:
     score = graph.phase_load if separate else graph.max_load
     best = Answer(score(start.split), start.split, solved.bound) if start is not None else None
     if solved.values:
@@ -229,5 +228,5 @@ def _answer(
         if best is None or value < best.value:
             best = Answer(value, split, solved.bound)
     if best is None:
-        return None, solved.finished
-    return Answer(best.value, best.split, min(solved.bound, best.value)), solved.finished
+        return None, solved.end
+    return Answer(best.value, best.split, closed(best.value, min(solved.bound, best.value))), solved.end

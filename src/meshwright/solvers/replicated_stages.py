@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .antichains import States
+from .stoppable import Flag, Tick, stoppable
 
 Floats = NDArray[np.float64]
 
@@ -28,13 +30,17 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """paper: max and factor 2 instead of sum and factor 4; ratio: of compressed activations, 0 = transfers are free."""
+    """paper: max and factor 2 instead of sum and factor 4; ratio: of compressed activations, 0 = transfers are free.
+
+    memory holds at least `copies` of a stage's weights and activations, and those that the public code says are in flight.
+    """
 
     paper: bool = False
     ratio: float = 0.0
     straight: bool = False
     fewer: bool = False
     memory: float = inf
+    copies: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +52,10 @@ class Solution:
 
 
 def replicated_stages(
-    states: States, seconds: Floats, activation: Floats, params: Floats, tiers: Sequence[Tier], rules: Rules
-) -> Solution | None:
-    """The best stages; None if none fits in memory. O(Σ L³ · count²) and L² for the last level.
+    states: States, seconds: Floats, activation: Floats, params: Floats, tiers: Sequence[Tier], rules: Rules,
+    tick: Tick | None = None,
+) -> Solution | None:  # fmt: skip
+    """The best stages; None if none fits in memory. O(Σ L³ · count²) and L² for the last level. What `tick` raises ends it.
 
     Args:
         seconds, activation, params: of each node.
@@ -70,10 +77,15 @@ def replicated_stages(
         last = number == len(tiers) - 1
         # Without transfers and sums an infinite bandwidth is free; 0 · inf must not arise.
         rates = np.array([tier.bandwidth, rules.ratio, float(rules.fewer)])
-        best, cut, many = replicate(
-            work, par, act, out, subset, rates, np.array([rules.memory]),
-            tier.count, inner, 1 if last else size, int(rules.straight), int(rules.paper),
-        )  # fmt: skip
+
+        def search(stop: Flag, work: Floats = work, rates: Floats = rates, tier: Tier = tier, inner: int = inner,
+                   rows: int = 1 if last else size) -> Any:  # fmt: skip
+            return replicate(
+                work, par, act, out, subset, rates, np.array([rules.memory]),
+                tier.count, inner, rows, int(rules.straight), int(rules.paper), float(rules.copies), stop,
+            )  # fmt: skip
+
+        best, cut, many = stoppable(search, tick)
         found.append((cut, many))
         if not last:
             work = np.full((size + 1, size), np.inf)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .downsets import Lattice, lattice_of
+from .stoppable import Flag, Tick, stoppable
 
 Rule = Literal["greedy", "repeated", "exact", "all_or_nothing"]
 """greedy: swaps by seconds per byte saved until it fits, two choices at most. repeated: the best swap again and again.
@@ -132,6 +133,8 @@ class Options:
     rule: Rule = "greedy"
     only: int = 0
     """Replicas of every stage; 0 = free."""
+    tick: Tick | None = None
+    """What it raises ends the search."""
 
 
 Watch = Callable[[float, "tuple[Staged, ...] | None", float], None]
@@ -257,11 +260,15 @@ def _find(
     divisors = [d for d in range(1, replicas + 1) if machine.batch % d == 0]
     if options.only:
         divisors = [options.only]
-    least, parent, part, split, _ = feasible(
-        lattice.ptr, lattice.node, lattice.target, np.array(divisors), np.array(layers.degrees), width,
-        machine.devices, replicas, machine.batch, bound, machine.memory, machine.bandwidth, MODES[options.rule],
-        int(layers.uniform), int(not fewest), *arrays, layers.work,
-    )  # fmt: skip
+
+    def search(stop: Flag) -> Any:
+        return feasible(
+            lattice.ptr, lattice.node, lattice.target, np.array(divisors), np.array(layers.degrees), width,
+            machine.devices, replicas, machine.batch, bound, machine.memory, machine.bandwidth, MODES[options.rule],
+            int(layers.uniform), int(not fewest), *arrays, layers.work, stop,
+        )  # fmt: skip
+
+    least, parent, part, split, _ = stoppable(search, options.tick)
     span, at = machine.devices + 1, len(lattice) - 1
     k = next((k for k in range(span) if least[at * span + k] <= replicas), -1)
     if k < 0:

@@ -46,7 +46,7 @@ def plan_recorded(
             exporting.save(profiled.problem, *wanted, title=Path(profiled.file).name.partition(".")[0])
             screen.note(f"wrote {wanted[1]}, a profile of format {wanted[0]}: meshwright plan {wanted[1]}")
         progress.line("problem", f"{profiled.file} ({profiled.format})", "")
-        progress.planner = kind.info.name
+        progress.planner, progress.unit = kind.info.name, planner.unit_of(profiled.problem)
         # What is found is kept from here on: simulating it is not worth losing it.
         result = recorded.searched(profiled, planner, request, progress.search)
         interrupt.writing = True
@@ -65,13 +65,15 @@ def plan_recorded(
 
 def compare_recorded(requests: Sequence[Request], names: Sequence[str], out: Path | None, screen: Screen) -> int:
     """Every planner on every profile, a table a profile."""
+    from ...planners import registry
+
     problems: list[list[Answered]] = []
     with working(screen) as (progress, interrupt):
         for request in requests:
             _check_options(request)
 
         def told(name: str, k: int, n: int) -> None:
-            progress.planner = name
+            progress.planner, progress.unit = name, registry.load(name).unit or "s"
             progress.line("planner", f"{name} ({k + 1} of {n})", " ")
 
         for request in requests:

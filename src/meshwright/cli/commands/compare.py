@@ -70,7 +70,7 @@ def compare(
     with working(screen) as (progress, interrupt):
 
         def told(name: str, k: int, n: int) -> None:
-            progress.planner = name
+            progress.planner, progress.unit = name, registry.load(name).unit or "s"
             progress.line("planner", f"{name} ({k + 1} of {n})", " ")
 
         comparing.check_names(names, request.settings)

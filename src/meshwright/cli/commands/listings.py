@@ -112,6 +112,7 @@ def clusters(name: Name = None, tag: Tag = None, as_json: o.Json = False, color:
 def planners(name: Name = None, tag: Tag = None, as_json: o.Json = False, color: o.ColorChoice = "auto") -> None:
     """Planners that are registered; with a NAME, its paper, what it decides, what it handles."""
     from ...planners import registry
+    from ...settings import about_parameters
     from ...settings import parameters as parameters_of
 
     screen = Screen(as_json, color=color)
@@ -120,6 +121,7 @@ def planners(name: Name = None, tag: Tag = None, as_json: o.Json = False, color:
             "name": i.name, "title": i.title, "year": i.year, "reference": i.reference, "family": i.family,
             "decides": sorted(i.decides), "handles": sorted(i.handles), "goals": sorted(i.goals),
             "missing": list(i.missing), "settings": {k: _type(x) for k, x in parameters_of(kind).items()},
+            "about_settings": about_parameters(kind),
         }
         for kind, i in ((kind, kind.info) for kind in registry.planners().values())
     ]  # fmt: skip
@@ -134,10 +136,16 @@ def planners(name: Name = None, tag: Tag = None, as_json: o.Json = False, color:
             "decides": ", ".join(page["decides"]),
             "handles": ", ".join(page["handles"]) or "homogeneous clusters",
             "goals": ", ".join(page["goals"]),
-            "settings": " · ".join(f"{key}: {kind}" for key, kind in page["settings"].items()) or "none",
+            **({} if page["settings"] else {"settings": "none"}),
             **({"unfinished": "; ".join(page["missing"])} if page["missing"] else {}),
         }
         screen.lines([Line(name, "title"), *_page(facts, screen.width)])
+        if page["settings"]:
+            about = page["about_settings"]
+            told = {
+                key: f"{kind}{(about.get(key) and '. ' + about[key]) or ''}" for key, kind in page["settings"].items()
+            }
+            screen.lines([Line(""), Line("  --set KEY=VALUE", "title"), *_page(told, screen.width)])
         return
     screen.json({"schema": "meshwright.planners/1", "status": "ok", "planners": rows})
     table = [["planner", "family", "year", "what"]]

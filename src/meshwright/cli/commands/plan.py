@@ -65,7 +65,7 @@ def plan(
             screen.note(f"wrote {wanted[1]}, a profile of format {wanted[0]}: meshwright plan {wanted[1]}")
         folder = out or stated.folder
         check_free(folder, stated.request)
-        progress.planner = chosen.info.name
+        progress.planner, progress.unit = chosen.info.name, chosen.unit_of(stated.problem)
         outcome = answer.search(stated, chosen, top=top, progress=progress.search, stopped=lambda: interrupt.count > 0)
         if outcome.plan is None and outcome.misses and not interrupt.count:
             outcome = answer.with_hints(stated, outcome)

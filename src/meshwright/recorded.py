@@ -107,8 +107,10 @@ def searched(profiled: Profiled, planner: Planner, request: Request, progress: P
     return planner.plan(profiled.problem, budget=budget, seed=request.seed, progress=progress)
 
 
-def judged(profiled: Profiled, planner: Planner, result: Result, parameters: Mapping[str, Any]) -> Answered:
-    """A result with its stages, their loads, and its plan simulated."""
+def judged(
+    profiled: Profiled, planner: Planner, result: Result, parameters: Mapping[str, Any], *, detail: bool = False
+) -> Answered:
+    """A result with its stages, their loads, and its plan simulated; with `detail` event by event, for pictures."""
     found = Answered(
         profiled, planner.info, dict(parameters), result.status, result.reason, result.objective, result.unit, result.bound,
         result.seconds, result.evaluations, result.seed, result.carry, result.plan,
@@ -125,7 +127,7 @@ def judged(profiled: Profiled, planner: Planner, result: Result, parameters: Map
     if profiled.problem.cost.unit != "s" or isinstance(profiled.problem.cost, Tables | AccParElements):
         return replace(found, not_simulated="its prices are of whole choices, not of pieces of work in seconds")
     try:
-        simulation = simulate(profiled.problem, plan, detail=False)
+        simulation = simulate(profiled.problem, plan, detail=detail)
     except MeshwrightError as error:
         return replace(found, not_simulated=error.message)
     return replace(found, simulation=simulation, staleness=max(found.staleness, simulation.staleness))

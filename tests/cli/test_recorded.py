@@ -309,7 +309,12 @@ def test_parameters_of_planners_are_set_for_captured_models_too(meshwright: Comm
 
 def test_a_written_folder_asks_the_same_again(meshwright: Command, small: Path, tmp_path: Path) -> None:
     assert meshwright("plan", str(small), "--set", "devices=3", "-o", "out", "-q").code == 0
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["plan.json", "problem.toml", "result.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "plan.json",
+        "problem.toml",
+        "report.html",
+        "result.json",
+    ]
     again = answer(meshwright, "out/problem.toml")
     stored = json.loads((tmp_path / "out" / "result.json").read_text())
     assert again["objective"] == stored["objective"] == 7.5 and again["plan"] == stored["plan"]

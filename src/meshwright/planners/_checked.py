@@ -26,3 +26,10 @@ def above(planner: str, name: str, value: float | None, *, zero: bool = False, e
         return
     bound = "0 or more" if zero else "above 0"
     raise InputError(f"{planner}: {name} is {value:g}, it must be {bound}{'' if endless else ' and finite'}")
+
+
+def word(planner: str, name: str, value: str | None, known: Iterable[str]) -> None:
+    """Refuse a word that is none of the known ones; None passes."""
+    known = tuple(known)
+    if value is not None and value not in known:
+        raise InputError(f'{planner} has no {name} "{value}": there are {", ".join(known)}')

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
+from typing import get_args
 
 from ..cluster.model import Mesh
 from ..errors import InputError
@@ -33,6 +34,7 @@ from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Annotation, Problem
 from ..simulate.fits import fits
 from ._annotate import annotated, of_atoms, of_dims, unequal_runs
+from ._checked import word
 from ._grid_space import Units
 from ._moved import moved_bytes
 from ._propagate import Sharding, Strategy, propagate
@@ -77,6 +79,8 @@ class GSPMD(Planner):
         rounds: int = 1,
         micro_batches: int | None = None,
     ) -> None:
+        word("gspmd", "recipe", recipe, get_args(Recipe))
+        word("gspmd", "strategy", strategy, get_args(Strategy))
         if rounds < 1 or (micro_batches is not None and micro_batches < 1):
             raise InputError(f"gspmd: rounds = {rounds} and micro_batches = {micro_batches} must be at least 1")
         if rounds > 1 and not pipeline:

@@ -44,7 +44,7 @@ def report_html(outcome: Outcome) -> str:
     }
     body = head(outcome)
     for number_, (name, title) in enumerate(CHARTS, 2):
-        body += _section(number_, name, title, made[name])
+        body += section(number_, name, title, made[name])
     body += side_by_side(outcome)
     body += words(outcome)
     return page(f"{q.model} on {q.cluster.name} · meshwright", body, made, plan_object(outcome))
@@ -120,7 +120,8 @@ def head(outcome: Outcome) -> str:
     )
 
 
-def _section(n: int, name: str, title: str, chart: Chart) -> str:
+def section(n: int, name: str, title: str, chart: Chart) -> str:
+    """One numbered section: the chart, its caption, and its table."""
     place = f'<div class="chart" id="chart-{name}"><!--chart {name}--></div>' if chart.plot is not None else ""
     note = "" if chart.plot is not None else '<p class="soft">Nothing to draw for this plan.</p>'
     caption = f'<p class="soft">{escape(chart.caption)}</p>' if chart.caption else ""

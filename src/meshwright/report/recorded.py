@@ -93,7 +93,7 @@ class Answered:
 
 def plan_lines(a: Answered, width: int, asked: bool = True) -> list[Line]:
     """The answer for a person. `asked`: the planner was named, not taken because of the file."""
-    title, told = _title(a.profiled), f"{a.about.name}" + ("" if asked else ", the planner of this format")
+    title, told = title_of(a.profiled), f"{a.about.name}" + ("" if asked else ", the planner of this format")
     head = f"{title}     {told}"
     lines = [Line(head, "title")] if len(head) <= width else [Line(title, "title"), Line(f"    {told}")]
     if a.plan is None:
@@ -105,27 +105,17 @@ def plan_lines(a: Answered, width: int, asked: bool = True) -> list[Line]:
     lines.append(Line(f"Objective {number(a.objective, PRECISE)} {a.unit}     {bound}     {spent}"))
     if a.reason:
         lines += [Line(t) for t in labelled("", [a.reason], width, indent=10)]
-    details = a.details if isinstance(a.details, dict) else {}
-    said = [f"{k.replace('_', ' ')} {_scalar(v)}" for k, v in details.items() if isinstance(v, int | float | str)]
-    if said:
-        lines += [Line(t) for t in labelled("Also", [" · ".join(said)], width, indent=10)]
-    if a.frontier:
-        lines += [Line(t) for t in labelled("Frontier", [_frontier(a)], width, indent=10)]
-    if a.simulation is not None:
-        lines += [Line(t) for t in labelled("Simulated", [_simulated(a)], width, indent=10)]
-    elif a.not_simulated:
-        lines += [Line(t) for t in labelled("Simulated", [f"not: {a.not_simulated}"], width, indent=10)]
-    used = len({d for s in a.plan.stages for d in s.mesh.devices})
-    if used < a.profiled.problem.cluster.count:
-        lines.append(
-            Line(
-                f"Devices   {used:,} of {a.profiled.problem.cluster.count:,} are used: more do not help this objective"
-            )
-        )
+    said, simulated = _details(a), _simulated(a)
+    for word, text in (("Also", said), ("Frontier", _frontier(a)), ("Simulated", simulated)):
+        if text:
+            lines += [Line(t) for t in labelled(word, [text], width, indent=10)]
+    if idle := _idle(a):
+        lines.append(Line(f"Devices   {idle}"))
     return lines
 
 
-def _title(p: Profiled) -> str:
+def title_of(p: Profiled) -> str:
+    """The file, its size, its devices."""
     graph, cluster = p.problem.graph, p.problem.cluster
     kinds: dict[str, int] = {}
     for d in range(cluster.count):
@@ -146,7 +136,7 @@ def _stage_lines(a: Answered) -> list[Line]:
     rows = [heads]
     for s, stage in enumerate(plan.stages[:SHOWN]):
         names = [graph.ops[i].name for i in stage_ops(graph, stage)]
-        d, t = _degrees(stage)
+        d, t = degrees(stage)
         again = (
             recompute_words(Plan(plan.graph, plan.samples, (stage,), plan.schedule), graph) if stage.recompute else ""
         )
@@ -178,7 +168,7 @@ def _spans(stage: Stage) -> str:
     return ", ".join(texts[:4]) + (", …" if len(texts) > 4 else "")
 
 
-def _degrees(stage: Stage) -> tuple[int, int]:
+def degrees(stage: Stage) -> tuple[int, int]:
     """(replicas, parts of each)."""
     t = stage.mesh.size("tp")
     return len(stage.mesh.devices) // t, t
@@ -190,19 +180,42 @@ def _scalar(value: Any) -> str:
 
 def _frontier(a: Answered) -> str:
     """A few points, evenly, of (memory, objective); --json has all, with their plans."""
+    if not a.frontier:
+        return ""
     last = len(a.frontier) - 1
     shown = sorted({round(k * last / (POINTS - 1)) for k in range(POINTS)})
     points = " · ".join(f"{number(m, PRECISE)} and {number(t, PRECISE)}" for m, t, _ in (a.frontier[k] for k in shown))
     return f"{plural(len(a.frontier), 'point')} of memory and {a.unit or 'price'}: {points}"
 
 
+def facts_lines(a: Answered) -> list[str]:
+    """What is said besides stages and objective, a sentence each."""
+    simulated = _simulated(a)
+    return [t for t in (a.reason, _details(a), simulated and f"Simulated: {simulated}", _idle(a)) if t]
+
+
+def _details(a: Answered) -> str:
+    details = a.details if isinstance(a.details, dict) else {}
+    said = [f"{k.replace('_', ' ')} {_scalar(v)}" for k, v in details.items() if isinstance(v, int | float | str)]
+    return " · ".join(said)
+
+
+def _idle(a: Answered) -> str:
+    """Of devices that the plan leaves out; "" if it uses all."""
+    assert a.plan is not None
+    used, count = len({d for s in a.plan.stages for d in s.mesh.devices}), a.profiled.problem.cluster.count
+    return f"{used:,} of {count:,} are used: more do not help this objective" if used < count else ""
+
+
 def _simulated(a: Answered) -> str:
     sim = a.simulation
-    assert sim is not None
+    if sim is None:
+        return f"not: {a.not_simulated}" if a.not_simulated else ""
     late = f", asynchronous: gradients up to {plural(a.staleness, 'update')} late" if a.staleness else ""
+    held = f"peak {_memory(a)}, " if a.memory is not None else ""
     return (
         f"step {number(sim.step_seconds, 4)} s for {plural(a.profiled.problem.recipe.samples, 'sample')}, "
-        f"{number(sim.samples_per_second)} samples/s, peak {_memory(a)}, bubble {percent(sim.bubble)}{late}"
+        f"{number(sim.samples_per_second)} samples/s, {held}bubble {percent(sim.bubble)}{late}"
     )
 
 
@@ -259,7 +272,7 @@ def stage_objects(a: Answered) -> list[dict[str, Any]]:
     graph = a.plan.rewritten or a.profiled.problem.graph
     found = []
     for s, stage in enumerate(a.plan.stages):
-        d, t = _degrees(stage)
+        d, t = degrees(stage)
         again = {graph.ops[graph.position[name]].name for name in stage.recompute if name in graph.position}
         found.append(
             {
@@ -283,7 +296,7 @@ HEADS = ("family", "objective", "", "gap", "step s", "samples/s", "memory", "sea
 
 def compare_lines(answers: Sequence[Answered], width: int) -> list[Line]:
     """The table of many planners on one profile, as a paper would print it."""
-    lines = [Line(f"{_title(answers[0].profiled)}     judged by: simulator + recorded cost", "title")]
+    lines = [Line(f"{title_of(answers[0].profiled)}     judged by: simulator + recorded cost", "title")]
     rows = [["planner", *HEADS]]
     for a in answers:
         sim = a.simulation

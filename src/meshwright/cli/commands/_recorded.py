@@ -50,7 +50,7 @@ def plan_recorded(
         # What is found is kept from here on: simulating it is not worth losing it.
         result = recorded.searched(profiled, planner, request, progress.search)
         interrupt.writing = True
-        found = recorded.judged(profiled, planner, result, parameters)
+        found = recorded.judged(profiled, planner, result, parameters, detail=out is not None)
         files = _write(found, request, out) if out is not None and found.plan is not None else {}
     if found.plan is None and interrupt.count:
         raise KeyboardInterrupt
@@ -99,12 +99,14 @@ def compare_recorded(requests: Sequence[Request], names: Sequence[str], out: Pat
 
 def _write(found: Answered, request: Request, out: Path) -> dict[str, int]:
     from ...plan.serial import dumps
+    from ...report.recorded_html import recorded_html
 
     assert found.plan is not None
     comment = f"{found.profiled.file}; run again with: meshwright plan {folders.PROBLEM}"
     return folders.write_together(
         out,
         {
+            folders.REPORT: recorded_html(found).encode(),
             folders.PLAN: dumps(found.plan).encode(),
             RESULT: _text(plan_object(found)),
             folders.PROBLEM: to_toml(request.seen_from(out), comment).encode(),

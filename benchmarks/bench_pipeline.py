@@ -81,14 +81,6 @@ def cases(data: Path) -> list[tuple[str, Planner, Problem, float | None, float |
         given = dapple.read(data / "dapple" / "states.json", profile=model, batch=batch, workers=workers)
         least = sums_of(given).total / gain
         found.append((f"dapple {model} {workers}", Dapple(micro_batch=micro), given, least, DAPPLE_SECONDS))
-    for model, batch, micro, workers, _ in DAPPLE:
-        large = dapple.read(
-            data / "dapple" / "states.json",
-            profile=model,
-            batch=4 * batch,
-            workers=f"{workers.partition('x')[0]}x{64 // int(workers.partition('x')[0])}",
-        )
-        found.append((f"dapple {model} {large.cluster.count} GPUs", Dapple(micro_batch=micro), large, nan, None))
     rows: Any = json.loads((data / "piper" / "expected.json").read_text())["rows"]
     for row in rows:
         given = piper.read(

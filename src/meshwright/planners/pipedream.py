@@ -110,8 +110,12 @@ class PipeDream(Planner):
         rules = self._rules(problem)
         # Perfect balance and nothing to send; and one stage on all workers, which every search may fall back on.
         run.bound(float(profile.seconds[kept].sum()) / problem.cluster.count)
-        everything = float((profile.activation + profile.params)[kept].sum())
-        if not self.straight and rules.copies * everything <= rules.memory:
+        needs = (profile.activation + profile.params)[kept]
+        worst = int(needs.argmax())
+        largest = f"{profile.graph.ops[profile.ops[kept[worst]][0]].name} alone takes {size(float(needs[worst]))}"
+        if needs[worst] > rules.memory:
+            raise Infeasible(f"no stages fit in {size(rules.memory)} a worker: {largest}")
+        if not self.straight and rules.copies * float(needs.sum()) <= rules.memory:
             whole = Solution(inf, ((0, 0, tuple(range(problem.cluster.count))),))
             plan = self._plan(problem, profile, [kept], whole)
             run.offer(self.objective(problem, plan), lambda plan=plan: plan)  # type: ignore[misc]
@@ -123,11 +127,6 @@ class PipeDream(Planner):
             np.array([profile.params[[kept[i] for i in own]].sum() for own in groups]),
         )
         run.tick(0, "stages", 1, 2)
-        needs = columns[1] + columns[2]
-        if float(needs.max()) > rules.memory:
-            raise Infeasible(
-                f"no stages fit in {size(rules.memory)} a worker: {self._largest(profile, kept, groups, needs)}"
-            )
         solution = replicated_stages(states, *columns, tiers, rules, lambda: run.tick(0, "stages", 1, 2))
         if solution is None and rules.memory == inf:
             raise Infeasible(
@@ -137,7 +136,7 @@ class PipeDream(Planner):
         if solution is None:
             raise Infeasible(
                 f"no stages fit in {size(rules.memory)} a worker: every cut has a stage whose weights and activations, "
-                f"times the mini-batches in flight, are over it; {self._largest(profile, kept, groups, needs)}"
+                f"times the mini-batches in flight, are over it; {largest}"
             )
         inside = [
             np.flatnonzero(states.below[j] & ~(states.below[i - 1] if i else False)) for i, j, _ in solution.parts
@@ -183,11 +182,6 @@ class PipeDream(Planner):
             if states is not None:
                 return groups, states
         return alone, prefixes(n, edges)
-
-    def _largest(self, profile: Profile, kept: list[int], groups: list[list[int]], needs: Floats) -> str:
-        worst = int(needs.argmax())
-        name = profile.graph.ops[profile.ops[kept[groups[worst][0]]][0]].name
-        return f"{name} alone takes {size(float(needs[worst]))}"
 
     def _rules(self, problem: Problem) -> Rules:
         device = problem.cluster.type_of(0)

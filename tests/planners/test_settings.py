@@ -16,10 +16,13 @@ from meshwright.formats import detect
 from meshwright.planners import registry
 from meshwright.settings import about_parameters, parameters
 
-ZERO = {"gap", "launch", "param_scale", "least_copies"}
+ZERO = {"gap", "launch", "param_scale", "least_copies", "tolerance", "coefficient", "epsilon"}
 """Settings that may be 0."""
 ENDLESS = {"seconds"}
 """Settings that may be inf."""
+
+NONE = {"profile", "counts"}
+"""Settings that may list no numbers."""
 
 
 def kinds_of(kind: Any) -> Iterator[Any]:
@@ -41,7 +44,7 @@ def wrong_values(name: str, kind: Any) -> Iterator[Any]:
         elif one is float:
             yield from (-1.0, nan, *(() if name in ZERO else (0.0,)), *(() if name in ENDLESS else (inf,)))
         elif get_origin(one) is tuple and get_args(one)[0] is int:
-            yield from ((), (0,), (-1, 2))
+            yield from ((0,), (-1, 2), *(() if name in NONE else ((),)))
 
 
 def sentence(call: Callable[[], object]) -> str:

@@ -9,10 +9,11 @@ stage tables by the inter-operator one, graphs without times by clustering.
 
 from __future__ import annotations
 
-from ..errors import InputError, Unsupported
+from ..errors import Unsupported
 from ..plan.model import Plan
 from ..plan.problem import Problem
 from ._alpa_recorded import recorded
+from ._checked import above
 from .base import Planner
 from .registry import register
 from .types import Info, Json, Run
@@ -40,8 +41,7 @@ class Alpa(Planner):
     )
 
     def __init__(self, *, tolerance: float = 0.5, inference: bool = False) -> None:
-        if not tolerance >= 0:
-            raise InputError(f"alpa has a tolerance of {tolerance}: wanted 0 or more")
+        above("alpa", "tolerance", tolerance, zero=True)
         self.tolerance = tolerance
         self.inference = inference
 

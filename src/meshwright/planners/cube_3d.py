@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ._checked import whole
 from ._grids import GridPlanner
 from ._products import Scheme
 from ._schemes import Judge
@@ -55,6 +56,7 @@ class Cube3D(GridPlanner):
         recompute: str | None = None,
         judge: Judge = "step",
     ) -> None:
+        whole("cube_3d", "micro_batch", micro_batch)
         super().__init__(q=q, data=data, micro_batch=micro_batch, recompute=recompute, judge=judge)
         self.keep = keep
 

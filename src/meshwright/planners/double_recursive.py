@@ -28,6 +28,7 @@ from ..graph.ir import Ints
 from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Problem
 from ..simulate.fits import fits
+from ._checked import above
 from ._main_ops import NONE, MainOps, entries, main_ops
 from ._recursion import (
     COLUMNS,
@@ -102,8 +103,7 @@ class DoubleRecursive(Planner):
             raise InputError(f'double_recursive has no order "{order}": there are weight and topological')
         if data_source not in get_args(Source):
             raise InputError(f'double_recursive has no data_source "{data_source}": there are first and last')
-        if not coefficient >= 0:
-            raise InputError(f"double_recursive: coefficient is {coefficient:g}, wanted 0 or more")
+        above("double_recursive", "coefficient", coefficient, zero=True)
         for word in (conv := (conv,) if isinstance(conv, str) else tuple(conv)):
             if word not in WORDS:
                 raise InputError(f'double_recursive: conv has no "{word}": there are {", ".join(WORDS)}')

@@ -20,6 +20,7 @@ from ..graph.ir import Graph
 from ..lower.atoms import FIXED, PRODUCTS, Node
 from ..lower.memo import memo
 from ..plan.problem import Problem
+from ._checked import whole
 from ._expert_layout import Expert, Style
 from ._grid_space import Point
 from ._products import ROOMY
@@ -62,6 +63,7 @@ class Megatron(SchemePlanner):
         recompute: str | None = None,
         judge: Judge = "step",
     ) -> None:
+        whole("megatron", "micro_batch", micro_batch)
         super().__init__(judge=judge, micro_batch=micro_batch, recompute=recompute)
         for name, value in (("tensor", tensor), ("data", data)):
             if value is not None and value < 1:

@@ -22,14 +22,16 @@ of parts to devices, which comes after the search.
 from __future__ import annotations
 
 from math import inf
+from typing import get_args
 
 from ..errors import Infeasible
 from ..plan.model import Plan
 from ..plan.problem import Problem
 from ..solvers.cost_graph import CostGraph
 from ..solvers.elimination import LIMIT
-from ..solvers.elimination_order import OrderName, order_of
+from ..solvers.elimination_order import OrderName
 from ..solvers.limited import eliminate_within
+from ._checked import whole, word
 from ._options import memory_cap, no_choice, options_of
 from .base import Planner
 from .registry import register
@@ -61,7 +63,8 @@ class PaSE(Planner):
     )
 
     def __init__(self, *, order: OrderName = "min_weight", limit: int = LIMIT) -> None:
-        order_of((), (), order)  # refuses unknown names
+        word("pase", "order", order, get_args(OrderName))
+        whole("pase", "limit", limit)
         self.order: OrderName = order
         self.limit = limit
 

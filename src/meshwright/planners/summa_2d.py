@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ._checked import whole
 from ._grids import GridPlanner
 from ._products import Scheme
 from ._schemes import Judge
@@ -54,6 +55,7 @@ class Summa2D(GridPlanner):
         recompute: str | None = None,
         judge: Judge = "step",
     ) -> None:
+        whole("summa_2d", "micro_batch", micro_batch)
         super().__init__(q=q, data=data, micro_batch=micro_batch, recompute=recompute, judge=judge)
 
     def schemes(self, devices: int) -> Iterator[Scheme]:

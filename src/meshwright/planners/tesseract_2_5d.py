@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..errors import InputError
+from ._checked import whole
 from ._grids import GridPlanner
 from ._products import Scheme
 from ._schemes import Judge
@@ -53,6 +54,7 @@ class Tesseract(GridPlanner):
         recompute: str | None = None,
         judge: Judge = "step",
     ) -> None:
+        whole("tesseract_2_5d", "micro_batch", micro_batch)
         super().__init__(q=q, data=data, micro_batch=micro_batch, recompute=recompute, judge=judge)
         if d is not None and d < 1:
             raise InputError(f"tesseract_2_5d: d = {d} must be 1 or more")

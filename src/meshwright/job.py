@@ -148,17 +148,19 @@ class Job:
         return Metrics(number, sum(stepped.losses) / len(stepped.losses), stepped.grad_norm, max(r[0] for r in rows))
 
     def eval_step(self, batch: Batch) -> float:
-        """The mean loss of a batch of the same size, without dropout, gradients and update; equal on every rank. Collective.
+        """The mean loss of a batch of the same size, without dropout, gradients and update, with the running statistics of
+        batch norms; equal on every rank. Collective.
 
         Raises:
-            Unsupported: a model that computes something else in eval mode, besides dropout. ExecutionError: another rank ended.
+            Unsupported: a model that computes something else in eval mode besides. ExecutionError: another rank ended.
         """
         if self._evaluated is not None:
             self._other_in_eval, self._evaluated = other_in_eval(self._setup.graph, self._evaluated()), None
         if self._other_in_eval:
             raise Unsupported(
                 f"in evaluation mode the model computes something else, first in {self._other_in_eval}: a plan runs the training "
-                "mode, without dropout, and keeps no running statistics; evaluate in one process with the weights of a checkpoint"
+                "mode, without dropout and with the running statistics of batch norms; evaluate in one process with the weights of "
+                "a checkpoint"
             )
         with self._together(self.step):
             given, mark = self._given(batch)

@@ -20,6 +20,7 @@ from .execute.proof.scale import fitted
 from .execute.saved.pretrained import first_values, from_rank_0
 from .execute.saved.weights import Weights
 from .execute.step.endless import check_clip
+from .execute.step.statistics import EACH, Each
 from .execute.training.one_rank import join
 from .execute.training.trainer import MakeScheduler, Setup
 from .graph.ir import Graph
@@ -69,6 +70,7 @@ def parallelize(
     precision: str | None = None,
     seed: int = 0,
     compile: str | None = None,
+    batch_norm: Each = "mini-batch",
 ) -> Job:
     """A `Job` that trains `model` under `plan`: this process is one rank of it, started by torchrun, or the only one.
 
@@ -84,6 +86,8 @@ def parallelize(
         scheduler: makes a scheduler of torch.optim.lr_scheduler from the optimizer; stepped after each step, saved and loaded.
         precision: "bf16", "fp16" or "fp32", what is computed in; None: the plan's. Masters are float32.
         compile: a backend of torch.compile, such as "inductor", for what a stage does between its collectives.
+        batch_norm: the running statistics of batch norms take one update a step, as one process makes that sees the whole
+            mini-batch ("mini-batch"), or one for each "micro-batch", as a loop over them makes.
         seed: of dropout, and of parameters on meta that nothing gives values.
 
     Raises:
@@ -94,6 +98,8 @@ def parallelize(
         raise InputError(
             f"the model is of type {type(model).__name__}: give a torch.nn.Module, such as build() returns"
         )
+    if batch_norm not in EACH:
+        raise InputError(f'no batch_norm "{batch_norm}": use one of {", ".join(EACH)}')
     known = _known(plan)
     rank, world = _place(known.plan)
     dtype = _dtype(precision, known.plan)
@@ -115,7 +121,7 @@ def parallelize(
         join(TIMEOUT_SECONDS)
     if world > 1:
         values.given, constants = from_rank_0(values.given), from_rank_0(constants)
-    setup = Setup(program, graph, own, values, constants, optimizer, seed, scheduler, clip, compile)
+    setup = Setup(program, graph, own, values, constants, optimizer, seed, scheduler, clip, compile, batch_norm)
     return Job(setup, feed, rank, world, known.priced, partial(capture, train=False))
 
 

@@ -501,10 +501,12 @@ def test_a_model_that_evaluates_otherwise_than_it_trains_is_refused() -> None:
     class Normed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+            self.inner = nn.Linear(4, 4)
+            self.norm = nn.BatchNorm1d(4)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.inner(x).square().mean()
+            x = self.norm(self.inner(x))
+            return (x if self.training else x.tanh()).square().mean()
 
     batch = {"x": torch.randn(4, 4)}
     answer = mw.plan(Normed, inputs=batch, cluster="localx1", batch=4, precision="fp32")
@@ -513,7 +515,7 @@ def test_a_model_that_evaluates_otherwise_than_it_trains_is_refused() -> None:
     with pytest.raises(Unsupported) as told:
         job.eval_step(batch)
     assert told.value.message.startswith(
-        "in evaluation mode the model computes something else, first in inner.1/batch_norm: a plan runs the training mode"
+        "in evaluation mode the model computes something else, first in square: a plan runs the training mode"
     )
 
 

@@ -18,8 +18,9 @@ from meshwright.execute.ops.site import Local, Moment, Site
 from meshwright.execute.proof.counting import expected
 from meshwright.execute.ranks.device import Hardware
 from meshwright.execute.ranks.mesh_groups import Groups
+from meshwright.execute.step.actions import forwards_of, parted
 from meshwright.execute.step.optimizer import SGD
-from meshwright.execute.step.runtime import Runtime, forwards_of, parted
+from meshwright.execute.step.runtime import Runtime
 from meshwright.plan.lookup import stage_ops
 from meshwright.plan.model import Plan, RecomputeAt
 

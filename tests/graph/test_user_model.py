@@ -135,7 +135,7 @@ def test_a_transformers_module_has_the_graph_of_its_configuration(tmp_path: Path
     assert resolve(f"{tmp_path / 'model.py'}:build").graph(2, 16, "bfloat16", cache=False).digest == named.digest
 
 
-def test_only_dropout_tells_training_from_evaluation() -> None:
+def test_only_dropout_and_running_statistics_tell_training_from_evaluation() -> None:
     class Dropping(Net):
         def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
             return functional.dropout(super().forward(x), 0.5, self.training)
@@ -147,6 +147,14 @@ def test_only_dropout_tells_training_from_evaluation() -> None:
 
         def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
             return self.norm(super().forward(x))
+
+    class Renormed(Normed):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = nn.BatchNorm1d(3)
+
+        def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+            return (self.norm if self.training else self.other)(Net.forward(self, x))
 
     class Branching(Net):
         def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
@@ -166,7 +174,8 @@ def test_only_dropout_tells_training_from_evaluation() -> None:
     batch = {"x": X, "label": LABEL}
     for cls, wanted in (
         (Dropping, ""),
-        (Normed, "norm/batch_norm"),
+        (Normed, ""),
+        (Renormed, "norm/batch_norm"),
         (Branching, "cross_entropy_loss"),
         (Rewired, "sub"),
         (Scaled, "mul.2"),

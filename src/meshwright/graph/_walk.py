@@ -13,7 +13,7 @@ from ._bags import length_of_bags, look_up
 from ._builder import Builder, Form, cast_to, dense, reshape_to, source_of
 from ._values import PLACES, is_view, plain, spec_of
 from ._versions import Versions
-from .ir import Arg, Slot
+from .ir import Arg, Running, Slot
 from .kinds import Spec, kind_of
 from .saved import FLOATS
 
@@ -59,6 +59,8 @@ class Walker:
 
     builder: Builder
     env: dict[Node, object] = field(default_factory=dict)
+    running: dict[str, Running] = field(default_factory=dict)
+    """Op -> statistics that it renews."""
     versions: Versions = field(init=False)
     _autocast: bool = False
 
@@ -236,10 +238,31 @@ class Walker:
         elif kind in NEW:
             form, operands = _created(form, specs[0])
         elif kind == "batch_norm":
-            form, operands = _without_running(form, operands)
+            return self._normed(node, form, operands, specs, strides)
         if self._autocast and kind in LOW_PRECISION:
             operands = [self._cast(node, name, specs[0].dtype) for name in operands]
         return self._biased(node, form, operands, specs, strides) or self._emit(node, form, operands, specs, strides)
+
+    def _normed(
+        self, node: Node, form: Form, operands: list[str], specs: list[Spec], strides: list[tuple[int, ...]]
+    ) -> list[str]:
+        """A batch norm; one in training mode neither reads nor writes running statistics: they are kept beside the graph."""
+        running = self._running(form, operands)
+        made = self._emit(node, *_without_running(form, operands), specs, strides)
+        if running is not None:
+            self.running[self.builder.ops[-1].name] = running
+        return made
+
+    def _running(self, form: Form, operands: list[str]) -> Running | None:
+        look, tensors = form.look(), self.builder.tensors
+        mean, var = look.get(3, "running_mean"), look.get(4, "running_var")
+        if look.get(5, "training") is False or not isinstance(mean, Slot) or not isinstance(var, Slot):
+            return None
+        names = operands[mean.index], operands[var.index]
+        if any(tensors[name].role != "buffer" for name in names):
+            return None  # made on the way: nobody keeps it
+        count = f"{names[0].rpartition('.')[0]}.num_batches_tracked".removeprefix(".")
+        return Running(*names, count if count in tensors else "", float(look.get(6, "momentum", 0.1)))  # type: ignore[arg-type]
 
     def _emit(
         self, node: Node, form: Form, operands: list[str], specs: list[Spec], strides: list[tuple[int, ...]]

@@ -61,7 +61,8 @@ def capture(
     named = [next(iter(walker.names(leaf)), None) for leaf in leaves]
     outputs = tuple(dict.fromkeys(name for name in named if name is not None))
     found = find_loss(pytree.tree_unflatten(named, spec), walker.builder.tensors, loss)
-    return _finish(program, walker.builder, samples, inputs, outputs, found, ties, getattr(module, "config", None))
+    graph = _finish(program, walker.builder, samples, inputs, outputs, found, ties, getattr(module, "config", None))
+    return replace(graph, running={op: kept for op, kept in walker.running.items() if op in graph.position})
 
 
 def _finish(

@@ -1,11 +1,11 @@
-"""Does a model compute in evaluation mode what it computes in training mode, dropout apart?"""
+"""Does a model compute in evaluation mode what it computes in training mode, dropout and the running statistics of norms apart?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import zip_longest
 
-from .ir import Arg, Graph, Op
+from .ir import Arg, Graph, Op, Slot
 
 _IGNORED = ("dropout", "contiguous", "clone")
 """Dropout, and copies: how a kernel lays out its result may depend on its dropout."""
@@ -30,6 +30,11 @@ def _ops(graph: Graph) -> Iterator[tuple[object, ...]]:
     number: dict[str, object] = {name: value.tobytes() for name, value in graph.values.items()}
     count = 0
     for op in graph.ops:
+        if op.kind == "batch_norm" and (read := _running(graph, op)) is not None:
+            scaled = tuple(number.get(name, name) for name in op.inputs if name not in read)
+            yield op.name, op.module, op.args[7], scaled, read
+            number[op.outputs[0]] = count = count + 1
+            continue
         if op.kind in _IGNORED:
             number[op.outputs[0]] = number.get(op.inputs[0], op.inputs[0])
             continue
@@ -38,6 +43,17 @@ def _ops(graph: Graph) -> Iterator[tuple[object, ...]]:
         for name in op.outputs:
             number[name] = count = count + 1
     yield graph.loss, number.get(graph.loss, graph.loss)
+
+
+def _running(graph: Graph, op: Op) -> tuple[str, str] | None:
+    """The running mean and variance that a batch norm reads in evaluation mode; None: it does the same in both."""
+    if op.name in graph.running:
+        return graph.running[op.name].mean, graph.running[op.name].var
+    slots = op.args[3:5]
+    if op.args[5] is False and all(isinstance(a, Slot) for a in slots):
+        mean, var = (op.inputs[a.index] for a in slots if isinstance(a, Slot))
+        return mean, var
+    return None
 
 
 def _without_rate(op: Op) -> tuple[tuple[Arg, ...], tuple[tuple[str, Arg], ...]]:

@@ -116,6 +116,18 @@ class Op:
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """What a norm keeps of all that it saw while training, for evaluation: buffers of the user's module."""
+
+    mean: str
+    var: str
+    count: str = ""
+    """Of the updates; empty: nobody counts."""
+    momentum: float = 0.1
+    """Share of what is new."""
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """`count` structurally equal blocks in a row: ops first … first + length·count − 1 in program order.
 
@@ -154,6 +166,8 @@ class Graph:
     notes: tuple[str, ...] = ()
     """What capture wants said in every plan: "experts have room for every token (no-drop capacity)"."""
     digest: str = ""
+    running: Mapping[str, Running] = field(default_factory=dict)
+    """Op (a batch norm in training mode, which reads none of it) -> the statistics that it leaves behind."""
 
     @cached_property
     def tensor(self) -> Mapping[str, Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .ir import Arg, Dims, Factor, Graph, Op, Rule, Run, Slot, Tensor
+from .ir import Arg, Dims, Factor, Graph, Op, Rule, Run, Running, Slot, Tensor
 
 SCHEMA = 1
 
@@ -39,6 +39,7 @@ def to_json(graph: Graph) -> dict[str, Any]:
         "notes": list(graph.notes),
         "aliases": dict(graph.aliases),
         "runs": [asdict(run) for run in graph.runs],
+        **({"running": {op: asdict(r) for op, r in graph.running.items()}} if graph.running else {}),
         "values": {name: [str(v.dtype), v.tolist()] for name, v in graph.values.items()},
         "tensors": [[t.name, t.nbytes, list(t.shape), t.dtype, t.role, *_frozen(t)] for t in graph.tensors],
         "rules": [_rule_out(rule) for rule in table],
@@ -65,6 +66,7 @@ def from_json(data: Mapping[str, Any]) -> Graph:
             {name: np.asarray(value, dtype=dtype) for name, (dtype, value) in data["values"].items()},
             tuple(data["notes"]),
             data["digest"],
+            {op: Running(**r) for op, r in data.get("running", {}).items()},
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(f"the graph is damaged: {error!r}; capture it again") from error

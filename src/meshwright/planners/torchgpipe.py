@@ -53,7 +53,6 @@ class TorchGPipe(Planner):
         handles=frozenset({"dag"}),
         goals=frozenset({"time"}),
         family="pipeline",
-        missing=("batch-norm statistics are not deferred to the end of the mini-batch",),
     )
 
     unit = "µs"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 
 from ...graph.ir import Graph
 from ...lower.program import INSIDE, Instr, Segment
 from ..ranks.mesh_groups import MeshView
+from .running import RunningPart
 from .site import Local, Site
 from .twins import localise
 
@@ -23,6 +24,9 @@ class Place:
     device: torch.device
     seed: int = 0
     dropout: bool = True
+    running: Mapping[str, RunningPart] = field(default_factory=dict)
+    """Op -> statistics that it renews, or reads while evaluating."""
+    evaluating: bool = False
 
 
 def calls_of(segment: Segment, place: Place) -> dict[str, Local]:
@@ -49,4 +53,6 @@ def sites_of(segment: Segment, place: Place) -> Iterator[Site]:
                 backward=tuple(inner.get((instr.on, "backward"), ())),
                 seed=place.seed,
                 dropout=place.dropout,
+                running=place.running.get(instr.on),
+                evaluating=place.evaluating,
             )

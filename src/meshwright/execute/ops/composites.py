@@ -6,7 +6,8 @@ complete the inner products of the gradient. Uncut, each kind runs as captured.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -17,6 +18,7 @@ from ...errors import Unsupported
 from ...graph.ir import Slot
 from ...plan.layout import interval
 from .ranges import must_be_below
+from .running import RunningPart
 from .site import Local, Moment, Site
 
 IGNORED = -100
@@ -88,16 +90,30 @@ def log_softmax(site: Site) -> Local:
 
 
 class _Standardise(torch.autograd.Function):
-    """(x − mean) / sqrt(variance + eps) over `dims` of `count` elements in all parts; without the mean for rms norms."""
+    """(x − mean) / sqrt(variance + eps) over `dims` of `count` elements in all parts; without the mean for rms norms.
+
+    `told`: gets the mean and the unbiased variance.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, given: Tensor, dims: tuple[int, ...], count: int, eps: float, mean: bool, site: Site
+        ctx: Any,
+        given: Tensor,
+        dims: tuple[int, ...],
+        count: int,
+        eps: float,
+        mean: bool,
+        site: Site,
+        told: Callable[[Tensor, Tensor], None] | None,
     ) -> Tensor:
         x = _wide(given)
+        middle = None
         if mean:
-            x = x - site.complete(x.sum(dims, keepdim=True), "forward", "sum", 0) / count
+            middle = site.complete(x.sum(dims, keepdim=True), "forward", "sum", 0) / count
+            x = x - middle
         square = site.complete((x * x).sum(dims, keepdim=True), "forward", "sum", int(mean)) / count
+        if told is not None and middle is not None:
+            told(middle.flatten(), square.flatten() * (count / (count - 1)))
         scale = torch.rsqrt(square + eps)
         out = (x * scale).to(given.dtype)
         ctx.save_for_backward(out, scale)
@@ -105,7 +121,7 @@ class _Standardise(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
         out, scale = ctx.saved_tensors
         dtype, out, grad = out.dtype, _wide(out), _wide(grad)
         inner = (grad * out).sum(ctx.dims, keepdim=True)
@@ -113,7 +129,7 @@ class _Standardise(torch.autograd.Function):
         if ctx.mean:
             total = ctx.site.complete(grad.sum(ctx.dims, keepdim=True), "backward", "sum", 1)
             found = found - total / ctx.count
-        return (found * scale).to(dtype), None, None, None, None, None
+        return (found * scale).to(dtype), None, None, None, None, None, None
 
 
 def _normed(site: Site, mean: bool) -> Local:
@@ -130,7 +146,7 @@ def _normed(site: Site, mean: bool) -> Local:
     small = width if eps is None else float(eps)  # type: ignore[arg-type]
 
     def call(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
-        out = _Standardise.apply(operands[0], dims, count, small, mean, site)  # type: ignore[no-untyped-call]
+        out = _Standardise.apply(operands[0], dims, count, small, mean, site, None)  # type: ignore[no-untyped-call]
         if isinstance(weight, Slot):
             out = out * operands[weight.index]
         if isinstance(bias, Slot):
@@ -149,11 +165,14 @@ def rms_norm(site: Site) -> Local:
 
 
 def batch_norm(site: Site) -> Local:
-    """Statistics over the samples of all parts. Running statistics are not updated: capture drops them."""
+    """Statistics over the samples of all parts; those that keep running ones tell of them, and read them while evaluating."""
+    kept = site.running
     whole = not _statistics_cut(site)
     empty = not site.local_operand(0)[1]  # torch refuses to norm no channels
+    if kept is not None and site.evaluating:
+        return _normed_as_before(site, kept)
     if whole and not empty:
-        return site.plain()
+        return site.plain() if kept is None else _told(site, kept)
     shape = site.shape(0)
     dims, count = (0, *range(2, len(shape))), prod(shape) // shape[1]
     eps = float(site.arg(7, "eps", 1e-5))  # type: ignore[arg-type]
@@ -161,7 +180,10 @@ def batch_norm(site: Site) -> Local:
 
     def call(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
         x = operands[0]
-        out = x if whole else _Standardise.apply(x, dims, count, eps, True, site)  # type: ignore[no-untyped-call]
+        told = partial(kept.record, moment) if kept is not None else None
+        if whole and kept is not None:
+            kept.record(moment, *kept.scratch())
+        out = x if whole else _Standardise.apply(x, dims, count, eps, True, site, told)  # type: ignore[no-untyped-call]
         weight, bias = (operands[s.index] if isinstance(s, Slot) else None for s in slots)
         along = (1, -1, *([1] * (len(shape) - 2)))
         if weight is not None:
@@ -169,6 +191,35 @@ def batch_norm(site: Site) -> Local:
         if bias is not None:
             out = out + bias.reshape(along)
         return (out,)
+
+    return call
+
+
+def _told(site: Site, kept: RunningPart) -> Local:
+    """The captured call, which leaves the statistics of its micro-batch alone in buffers of its own."""
+    n = len(site.op.inputs)
+    plain = site.plain(_3=Slot(n), _4=Slot(n + 1), _6=1.0)
+
+    def call(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
+        mean, var = kept.scratch()
+        out = plain([*operands, mean, var], moment)
+        kept.record(moment, mean, var)
+        return out
+
+    return call
+
+
+def _normed_as_before(site: Site, kept: RunningPart) -> Local:
+    """With the running statistics, as torch does in evaluation mode: every element alone."""
+    eps = float(site.arg(7, "eps", 1e-5))  # type: ignore[arg-type]
+    slots = [site.arg(1, "weight"), site.arg(2, "bias")]
+
+    def call(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
+        x = operands[0]
+        weight, bias = (operands[s.index] if isinstance(s, Slot) else None for s in slots)
+        if not x.numel():
+            return (x.clone(),)
+        return (torch.nn.functional.batch_norm(x, kept.mean, kept.var, weight, bias, False, 0.0, eps),)
 
     return call
 
@@ -201,7 +252,7 @@ def _standard_by_group(site: Site, groups: int, channels: int, weight: int, eps:
     def call(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
         x = operands[0]
         parts = x.reshape(x.shape[0], groups, x.shape[1] // max(1, groups), *x.shape[2:])
-        out = _Standardise.apply(parts, dims, count, eps, True, site).reshape(x.shape)  # type: ignore[no-untyped-call]
+        out = _Standardise.apply(parts, dims, count, eps, True, site, None).reshape(x.shape)  # type: ignore[no-untyped-call]
         scale, shift = (operands[s.index].reshape(along) if isinstance(s, Slot) else None for s in slots)
         out = out if scale is None else out * scale
         return (out if shift is None else out + shift,)

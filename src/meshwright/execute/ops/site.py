@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from ...plan.model import Layout
 from ..ranks.collectives import all_reduce, atoms
 from ..ranks.mesh_groups import MeshView
 from .randomness import later_key, stream
+
+if TYPE_CHECKING:
+    from .running import RunningPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,9 @@ class Site:
     backward: tuple[Instr, ...] = ()
     seed: int = 0
     dropout: bool = True
+    running: RunningPart | None = None
+    """Statistics that the op leaves behind while training, and reads while evaluating."""
+    evaluating: bool = False
 
     def shape(self, operand: int) -> tuple[int, ...]:
         """Of the whole operand."""

@@ -1,7 +1,7 @@
 """Does a plan without a flush compute what a loop over weight versions computes? Several steps, every update's gradient.
 
 one process    for k = 0, 1, …: each stage's weights as the version rule says ─ forward, backward ─ gradients
-               after each round of a stage: w(v + 1) = w(v) − rate · mean gradient
+               after each round of a stage: w(v + 1) = w(v) − rate · mean gradient     (tied weights: of their first stage)
 ranks          the same micro-batches, fed step by step, drained at the end
 """
 
@@ -84,8 +84,7 @@ def reference(task: Task, module: nn.Module) -> Late:
         )
     crew = {w.stage: w for w in reversed(workers(plan.schedule, len(plan.stages)))}
     entry, reads = crew[0], plan.schedule.weights.reads
-    own = [copy.stage for copy in copies_of(plan)]
-    stage_of = {p.name: own[code.stage] for code in task.program.stages for p in code.params}
+    stage_of = _keeper(task)
     named = dict(module.named_parameters(remove_duplicate=False))
     versions: dict[str, list[Tensor]] = {t.name: [task.values.whole(t).to(named[t.name].dtype)] for t in graph.params()}
     sums = {name: torch.zeros_like(v[0]) for name, v in versions.items()}
@@ -115,6 +114,16 @@ def reference(task: Task, module: nn.Module) -> Late:
     return found
 
 
+def _keeper(task: Task) -> dict[str, int]:
+    """Parameter -> the stage of the plan that updates it: of tied ones the first."""
+    own = [copy.stage for copy in copies_of(task.plan)]
+    found: dict[str, int] = {}
+    for code in task.program.stages:
+        for p in code.params:
+            found[p.name] = min(own[code.stage], found.get(p.name, own[code.stage]))
+    return found
+
+
 def _loss(module: nn.Module, one: MicroBatch) -> Tensor:
     from .verification import loss_of
 
@@ -132,11 +141,13 @@ def compare(task: Task, truth: Late, answers: Sequence[Late]) -> VerifyResult:
                 problems.append(f"rank {rank} has loss {loss:.7g} in micro-batch {k}, the loop {truth.losses[k]:.7g}")
     largest = max(float(g.abs().max()) for grads in truth.gradients.values() for g in grads if g.numel())
     worst, compared = ("", 0.0), set()
-    ranks, own = ranks_of(task.program), [copy.stage for copy in copies_of(task.plan)]
+    ranks, own, keeper = ranks_of(task.program), [copy.stage for copy in copies_of(task.plan)], _keeper(task)
     for code in task.program.stages:
         for rank in {ranks[d] for d in code.mesh.devices}:
             view = MeshView(code.mesh, rank, ranks, Groups())
             for p in code.params:
+                if own[code.stage] != keeper[p.name]:
+                    continue
                 wanted = truth.gradients[own[code.stage], p.name]
                 got_all = answers[rank].gradients.get((code.stage, p.name), [])
                 compared.add(p.name)

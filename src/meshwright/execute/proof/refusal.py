@@ -26,8 +26,8 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "samples": "The samples of a step do not fall into equal micro-batches.",
         "schedule": "The schedule says what no rank carries out: transfers or single ops written out, pipes "
         "that are no copies of each other, replicas that take turns in a step with a flush.",
-        "flush": "Weights change without a flush, but not as in pipedream or 2bw: under another schedule, in a stage whose "
-        "weights another stage holds too, or several stages on one device.",
+        "flush": "Weights change without a flush, but not as in pipedream or 2bw: under another schedule, with a weight in "
+        "stages of other numbers of replicas, or several stages on one device.",
         "frozen": "Some parameters are frozen, or activations in front of them are kept from step to step.",
         "rewritten": "The plan speaks of a rewritten graph: the module that is run computes the original one.",
         "meshes": "A device stands twice in one mesh.",
@@ -36,7 +36,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "layout": "A tensor rests cut where the ops around it have no border.",
         "storage": "A gradient or optimizer state rests cut otherwise than the parameter, and not just further.",
         "statistic": "An op is cut inside a statistic that only whole values give: classes of a loss over several dims, "
-        "the vocabulary of an embedding bag.",
+        "the vocabulary of an embedding bag; or two stages renew the same running statistics.",
         "summa": "An op runs as SUMMA that is no product of rows with a matrix, or on a grid that is not square.",
         "halo": "A window is cut into parts smaller than what a neighbour reads of them.",
         "op": "An op is of a kind that has no rule for running on parts.",
@@ -90,6 +90,7 @@ def _refusals(plan: Plan, graph: Graph) -> Iterator[Refusal]:
         yield Refusal(error.reason, error.message)
         return
     yield from _of_weights(plan, program)
+    yield from _of_statistics(plan, program, graph)
     yield from _of_ops(program, graph)
 
 
@@ -159,15 +160,16 @@ def _of_weights(plan: Plan, program: Program) -> Iterator[Refusal]:
     weights = plan.schedule.weights
     if weights.flush:
         return
-    own = [copy.stage for copy in copies_of(plan)]
+    copies = copies_of(plan)
     for code in program.stages:
+        own = copies[code.stage]
         for p in code.params:
-            other = next((own[s] for s in p.shared if own[s] != own[code.stage]), None)
+            other = next((copies[s] for s in p.shared if copies[s].replicas != own.replicas), None)
             if other is not None:
                 yield Refusal(
                     "flush",
-                    f"{p.name} is in stages {own[code.stage]} and {other}, which change it at different times without a flush: "
-                    "give them one stage, untie it, or take 1f1b",
+                    f"{p.name} is in stages {own.stage} and {other.stage}, whose {own.replicas} and {other.replicas} replicas "
+                    "change it after other numbers of micro-batches without a flush: give them equally many, or one stage",
                 )
                 return
         if not weights.stash and gathers_of(code):
@@ -182,6 +184,22 @@ def _of_weights(plan: Plan, program: Program) -> Iterator[Refusal]:
         yield Refusal(
             "flush", f"device {_twice(devices)} has several stages, which change without a flush: give each its own"
         )
+
+
+def _of_statistics(plan: Plan, program: Program, graph: Graph) -> Iterator[Refusal]:
+    """Running statistics are renewed in one place."""
+    copies = copies_of(plan)
+    place: dict[str, int] = {}
+    for code in program.stages:
+        for op in (i.on for segment in code.segments for i in segment.forward if i.on in graph.running):
+            name, own = graph.running[op].mean, copies[code.stage]
+            if (other := place.setdefault(name, own.base)) != own.base:
+                yield Refusal(
+                    "statistic",
+                    f"stages {other} and {own.base} both renew the running statistics {name}: put the ops of this norm into one "
+                    "stage",
+                )
+                return
 
 
 def _twice(devices: Sequence[int]) -> int:

@@ -29,8 +29,9 @@ from ..ops.params import Values
 from ..ops.site import own_part
 from ..ranks.mesh_groups import Groups, MeshView, ranks_of
 from ..ranks.pool import Pool
+from ..step.actions import forwards_of, parted
 from ..step.optimizer import SGD
-from ..step.runtime import MicroBatch, Runtime, forwards_of, parted
+from ..step.runtime import MicroBatch, Runtime
 from . import late
 from .counting import Call, Counting, expected
 from .refusal import must_run
@@ -165,7 +166,9 @@ def answer(context: Context, task: Task) -> Answer:
 def constants_of(graph: Graph, module: nn.Module) -> dict[str, Tensor]:
     """Buffers of a real module and constants baked by capture, by the graph's names."""
     buffers = dict(module.named_buffers(remove_duplicate=False))
-    found = {t.name: buffers[t.name] for t in graph.tensors if t.role == "buffer" and t.name in buffers}
+    kept = {name for r in graph.running.values() for name in (r.mean, r.var, r.count)}
+    wanted = {t.name for t in graph.tensors if t.role == "buffer"} | kept
+    found = {name: x for name, x in buffers.items() if name in wanted}
     for name, array in graph.values.items():
         if name in graph.tensor and name not in found:
             found[name] = torch.as_tensor(array).to(getattr(torch, graph.tensor[name].dtype))

@@ -2,7 +2,7 @@
 
     save     parts ─ copy ─▶ staging memory ─ thread, torch.distributed.checkpoint ─▶ NAME.part ─ rename ─▶ NAME
     NAME/    *.distcp, .metadata   weights (float32 masters) under their names in the user's module; what the optimizer
-                                   keeps of "layers.0.weight" is "optimizer.exp_avg.layers.0.weight"
+                                   keeps of "layers.0.weight" is "optimizer.exp_avg.layers.0.weight"; running statistics
              training.pt           hyperparameters of the optimizer's groups, scheduler, position in the data
              plan.json             the plan that wrote it
              meshwright.json       step, seed, ranks; written last
@@ -140,7 +140,9 @@ def load(runtime: Runtime, folder: str | Path, scheduler: Any = None) -> Saved:
         InputError: no complete checkpoint, one of another model, of another optimizer or of another scheduler.
     """
     own = dict(_generators(runtime.rank))
-    saved = _load(list(_holdings(runtime)), runtime.optimizer, Path(folder), scheduler, own, _everyone())
+    more = [(name, Part.whole(x)) for name, x in own.items()]
+    more += [(h.name, h.part) for h in runtime.statistics.held()]
+    saved = _load(list(_holdings(runtime)), runtime.optimizer, Path(folder), scheduler, more, _everyone())
     runtime.spread()
     _set_generators(own)
     runtime.step = saved.step
@@ -154,13 +156,14 @@ def load_module(
     names: Collection[str],
     scheduler: Any = None,
 ) -> Saved:
-    """The same for a plain module on one process. `names`: its parameters that the plan knows; ties stand once.
+    """The same for a plain module on one process. `names`: its parameters and buffers that the plan knows; ties stand once.
 
     Raises:
         InputError: as `load`.
     """
     found = [_Holding(n, p, Part.whole) for n, p in module.named_parameters() if n in names]
-    return _load(found, optimizer, Path(folder), scheduler, {}, None)
+    more = [(n, Part.whole(b)) for n, b in module.named_buffers() if n in names]
+    return _load(found, optimizer, Path(folder), scheduler, more, None)
 
 
 def _load(
@@ -168,15 +171,18 @@ def _load(
     optimizer: torch.optim.Optimizer,
     folder: Path,
     scheduler: Any,
-    more: Mapping[str, Tensor],
+    more: Sequence[tuple[str, Part]],
     group: dist.ProcessGroup | None,
 ) -> Saved:
-    """`more`: tensors that are read whole where the folder has them."""
+    """`more`: what else is read, as far as the folder has it."""
     saved = info(folder)
     source = folders.whole(folder) or folder
     training = _checked(saved, _training(source), optimizer, scheduler)
     held = described(source)
-    parts: dict[str, list[Part]] = {name: [Part.whole(x)] for name, x in more.items() if name in held}
+    parts: dict[str, list[Part]] = {}
+    for name, part in more:
+        if name in held:
+            parts.setdefault(name, []).append(part)
     keys = {name.removeprefix(OPTIMIZER).partition(".")[::2] for name in held if name.startswith(OPTIMIZER)}
     states: list[tuple[nn.Parameter, dict[str, Tensor]]] = []
     on_device = any(g.get("capturable") or g.get("fused") for g in training["groups"])
@@ -255,6 +261,8 @@ def _holdings(runtime: Runtime) -> Iterator[_Holding]:
 
 def _everything(runtime: Runtime) -> dict[str, list[Part]]:
     found: dict[str, list[Part]] = {name: [Part.whole(state)] for name, state in _generators(runtime.rank)}
+    for s in runtime.statistics.held():
+        found.setdefault(s.name, []).append(s.part)
     for h in _holdings(runtime):
         found.setdefault(h.name, []).append(h.place(h.master.detach()))
         for key, value in runtime.optimizer.state.get(h.master, {}).items():

@@ -1,4 +1,4 @@
-"""The masters as DTensors under the names of the user's module: the face that torch.distributed.checkpoint sees.
+"""The masters, and running statistics of norms, as DTensors under the names of the user's module: the face that torch.distributed.checkpoint sees.
 
 A dim is a number whose digits are its cuts, major first, and what is left. Mesh axes take their digit in the mesh's order:
 the major one left is a `Shard`; one with P values in front of it a `_StridedShard` of P pieces.
@@ -24,7 +24,6 @@ from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
 from ...cluster.model import Mesh
 from ...errors import InputError
-from ...lower.program import Param
 from ...plan.layout import axes_of, canonical, explicit
 from ...plan.model import Layout
 from ..ops.site import own_part
@@ -103,32 +102,34 @@ class StateDict:
             if not self._meshes:
                 found.setdefault(name, master.detach())
                 continue
-            param, view = self._runtime.param(stage, name), self._runtime.locals[stage].view
             shape = self._runtime.graph.tensor[name].shape
-            placed = placements_of(param.state, shape, view.mesh)
-            if placed is None:
-                local, placed = self._gathered(master.detach(), stage, param, view), self._copies(view)
-            else:
-                local = master.detach()
-            stride = torch.empty(shape, device="meta").stride()
-            value = DTensor.from_local(
-                local, self._meshes[stage], placed, run_check=False, shape=torch.Size(shape), stride=stride
-            )
-            found.setdefault(name, value)
+            layout, view = self._runtime.param(stage, name).state, self._runtime.locals[stage].view
+            found.setdefault(name, self._dtensor(master.detach(), stage, shape, layout, view))
+        for h in self._runtime.statistics.held():
+            x = self._dtensor(h.tensor, h.stage, h.shape, h.layout, h.view) if self._meshes else h.tensor
+            found.setdefault(h.name, x)
         for alias, name in self._runtime.graph.aliases.items():
             if name in found:
                 found[alias] = found[name]
         return found
 
+    def _dtensor(self, part: Tensor, stage: int, shape: tuple[int, ...], layout: Layout, view: MeshView) -> DTensor:
+        placed = placements_of(layout, shape, view.mesh)
+        if placed is None:
+            part, placed = self._gathered(part, stage, shape, layout, view), self._copies(view)
+        stride = torch.empty(shape, device="meta").stride()
+        return DTensor.from_local(
+            part, self._meshes[stage], placed, run_check=False, shape=torch.Size(shape), stride=stride
+        )
+
     def _copies(self, view: MeshView) -> tuple[Placement, ...]:
         return (Replicate(),) * len(_long(view.mesh))
 
-    def _gathered(self, part: Tensor, stage: int, param: Param, view: MeshView) -> Tensor:
-        shape = self._runtime.graph.tensor[param.name].shape
+    def _gathered(self, part: Tensor, stage: int, shape: tuple[int, ...], layout: Layout, view: MeshView) -> Tensor:
         whole = torch.zeros(shape, dtype=part.dtype, device=part.device)
-        cut = set(axes_of(param.state))
+        cut = set(axes_of(layout))
         if all(index == 0 for axis, index in view.coords.items() if axis not in cut):
-            for box in Part.of(part, shape, param.state, view).boxes:
+            for box in Part.of(part, shape, layout, view).boxes:
                 whole[box.slices].copy_(box.view)
         if self._whole[stage] is not None:
             dist.all_reduce(whole, group=self._whole[stage])
@@ -143,21 +144,27 @@ class StateDict:
         for (stage, name), master in self._runtime.masters.items():
             names = [name, *(a for a, n in self._runtime.graph.aliases.items() if n == name)]
             value = next((values[n] for n in names if n in values), None)
-            shape = self._runtime.graph.tensor[name].shape
-            if value is None or tuple(value.shape) != shape:
-                what = "is missing" if value is None else f"has shape {tuple(value.shape)}"
-                raise InputError(f"{name} {what} in the state that is to be loaded: the model has it as {shape}")
-            param, view = self._runtime.param(stage, name), self._runtime.locals[stage].view
-            if isinstance(value, DTensor):
-                placed = placements_of(param.state, shape, view.mesh)
-                wanted = placed if placed is not None else self._copies(view)
-                if tuple(value.placements) != wanted:
-                    raise InputError(f"{name} is placed {value.placements}, this plan has it as {wanted}")
-                local = value.to_local()
-                part = local if placed is not None else own_part(local, param.state, view)
-            else:
-                part = own_part(value, param.state, view)
-            if part.data_ptr() != master.data_ptr():
-                with torch.no_grad():
-                    master.copy_(part.reshape(master.shape))
+            layout, view = self._runtime.param(stage, name).state, self._runtime.locals[stage].view
+            self._bring(name, value, master, self._runtime.graph.tensor[name].shape, layout, view)
+        for h in self._runtime.statistics.held():
+            self._bring(h.name, values.get(h.name), h.tensor, h.shape, h.layout, h.view)
         self._runtime.spread()
+
+    def _bring(
+        self, name: str, value: Tensor | None, into: Tensor, shape: tuple[int, ...], layout: Layout, view: MeshView
+    ) -> None:
+        if value is None or tuple(value.shape) != shape:
+            what = "is missing" if value is None else f"has shape {tuple(value.shape)}"
+            raise InputError(f"{name} {what} in the state that is to be loaded: the model has it as {shape}")
+        if isinstance(value, DTensor):
+            placed = placements_of(layout, shape, view.mesh)
+            wanted = placed if placed is not None else self._copies(view)
+            if tuple(value.placements) != wanted:
+                raise InputError(f"{name} is placed {value.placements}, this plan has it as {wanted}")
+            local = value.to_local()
+            part = local if placed is not None else own_part(local, layout, view)
+        else:
+            part = own_part(value, layout, view)
+        if part.data_ptr() != into.data_ptr():
+            with torch.no_grad():
+                into.copy_(part.reshape(into.shape))

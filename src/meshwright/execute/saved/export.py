@@ -1,7 +1,7 @@
 """One safetensors file of all weights, from any plan's parts: every rank writes its own boxes into the mapped file.
 
 Names and shapes are those of the user's module; of tied parameters the file holds one name, as transformers' own files do.
-Optimizer state stays in checkpoints.
+Running statistics of norms are among them; optimizer state stays in checkpoints.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -24,6 +25,9 @@ from .checkpoint import GENERATOR, OPTIMIZER
 from .first import as_first
 from .parts import Part
 from .weights import DTYPES, created, mapped
+
+_Described: TypeAlias = dict[str, tuple[tuple[int, ...], torch.dtype]]
+"""Shape and type of tensors."""
 
 
 def export_safetensors(source: Runtime | str | Path, path: str | Path, dtype: torch.dtype | None = None) -> Path:
@@ -81,13 +85,27 @@ def _from_runtime(runtime: Runtime, draft: Path, dtype: torch.dtype | None) -> N
     runtime.settle()
     params = list(runtime.graph.params())
     shapes = {p.name: (p.shape, _as(getattr(torch, p.dtype), dtype)) for p in params}
+    statistics = list(runtime.statistics.held())
+    shapes |= _told({h.name: (h.shape, _as(h.tensor.dtype, dtype)) for h in statistics})
     as_first(lambda: _made(draft, shapes), runtime.rank)
     files = mapped(draft)
     for (stage, name), master in runtime.masters.items():
         param, view = runtime.param(stage, name), runtime.locals[stage].view
         for box in Part.of(master.detach(), files[name].shape, param.state, view).boxes:
             files[name][box.slices].copy_(box.view)
+    for h in statistics:
+        for box in h.part.boxes:
+            files[h.name][box.slices].copy_(box.view)
     _meet()
+
+
+def _told(own: _Described) -> _Described:
+    """What any rank says: running statistics are known where their stage is."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return own
+    everyone: list[_Described] = [own] * dist.get_world_size()
+    dist.all_gather_object(everyone, own)
+    return {name: described for told in everyone for name, described in told.items()}
 
 
 def _published(draft: Path, target: Path) -> None:

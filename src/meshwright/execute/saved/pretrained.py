@@ -68,18 +68,19 @@ def first_values(
     if weights is not None:
         stored = _matched(graph, module, weights)
     given = {t.name: held[t.name].detach() for t in graph.params() if t.name not in stored and not held[t.name].is_meta}
+    wanted = {t.name: dtype_of(t) for t in graph.tensors if t.role == "buffer"}
+    running = (name for r in graph.running.values() for name in (r.mean, r.var, r.count) if name)
+    wanted |= {name: held[name].dtype for name in running}
     constants: dict[str, Tensor] = {}
-    for t in graph.tensors:
-        if t.role != "buffer":
-            continue
-        if t.name in graph.values:
-            constants[t.name] = torch.as_tensor(graph.values[t.name]).to(dtype_of(t))
-        elif t.name in held and not held[t.name].is_meta:
-            constants[t.name] = held[t.name].detach().to(dtype_of(t))
-        elif weights is not None and (name := _name_in(weights, t.name, _prefixes(module), ())):
-            constants[t.name] = weights.whole(name).to(dtype_of(t))
+    for buffer, dtype in wanted.items():
+        if buffer in graph.values:
+            constants[buffer] = torch.as_tensor(graph.values[buffer]).to(dtype)
+        elif buffer in held and not held[buffer].is_meta:
+            constants[buffer] = held[buffer].detach().to(dtype)
+        elif weights is not None and (name := _name_in(weights, buffer, _prefixes(module), ())):
+            constants[buffer] = weights.whole(name).to(dtype)
         else:
-            constants[t.name] = made_again(module, t.name).to(dtype_of(t))
+            constants[buffer] = made_again(module, buffer).to(dtype)
     return Given(seed, given, weights, stored), constants
 
 

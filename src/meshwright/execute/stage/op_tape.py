@@ -27,6 +27,7 @@ from ...errors import ExecutionError
 from ...graph.ir import Graph
 from ...lower.program import GRAD, INSIDE, Instr, Segment, StageCode
 from ..ops.calls import Place, calls_of
+from ..ops.running import RunningPart
 from ..ops.site import Local
 from ..ranks.collectives import apply
 from ..ranks.mesh_groups import MeshView
@@ -94,15 +95,17 @@ class OpTape:
         seed: int = 0,
         dropout: bool = True,
         stash: bool = True,
+        running: Mapping[str, RunningPart] | None = None,
+        evaluating: bool = False,
     ) -> None:
-        """`code`: of an unrolled program. `outputs`: values kept for others. `stash`: see `StageRunner`."""
+        """`code`: of an unrolled program. `outputs`: values kept for others. The rest: see `StageRunner`."""
         self.code, self.graph, self.view = code, graph, view
         self.constants = constants
         self._loose = frozenset() if stash else frozenset(p.name for p in code.params)
         """Weights that the backward reads as they are then."""
         device = device or torch.device("cpu")
         self._token = torch.empty(0, requires_grad=True, device=device)
-        place = Place(graph, view, device, seed, dropout)
+        place = Place(graph, view, device, seed, dropout, running or {}, evaluating)
         completes = completed(code)
         self._segments = [self._prepare(s, c, place) for s, c in zip(code.segments, completes, strict=True)]
         self._last_use = self._last_uses(frozenset(outputs))

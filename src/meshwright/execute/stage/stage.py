@@ -12,7 +12,7 @@ Every dual must have run when a segment is done. What one micro-batch leaves beh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -25,6 +25,7 @@ from ...errors import ExecutionError
 from ...graph.ir import Graph
 from ...lower.program import GRAD, INSIDE, Instr, Segment, StageCode
 from ..ops.calls import Place, calls_of
+from ..ops.running import RunningPart
 from ..ranks.collectives import apply
 from ..ranks.mesh_groups import MeshView
 from ..step.buckets import CAPACITY
@@ -112,7 +113,7 @@ def _prepare(
 ) -> _Code:
     calls, flows = calls_of(segment, place), flows_of(segment.forward, segment.backward)
     moves = moves_of(segment, {i.on: place.graph.tensor[i.on].shape for i in segment.forward if i.kind not in LOCAL})
-    groups = _grouped(segment, moves)
+    groups = _grouped(segment, moves, place.running.keys())
     made = {n for i in segment.forward for n in i.outputs}
     units: list[Unit] = []
     where: dict[str, int] = {}
@@ -157,21 +158,22 @@ class _Group:
     instrs: list[Instr]
     again: bool
     alone: bool
-    """One op with collectives inside."""
+    """One op with collectives inside, or that leaves running statistics behind."""
 
     @property
     def reads(self) -> set[str]:
         return {n for i in self.instrs for n in i.inputs}
 
 
-def _grouped(segment: Segment, moves: Mapping[str, Move]) -> list[_Group | Move]:
+def _grouped(segment: Segment, moves: Mapping[str, Move], renewing: Collection[str]) -> list[_Group | Move]:
+    """`renewing`: ops that leave running statistics behind, each its own."""
     again = {i.on for i in segment.rerun if i.kind == "compute"}
     communicating = {i.on for i in (*segment.forward, *segment.backward) if i.kind in INSIDE}
     groups: list[_Group | Move] = []
     for i in segment.forward:
         if i.kind == "compute":
             last = groups[-1] if groups else None
-            alone = i.on in communicating
+            alone = i.on in communicating or i.on in renewing
             if isinstance(last, _Group) and not alone and not last.alone and last.again == (i.on in again):
                 last.instrs.append(i)
             else:
@@ -196,20 +198,22 @@ class StageRunner:
         seed: int = 0,
         dropout: bool = True,
         stash: bool = True,
+        running: Mapping[str, RunningPart] | None = None,
+        evaluating: bool = False,
         compile: str | None = None,
         bucket_bytes: int = CAPACITY,
     ) -> None:
         """`code`: of an unrolled program. `outputs`: values kept for others.
 
         `stash`: the backward reads the weights of the forward; else those that the flight has when the backward begins,
-        with all else as the forward kept it. `compile`: a backend of torch.compile for the islands. `bucket_bytes`: of
+        with all else as the forward kept it. `running`: statistics that ops renew, or read if `evaluating`. `compile`: a backend of torch.compile for the islands. `bucket_bytes`: of
         parameters that are gathered together.
         """
         self.code, self.graph, self.view = code, graph, view
         self.constants, self.stash = constants, stash
         device = device or torch.device("cpu")
         self._token = torch.empty(0, requires_grad=True, device=device)
-        place = Place(graph, view, device, seed, dropout)
+        place = Place(graph, view, device, seed, dropout, running or {}, evaluating)
         builder = Builder(place, compile)
         gathered = Gathered(code, graph, bucket_bytes)
         self._gathering = Gathering(gathered.groups, graph, view)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from ...graph.ir import Graph
 from ...lower.parameters import STAGES
@@ -102,8 +103,18 @@ def _moves(instr: Instr, code: StageCode) -> bool:
     return instr.kind != "identity" and any(code.mesh.size(axis) > 1 for axis in instr.axes)
 
 
-def buckets_of(code: StageCode, graph: Graph, capacity: int = CAPACITY, *, parted: bool = False) -> tuple[Bucket, ...]:
-    """The buckets of one stage, in the order in which their last gradients are completed; the same on every rank."""
+def buckets_of(
+    code: StageCode,
+    graph: Graph,
+    capacity: int = CAPACITY,
+    *,
+    parted: bool = False,
+    apart: Mapping[str, object] = MappingProxyType({}),
+) -> tuple[Bucket, ...]:
+    """The buckets of one stage, in the order in which their last gradients are completed; the same on every rank.
+
+    `apart`: parameter -> with what it may share a bucket: parameters of an equal value only.
+    """
     way, params = ways(code, parted=parted), {p.name: p for p in code.params}
     order = [name for names in reversed(completed(code)) for name in names]
     order += [name for name in params if name not in set(order)]
@@ -111,7 +122,7 @@ def buckets_of(code: StageCode, graph: Graph, capacity: int = CAPACITY, *, parte
     filling: dict[object, list[str]] = {}
     full: list[list[str]] = []
     for name in order:
-        key = way[name].like(), graph.tensor[name].dtype
+        key = way[name].like(), graph.tensor[name].dtype, apart.get(name)
         names = filling.setdefault(key, [])
         names.append(name)
         if sum(params[n].elements[1] for n in names) * master_dtype(graph.tensor[name]).itemsize >= capacity:

@@ -23,6 +23,7 @@ from ...plan.schedules.asynchronous import Worker
 from ..ops.site import Moment
 from ..ranks.clock import UPDATE
 from ..stage.flight import Flight
+from .ties import Ties
 from .totals import Losses
 from .versions import Versions
 
@@ -40,10 +41,17 @@ def check_clip(weights: Weights, clip: float | None) -> None:
 
 
 class Endless:
-    def __init__(self, runtime: Runtime, local: Local, worker: Worker, entry: Worker, rule: Weights) -> None:
-        """`entry`: a worker of the input stage. `worker`: what this rank does; `rule`: of the plan."""
-        self._runtime, self._local, self._worker, self.rule = runtime, local, worker, rule
-        self.versions = Versions(local.weights, rule, worker, entry)
+    def __init__(self, runtime: Runtime, local: Local, ties: Ties, crew: Sequence[Worker], rule: Weights) -> None:
+        """`crew`: what the ranks of each stage do, those of the input stage first; `rule`: of the plan."""
+        self._runtime, self._local, self._ties, self.rule = runtime, local, ties, rule
+        self._worker, entry = crew[local.code.stage], crew[0]
+        own = local.params.keys() - ties.late
+        self.versions = Versions(local.weights, rule, self._worker, entry, own)
+        self._late: list[tuple[Worker, int, Versions]] = []
+        """Of what other stages keep: who does so, its number, the versions."""
+        for keeper in sorted({ties.keeper[name] for name in ties.late}):
+            names = [name for name in ties.late if ties.keeper[name] == keeper]
+            self._late.append((crew[keeper], keeper, Versions(local.weights, rule, crew[keeper], entry, names)))
         self.square = torch.zeros((), dtype=torch.float64)
         """Of the last update's gradient: sum of the squares that this rank counts."""
         self.changed: Callable[[Mapping[tuple[int, str], Tensor]], None] = lambda grads: None
@@ -54,6 +62,8 @@ class Endless:
         self._actions = self._worker.actions()
         self._next = next(self._actions)
         self._flights: dict[int, Flight] = {}
+        self._moments: dict[int, Moment] = {}
+        """Of the micro-batches that no update of this stage has taken."""
         self._fed = self._forwards = self._backwards = 0
         self._losses: dict[int, Tensor] = {}
         self._local.sums.begin_step()
@@ -61,6 +71,8 @@ class Endless:
     def step(self, batch: Sequence[Given]) -> Losses:
         """As far as these next micro-batches lead. Returns the losses that this rank computed, by number in `batch`."""
         first, self._fed = self._fed, self._fed + len(batch)
+        for k in range(first, self._fed):
+            self._moments[k] = Moment(self._runtime.step, k % self._runtime.micro_batches)
         self._losses = {}
         while self._ready(self._next):
             given = batch[self._next.micro_batch - first] if self._next.kind == "F" else {}
@@ -80,12 +92,19 @@ class Endless:
             self._local.sums.begin(last=True)
             self._local.sums.end()
             self._update()
+        for _, keeper, versions in self._late:
+            self._take(keeper, versions, self.versions.number)
+        self._ties.finish()
         self._runtime.transfers.finish()
         self.restart()
 
     def restart(self) -> None:
         """The masters as they are become version 0; nothing is in flight."""
         self.versions.begin()
+        for _, _, versions in self._late:
+            versions.begin()
+        for name in self._ties.late:  # its optimizer is the keeper's
+            self._runtime.optimizer.state.pop(self._local.weights.masters[name], None)
         self._begin()
 
     @property
@@ -112,8 +131,11 @@ class Endless:
 
     def _forward(self, k: int, given: Given) -> None:
         runtime, local = self._runtime, self._local
-        moment = Moment(runtime.step, k % runtime.micro_batches)  # what is fed in a step goes forward in it
-        flight = Flight(moment, self.versions.take(self._forwards))
+        weights = dict(self.versions.take(self._forwards))
+        for worker, keeper, versions in self._late:
+            self._take(keeper, versions, worker.done(self._forwards))
+            weights |= versions.take(self._forwards)
+        flight = Flight(self._moments[k], weights)
         runtime.forward(local, local.runner, flight, k, given)
         if runtime.graph.loss in flight.values:
             self._losses[k] = flight.values[runtime.graph.loss].detach().clone()
@@ -125,18 +147,29 @@ class Endless:
     def _backward(self, k: int) -> None:
         worker, flight = self._worker, self._flights.pop(k)
         if not self.rule.stash:
-            flight.weights = self.versions.newest
+            flight.weights = {**self.versions.newest}
+            for _, _, versions in self._late:
+                flight.weights |= versions.newest
         last = (self._backwards + 1) % worker.update_every == 0
         self._runtime.backward(self._local, flight, k, "all", last=last, scale=1.0)
-        self.versions.give_back(self._backwards)
+        for versions in (self.versions, *(versions for _, _, versions in self._late)):
+            versions.give_back(self._backwards)
         self._backwards += 1
+
+    def _take(self, keeper: int, versions: Versions, number: int) -> None:
+        """Versions of what this stage keeps, up to `number`, as they come from it."""
+        while versions.number < number:
+            self._ties.take(keeper, versions.number + 1)
+            versions.update()
 
     def _update(self) -> None:
         """One step of the optimizer on the mean gradient of the micro-batches since the last one."""
         runtime, local = self._runtime, self._local
-        count = min(self._round, self._fed - self.versions.number * self._round)
+        first = self.versions.number * self._round
+        count = min(self._round, self._fed - first)
         with runtime.clock.span(UPDATE), torch.no_grad():
             runtime.summed()
+            self._ties.collect(self.versions.number + 1)
             for p in runtime.masters.values():
                 if p.grad is not None:
                     p.grad.div_(count)  # not the loss: stages count their micro-batches differently
@@ -145,6 +178,9 @@ class Endless:
             self.square = runtime.totals.square(grads)
             runtime.optimizer.step()
             runtime.optimizer.zero_grad()
+            taken = [self._moments.pop(k) for k in range(first, first + count)]
+            runtime.statistics.renew([(int(m.step), int(m.micro_batch)) for m in taken])
+            self._ties.publish(self.versions.number + 1)
             self.versions.update()
             local.sums.begin_step()
         before, now = (

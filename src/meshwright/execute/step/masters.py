@@ -6,7 +6,7 @@ state is cut further than the weight (ZeRO-1, 2), gathered: bucket by bucket, al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,18 +43,25 @@ class Masters:
             else:
                 self.params[p.name] = values.part(described, p.rest, view).to(device, dtype)
 
-    def publish(self, *, fresh: bool = False) -> None:
-        """Updated masters into the parts at rest. `fresh`: into new ones, those of before stay as they are."""
+    def publish(self, wanted: Collection[str] | None = None, *, fresh: bool = False) -> None:
+        """Updated masters into the parts at rest. `fresh`: into new ones, those of before stay as they are.
+
+        `wanted`: whole buckets; None: all.
+        """
+        wanted = self.params.keys() if wanted is None else wanted
         if fresh:
             self.params = {
-                name: torch.empty(x.shape, dtype=x.dtype, device=x.device) for name, x in self.params.items()
+                name: torch.empty(x.shape, dtype=x.dtype, device=x.device) if name in wanted else x
+                for name, x in self.params.items()
             }
         with torch.no_grad():
-            self._publish()
+            self._publish(wanted)
 
-    def _publish(self) -> None:
+    def _publish(self, wanted: Collection[str]) -> None:
         under_way = []
         for names, way in self._buckets:
+            if names[0] not in wanted:
+                continue
             dtype = self._dtypes[names[0]]
             if not way:
                 for name in names:

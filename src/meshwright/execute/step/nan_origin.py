@@ -21,7 +21,7 @@ def origin_of_nan(runtime: Runtime, batch: Sequence[Given]) -> str:
     """What this rank holds or computes that is NaN of its own; "" if nothing, as in a backward. Collective."""
     watch = _Watch()
     with watch:
-        runtime.evaluate(batch)
+        runtime.evaluate(batch, training=True)
     for local in runtime.locals.values():
         for name, part in local.params.items():
             if _nan(part):

@@ -12,7 +12,7 @@ A table of actions that is free of deadlock with rendezvous sends is free of dea
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from ...errors import ExecutionError, Unsupported
 from ...graph.ir import Graph
 from ...lower.program import GRAD, Param, Program, StageCode
-from ...plan.model import Action, Plan, Row
-from ...plan.pieces import rows_in_turn
+from ...plan.copies import copies_of
+from ...plan.model import Plan
 from ...plan.schedules import rows, workers
 from ..ops.params import Values
 from ..ops.site import Moment
@@ -32,6 +32,7 @@ from ..ranks.mesh_groups import Groups, MeshView, needed_groups, ranks_of
 from ..stage.flight import Flight, Part
 from ..stage.op_tape import OpTape
 from ..stage.stage import StageRunner
+from .actions import actions_of, parted
 from .buckets import CAPACITY, buckets_of, joint_axes
 from .copies import CopySums, shared_of
 from .endless import Endless, check_clip
@@ -39,7 +40,9 @@ from .exchange import Exchange, exchanged
 from .masters import Masters
 from .optimizer import MakeOptimizer, made
 from .shares import Rows, own_input
+from .statistics import Each, Statistics
 from .sums import Sums
+from .ties import Ties, keepers, untied
 from .totals import Losses, StepResult, Totals, clipped
 from .transfers import Transfers
 
@@ -64,8 +67,8 @@ class Local:
     sums: Sums
     last: int
     """Index in the rank's actions of the one that completes the stage's gradients."""
-    quiet: StageRunner | OpTape | None = None
-    """The same stage without dropout."""
+    quiet: dict[bool, StageRunner | OpTape] = field(default_factory=dict)
+    """The same stage without dropout, by whether it is in evaluation mode."""
 
     @property
     def params(self) -> dict[str, Tensor]:
@@ -75,62 +78,6 @@ class Local:
     def runner_of(self, k: int) -> StageRunner | OpTape:
         """Of the forward and the backward of micro-batch k."""
         return self.keeping if self.keeping is not None and k >= self.first_kept else self.runner
-
-
-def actions_of(plan: Plan, program: Program, rank: int) -> tuple[Action, ...]:
-    """What one rank does, in order: its schedule row, or micro-batch after micro-batch where the plan has no rows.
-
-    `why_not` has refused what no rank can do.
-    """
-    ranks = ranks_of(program)
-    endless = workers(plan.schedule, len(plan.stages))
-    if endless:
-        return tuple(
-            replace(a, on=s.stage)
-            for s in program.stages
-            if rank in {ranks[d] for d in s.mesh.devices}
-            for a in endless[s.stage].table(max(1, plan.schedule.micro_batches))
-        )
-    mine = {s.stage for s in program.stages if rank in {ranks[d] for d in s.mesh.devices}}
-    found: tuple[Row, ...] = rows(plan)
-    if not found:
-        found = rows_in_turn([s.mesh for s in program.stages], max(1, plan.schedule.micro_batches))
-    return tuple(
-        replace(a, micro_batch=k, span=1)
-        for row in found
-        for pair in row.actions
-        for a in (pair if isinstance(pair, tuple) else (pair,))
-        if a.on in mine
-        for k in range(a.micro_batch, a.micro_batch + a.span)
-    )
-
-
-def parted(plan: Plan) -> bool:
-    """Whether the backward of some stage comes in two parts."""
-    found: tuple[Row, ...] = rows(plan) if plan.schedule.name != "dataflow" else ()
-    pairs = (pair if isinstance(pair, tuple) else (pair,) for row in found for pair in row.actions)
-    return any(a.kind in ("I", "W") for pair in pairs for a in pair)
-
-
-def forwards_of(plan: Plan, program: Program) -> Mapping[int, tuple[int, int]]:
-    """Stage -> micro-batches that run on it in one step, of several pipes each its share: those that may run ops again,
-    and the last ones, of which all is kept (`StageCode.keep_last`)."""
-    found: tuple[Row, ...] = rows(plan)
-    m = max(1, plan.schedule.micro_batches)
-    numbers: dict[int, list[int]] = {}
-    if not found:
-        numbers = {s.stage: list(range(m)) for s in program.stages}
-    for row in found:
-        for pair in row.actions:
-            for a in pair if isinstance(pair, tuple) else (pair,):
-                if a.kind == "F" and isinstance(a.on, int):
-                    numbers.setdefault(a.on, []).extend(range(a.micro_batch, a.micro_batch + a.span))
-    counts = {}
-    for s in program.stages:
-        own = numbers.get(s.stage, [])
-        kept = sum(k >= m - s.keep_last for k in own)
-        counts[s.stage] = len(own) - kept, kept
-    return counts
 
 
 class Runtime:
@@ -152,10 +99,11 @@ class Runtime:
         dropout: bool = True,
         bucket_bytes: int = CAPACITY,
         compile: str | None = None,
+        batch_norm: Each = "mini-batch",
     ) -> None:
         """`program`: unrolled, of `graph`, whose samples are one micro-batch. `constants`: buffers, whole.
 
-        `compile`: a backend of torch.compile for what a stage does between its collectives; not with split backwards.
+        `batch_norm`: what running statistics are renewed after. `compile`: a backend of torch.compile for what a stage does between its collectives; not with split backwards.
         """
         if graph.samples != program.micro_batch:
             raise ExecutionError(
@@ -169,8 +117,12 @@ class Runtime:
         self._parted, self._stash = parted(plan), plan.schedule.weights.stash
         if self._parted and compile:
             raise Unsupported("a backward in two parts runs op by op: compile a plan of another schedule, such as 1f1b")
-        joint = {code.stage: joint_axes(code, parted=self._parted) for code in program.stages}
-        groups.prepare(needed_groups(program, joint))
+        endless = workers(plan.schedule, len(plan.stages)) if not plan.schedule.weights.flush else ()
+        copies = copies_of(plan)
+        summed = untied(program, copies) if endless else program  # what each stage sums by itself
+        joint = {code.stage: joint_axes(code, parted=self._parted) for code in summed.stages}
+        self.statistics = Statistics(program, graph, plan, constants, groups, hardware.device, batch_norm)
+        groups.prepare(needed_groups(summed, joint) | self.statistics.needed(self.ranks))
         if len(self.ranks) > 1 and (program.transfers or exchanged(program)):
             groups.open_channels()
         self.groups = groups
@@ -179,21 +131,21 @@ class Runtime:
         self.locals: dict[int, Local] = {}
         self.masters: dict[tuple[int, str], nn.Parameter] = {}
         """(stage, parameter) -> its float32 part, in the layout of its state: what the optimizer updates."""
-        for code in program.stages:
+        tied = keepers(program, copies) if endless else {}
+        for code in summed.stages:
             if rank in {self.ranks[d] for d in code.mesh.devices}:
-                local = self.locals[code.stage] = self._local(code, values)
+                local = self.locals[code.stage] = self._local(code, values, tied)
                 self.masters |= {(code.stage, name): p for name, p in local.weights.masters.items()}
         self.optimizer = made(optimizer, list(self.masters.values()) or [nn.Parameter(torch.empty(0))])
         views = {stage: local.view for stage, local in self.locals.items()}
-        endless = workers(plan.schedule, len(plan.stages)) if not plan.schedule.weights.flush else ()
         in_flight = max(self.micro_batches, 2 * len(endless))
         order = None if endless else partial(actions_of, plan, program)
         self.transfers = Transfers(program, graph, views, in_flight, hardware.device, order)
         self.totals = Totals(program, graph, views, hardware.device)
-        self._exchange = Exchange(program, graph, views, hardware.device)
+        self._exchange = Exchange(summed, graph, views, hardware.device)
         own_sums = {stage: local.sums for stage, local in self.locals.items()}
         table = rows(plan)
-        self._copies = CopySums(own_sums, shared_of(program, graph, views, table), groups)
+        self._copies = CopySums(own_sums, shared_of(summed, graph, views, table), groups)
         self.seen: Callable[[int, str, Tensor], None] = lambda stage, name, grad: None
         """Called with each gradient as its optimizer sees it, before clipping: (stage, parameter, part in the layout of
         its state). The memory is used again in the next step."""
@@ -202,28 +154,34 @@ class Runtime:
         self.endless: Endless | None = None
         if endless:
             ((stage, own),) = self.locals.items()
-            self.endless = Endless(self, own, endless[stage], endless[0], plan.schedule.weights)
+            ties = Ties(program, graph, copies, own.view, stage, own.weights.masters, in_flight)
+            self.endless = Endless(self, own, ties, endless, plan.schedule.weights)
 
-    def _local(self, code: StageCode, values: Values) -> Local:
+    def _local(self, code: StageCode, values: Values, tied: Mapping[str, object]) -> Local:
+        """`tied`: weights that change apart from the stage's others, with who keeps them."""
         view = MeshView(code.mesh, self.rank, self.ranks, self.groups)
-        buckets = buckets_of(code, self.graph, self._bucket_bytes, parted=self._parted)
+        buckets = buckets_of(code, self.graph, self._bucket_bytes, parted=self._parted, apart=tied)
         weights = Masters(code, buckets, self.graph, view, values, self.hardware.device)
         sums = Sums(buckets, self.graph, view, self.hardware.device)
+        self.statistics.hold(code, view)
         runner = self._runner(code, view, self._dropout)
         keeping = self._runner(code.last, view, self._dropout) if code.last else None
         last = max((k for k, a in enumerate(self.actions) if a.on == code.stage and a.kind in "BW"), default=-1)
         return Local(code, view, runner, keeping, self.micro_batches - code.keep_last, weights, sums, last)
 
-    def _runner(self, code: StageCode, view: MeshView, dropout: bool) -> StageRunner | OpTape:
+    def _runner(
+        self, code: StageCode, view: MeshView, dropout: bool, *, evaluating: bool = False
+    ) -> StageRunner | OpTape:
         outputs = {t.value for t in self.program.transfers if t.src == code.stage} | {self.graph.loss}
         if self._parted:
             return OpTape(
                 code, self.graph, view, self.constants, outputs=outputs, seed=self.seed, dropout=dropout,
-                device=self.hardware.device,
+                device=self.hardware.device, running=self.statistics.of[code.stage], evaluating=evaluating,
             )  # fmt: skip
         return StageRunner(
             code, self.graph, view, self.constants, outputs=outputs, seed=self.seed, dropout=dropout, stash=self._stash,
-            device=self.hardware.device, compile=self._compile, bucket_bytes=self._bucket_bytes,
+            device=self.hardware.device, running=self.statistics.of[code.stage], evaluating=evaluating,
+            compile=self._compile, bucket_bytes=self._bucket_bytes,
         )  # fmt: skip
 
     @property
@@ -321,10 +279,11 @@ class Runtime:
             self.masters[stage, name].grad = grad
 
     def update(self) -> None:
-        """Optimizer, and gathers of updated parameters. The gradients are complete."""
+        """Optimizer, running statistics, and gathers of updated parameters. The gradients are complete."""
         with self.clock.span(UPDATE):
             self.optimizer.step()
             self.optimizer.zero_grad()
+            self.statistics.renew([(self.step, k) for k in range(self.micro_batches)])
             self.spread()
         self.step += 1
         self.updated()
@@ -337,9 +296,9 @@ class Runtime:
         for local in self.locals.values():
             local.weights.publish()
 
-    def evaluate(self, batch: Sequence[Given]) -> tuple[float, ...]:
+    def evaluate(self, batch: Sequence[Given], *, training: bool = False) -> tuple[float, ...]:
         """Losses of the micro-batches, equal on every rank: forward alone, without dropout, as the weights are. Without a
-        flush the pipeline is drained first."""
+        flush the pipeline is drained first. `training`: norms take the statistics of each micro-batch, not running ones."""
         self.settle()
         losses: dict[tuple[int, int], Tensor] = {}
         for action in self.actions:
@@ -347,10 +306,12 @@ class Runtime:
                 continue
             assert isinstance(action.on, int)
             local = self.locals[action.on]
-            if local.quiet is None:
-                local.quiet = self._runner(local.code, local.view, False)
+            if training not in local.quiet:
+                local.quiet[training] = self._runner(local.code, local.view, False, evaluating=not training)
             flight = Flight(Moment(self.step, action.micro_batch), local.params)
-            self.forward(local, local.quiet, flight, action.micro_batch, batch[action.micro_batch], record=False)
+            self.forward(
+                local, local.quiet[training], flight, action.micro_batch, batch[action.micro_batch], record=False
+            )
             if self.graph.loss in flight.values:
                 losses[local.code.stage, action.micro_batch] = flight.values[self.graph.loss].detach().clone()
         self.transfers.finish()

@@ -1,4 +1,4 @@
-"""Weight versions of one stage on one rank. A version is never changed: an update makes a new one beside it.
+"""Versions of weights of one stage on one rank. A version is never changed: an update makes a new one beside it.
 
     version v = the weights after v updates since the pipeline began
 
@@ -7,7 +7,7 @@ An old version lives as long as a micro-batch between its forward and its backwa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
@@ -18,19 +18,29 @@ from .masters import Masters
 
 
 class Versions:
-    def __init__(self, masters: Masters, rule: Weights, worker: Worker, entry: Worker) -> None:
-        """`entry`: a worker of the input stage, whose newest version counts under `reads="entry"`."""
+    def __init__(
+        self,
+        masters: Masters,
+        rule: Weights,
+        worker: Worker,
+        entry: Worker,
+        names: Collection[str],
+    ) -> None:
+        """`names`: of the weights that are meant. `worker`: of the stage whose updates make their versions.
+
+        `entry`: a worker of the input stage, whose newest version counts under `reads="entry"`.
+        """
         self._masters, self._rule, self._worker, self._entry = masters, rule, worker, entry
+        self._names = frozenset(names)
         self.most = versions_alive(rule.reads, rule.stash, worker, entry)
         """Versions that may be there at once."""
         self.begin()
 
     def begin(self) -> None:
         """The pipeline begins: the weights as they are become version 0."""
-        self._masters.publish(fresh=True)
         self.number = 0
         """Of the newest."""
-        self._kept: dict[int, Mapping[str, Tensor]] = {0: self._masters.params}
+        self._kept: dict[int, Mapping[str, Tensor]] = {0: self._published()}
         self._reading: dict[int, int] = {}
         self._forwards = 0
 
@@ -64,14 +74,17 @@ class Versions:
 
     def update(self) -> None:
         """The masters have changed."""
-        self._masters.publish(fresh=True)
         self.number += 1
-        self._kept[self.number] = self._masters.params
+        self._kept[self.number] = self._published()
         self._discard()
         if len(self.alive) > self.most:
             raise ExecutionError(
                 f"stage {self._worker.stage} holds {len(self.alive)} weight versions, its schedule needs {self.most}"
             )
+
+    def _published(self) -> Mapping[str, Tensor]:
+        self._masters.publish(self._names, fresh=True)
+        return {name: x for name, x in self._masters.params.items() if name in self._names}
 
     def _wanted(self, i: int) -> int:
         return version_read(self._rule.reads, self._worker, self._entry, i)

@@ -33,6 +33,7 @@ class OneProcess:
         self.module, self.clip = module, clip
         load_values(graph, module, values)
         self._names = {t.name for t in graph.params()}
+        self._names |= {name for r in graph.running.values() for name in (r.mean, r.var, r.count) if name}
         self._optimizer = made(optimizer, list(module.parameters()))
         self._scheduler: Any = scheduler(self._optimizer) if scheduler is not None else None
 

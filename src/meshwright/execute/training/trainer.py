@@ -22,6 +22,7 @@ from ..saved import checkpoint
 from ..step.nan_origin import origin_of_nan
 from ..step.optimizer import MakeOptimizer
 from ..step.runtime import Given, Runtime
+from ..step.statistics import Each
 
 if TYPE_CHECKING:
     from ..ranks.worker import Context
@@ -46,6 +47,8 @@ class Setup:
     """Largest global norm of the gradients."""
     compile: str | None = None
     """A backend of torch.compile for what a stage does between its collectives."""
+    batch_norm: Each = "mini-batch"
+    """What running statistics are renewed after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class Trainer:
         self.runtime = Runtime(
             setup.program, setup.graph, setup.plan, setup.values, setup.constants, setup.optimizer, hardware(), groups,
             rank=rank, seed=setup.seed, compile=setup.compile,
+            batch_norm=setup.batch_norm,
         )  # fmt: skip
         self.clip = setup.clip
         self.scheduler: Any = setup.scheduler(self.runtime.optimizer) if setup.scheduler is not None else None

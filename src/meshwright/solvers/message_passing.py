@@ -18,7 +18,6 @@ from math import inf
 
 import numpy as np
 
-from ._message_kernels import sweep
 from .cost_graph import FORBIDDEN, CostGraph, Floats, Found
 from .reductions import reduced
 
@@ -75,6 +74,8 @@ def pass_messages(
     progress: Callable[[int, float, float], None] | None = None,
 ) -> Passed:
     """The sweeps themselves, on a graph that `reduced` has left: no parallel edges, no option without partners."""
+    from ._message_kernels import sweep  # decorating its helper loads numba
+
     layout = _Layout(graph)
     n = len(graph.unary)
     choice = np.zeros(n, np.int64)

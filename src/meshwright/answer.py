@@ -138,6 +138,7 @@ def outcome_of(stated: Stated, planner: Planner, result: Result, *, top: int = 5
         tuple(detailed),
         tuple(ranks),
         points=result.space[0],
+        details=result.carry,
         top=top,
         family=_family(stated.problem),
         kind=_kind(stated.problem),

@@ -28,6 +28,7 @@ from ..plan.model import Cut, Layout
 from ..plan.problem import Annotation, Problem, Recipe
 from ._fields import Fields, load
 
+PLANNER = "gspmd"
 RETURN = "return"
 """Kind of the ops that name what is returned; all values of one are the same."""
 KIND = "spmd."

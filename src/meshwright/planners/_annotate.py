@@ -11,7 +11,8 @@ from .._spelling import nearest
 from ..cluster.model import Mesh
 from ..errors import InputError
 from ..graph.ir import Graph
-from ..lower.atoms import FIXED, Atoms, strides
+from ..lower.atoms import FIXED, Atoms, Node, strides
+from ..lower.halo import major
 from ..plan.layout import explicit
 from ..plan.model import Layout
 from ..plan.problem import Annotation
@@ -121,7 +122,7 @@ def of_atoms(atoms: Atoms, tensor: str, annotation: Annotation, sizes: Mapping[s
     """
     shape = atoms.folded.graph.tensor[tensor].shape
     own, counts = atoms.size[tensor], atoms.dims[tensor]
-    last = _awkward(atoms, tensor)
+    awkward = _awkward(atoms, tensor)
     layout = annotation.layout or Layout(tuple(((n, ()),) for n in shape))
     found: list[tuple[int, Axes]] = []
     at = 0
@@ -137,7 +138,7 @@ def of_atoms(atoms: Atoms, tensor: str, annotation: Annotation, sizes: Mapping[s
                     f"{' · '.join(map(str, mine))}: cut at one of these"
                 )
             axes = [read_axis(cut.axis, sizes) for cut in cuts]
-            for k, got in zip(inside, _laid(axes, [mine[k] for k in inside], [at + k in last for k in inside])):
+            for k, got in zip(inside, _laid(axes, [mine[k] for k in inside], [awkward[at + k] for k in inside])):
                 laid[k] = got
         found += [(d, x) for x in laid]
         at += count
@@ -153,23 +154,35 @@ def _sharding(annotation: Annotation, found: Iterable[tuple[int, Axes]], sizes: 
     return Sharding(dims, tuple(read_axis(text, sizes) for text in annotation.never))
 
 
-def _awkward(atoms: Atoms, tensor: str) -> set[int]:
-    """Atoms of a tensor that some op cannot see cut where it leads to."""
-    found: set[int] = set()
+def _awkward(atoms: Atoms, tensor: str) -> list[int]:
+    """Per atom of a tensor: 0, 1 where an op that it leads to cannot see it cut, 2 where its own maker or reader cannot."""
+    found = [0] * len(atoms.size[tensor])
+
+    def look(node: Node, mapping: Sequence[int]) -> None:
+        for k, a in enumerate(mapping):
+            found[k] = max(found[k], 2 if a == FIXED or not _seen(node, a) else int(a in node.awkward))
+
     maker = atoms.producer.get(tensor)
     if maker is not None:
-        node = atoms.nodes[maker]
-        mapping = node.results[node.outputs.index(tensor)]
-        found |= {k for k, a in enumerate(mapping) if a in node.awkward}
+        look(atoms.nodes[maker], atoms.nodes[maker].results[atoms.nodes[maker].outputs.index(tensor)])
     for n, k in atoms.users.get(tensor, ()):
-        node = atoms.nodes[n]
-        found |= {j for j, a in enumerate(node.operands[k]) if a == FIXED or a in node.awkward}
+        look(atoms.nodes[n], atoms.nodes[n].operands[k])
     return found
 
 
-def _laid(axes: Sequence[Axis], sizes: list[int], last: Sequence[bool]) -> list[Axes]:
-    """Axes of one dim on its atoms: each on the first that it divides, else split over several, else on the largest."""
-    order = sorted(range(len(sizes)), key=lambda k: last[k])
+def _seen(node: Node, atom: int) -> bool:
+    """Whether the op can be cut there; of a window on its major atom only."""
+    kind = node.kind[atom]
+    return kind in ("free", "stat") or (kind == "halo" and major(node, node.factor[atom]) == atom)
+
+
+def _laid(axes: Sequence[Axis], sizes: list[int], awkward: Sequence[int]) -> list[Axes]:
+    """Axes of one dim on its atoms: each on the first that it divides, else split over several, else on the largest.
+
+    Args:
+        awkward: only the least awkward atoms are cut.
+    """
+    order = [k for k in range(len(sizes)) if awkward[k] == min(awkward, default=0)]
     found: list[list[Axis]] = [[] for _ in sizes]
     waiting = list(axes)
     while waiting:

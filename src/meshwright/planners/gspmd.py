@@ -39,7 +39,7 @@ from ._grid_space import Units
 from ._moved import moved_bytes
 from ._propagate import Sharding, Strategy, propagate
 from ._recipes import Recipe, annotations_of, mesh_of
-from ._spmd_plan import Entries, at_the_border, entries_of, shown, told
+from ._spmd_plan import Conflict, Entries, at_the_border, entries_of, shown, told
 from ._spmd_values import Program, by_atoms, by_dims
 from .base import Planner
 from .registry import register
@@ -155,8 +155,14 @@ class GSPMD(Planner):
             for t, v in completed.program.number.items()
             if t in graph.tensor and completed.state[v].axes()
         }
-        conflicts: list[Json] = [asdict(c) for c in completed.entries.conflicts]
-        return {"recipe": recipe or "", "annotated": len(said), "final": dict(final), "conflicts": conflicts}
+        conflicts = completed.entries.conflicts
+        return {
+            "recipe": recipe or "",
+            "annotated": len(said),
+            "final": dict(final),
+            "conflicts": [asdict(c) for c in conflicts],
+            "notes": list(_notes(graph, conflicts)),
+        }
 
     def _inside(self, mesh: Mesh) -> Mesh:
         """The mesh of one stage of the pipeline: the first."""
@@ -227,6 +233,18 @@ def _even_cuts(units: Units, stages: int) -> list[int]:
     piece = next(k for k, p in enumerate(pieces) if p.run and p.count == longest)
     first = units.piece.index(piece)
     return [first + s * longest // stages for s in range(1, stages)]
+
+
+def _notes(graph: Graph, conflicts: Sequence[Conflict]) -> Iterator[str]:
+    """Where activations are converted because the tensors of an op disagree; that stored weights are gathered is no news."""
+    moved = [c for c in conflicts if graph.tensor[c.tensor].role != "param"]
+    if moved:
+        c = moved[0]
+        times = "once" if len(moved) == 1 else f"{len(moved)} times"
+        yield (
+            f"the tensors of an op disagree {times}, so activations are converted there: first at {c.op}, where {c.tensor} "
+            f"rests {c.rests} and is used as {c.computes}"
+        )
 
 
 class Completed:

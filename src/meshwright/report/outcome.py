@@ -121,6 +121,8 @@ class Outcome(Viewed):
     """Whose: indices of candidates; () = the first ones, in order."""
     points: int = 0
     """Layouts that the search space has; 0 = not known."""
+    details: Any = None
+    """What the planner says besides; sentences under "notes" are shown."""
     hints: tuple[str, ...] = ()
     """Infeasible: the smallest changes that fit."""
     top: int = 5
@@ -164,6 +166,12 @@ class Outcome(Viewed):
     def unit(self) -> tuple[float, str]:
         """(bytes, name) of the unit that memory is shown in."""
         return memory_unit(max((c.memory_bytes for c in (*self.shown(), *self.misses[:3])), default=GIB))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of the model, and of how it was planned."""
+        own = self.details.get("notes", ()) if isinstance(self.details, dict) else ()
+        return (*self.question.notes, *map(str, own))
 
     def sentences(self) -> list[str]:
         """Why; for one layout that was given there is nothing to compare with."""

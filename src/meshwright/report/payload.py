@@ -53,6 +53,7 @@ def plan_object(outcome: Outcome) -> dict[str, Any]:
             "search_s": outcome.seconds,
             "hints": list(outcome.hints),
         },
+        "details": outcome.details,
         "plan": to_json(outcome.plan) if outcome.plan is not None else None,
         "simulation": simulation_object(outcome.simulation) if outcome.simulation else None,
         "candidates": outcome.to_frame(),

@@ -33,8 +33,8 @@ def plan_lines(outcome: Outcome, width: int = 100, next_steps: bool = True) -> l
         lines += [Line(""), *step_lines(outcome, width), *memory_lines(outcome, width), Line("")]
         lines += [Line(t) for t in labelled("Why", outcome.sentences(), width)]
         lines += [Line(t) for t in labelled("Sure?", sure(outcome), width)]
-    if outcome.question.notes:
-        lines += [Line(t) for t in labelled("Note", list(outcome.question.notes), width)]
+    if outcome.notes:
+        lines += [Line(t) for t in labelled("Note", list(outcome.notes), width)]
     if outcome.status == "infeasible":
         lines += [Line("")] + [Line(t) for t in labelled("Why", [outcome.reason], width)]
     if outcome.hints:

@@ -1,7 +1,8 @@
 """`make docs`: puts true output of the commands into README.md and docs/*.md, and takes the picture of the report.
 
 A block between `<!-- run: COMMAND -->` and `<!-- end -->` is replaced by what COMMAND prints. Commands run in one folder
-in the order of the files, so that a later one may show what an earlier one wrote. `schedules` draws the pipeline schedules.
+in the order of the files, so that a later one may show what an earlier one wrote. `schedules` draws the pipeline schedules,
+`layouts` counts volumes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import schedules  # beside this file
+import layouts  # beside this file
+import schedules
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- run: (?P<command>.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -60,6 +62,7 @@ def picture(report: Path) -> None:
 
 def main() -> int:
     schedules.main()
+    layouts.main()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:

@@ -11,14 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from execute.conftest import Model, Pools, model_of
+from execute.tiny import tiny_source
 from meshwright.cost.volumes import Scheme as Name
+from meshwright.execute import verify
 from meshwright.execute.ops.params import Values
 from meshwright.execute.proof.verification import reference
+from meshwright.graph.source import ModelSource, resolve
 from meshwright.lower.summa import SUMMA
 from meshwright.plan.model import Plan, Schedule, Stage
 from meshwright.planners._expert_layout import Expert, Style
 from meshwright.planners._grid_space import Point, Units
 from meshwright.planners._products import Scheme, choices_on
+from meshwright.planners.base import Planner
+from meshwright.planners.cube_3d import Cube3D
+from meshwright.planners.megatron import Megatron
+from meshwright.planners.summa_2d import Summa2D
+from meshwright.planners.tesseract_2_5d import Tesseract
+from meshwright.testing import problem_of
 from meshwright.testing.linear import linear_graph, linear_plan
 
 EXACT = 1e-10
@@ -195,6 +204,44 @@ def test_stages_of_a_pipeline_are_grids(schedule: str, pools: Pools) -> None:
     result = model.check(replace(plan, stages=stages, schedule=Schedule(schedule, 2)), pools(8))
     assert result.equal, result.problems[:5]
     assert result.worst[1] < EXACT
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+    return tiny_source(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.mark.parametrize(
+    ("planner", "devices"),
+    [
+        (Megatron(tensor=2, sequence=True), 4),
+        (Summa2D(), 4),
+        (Tesseract(d=2), 8),
+        (Cube3D(), 8),
+        (Cube3D(keep=False), 8),
+    ],
+    ids=["megatron", "summa", "tesseract", "cube", "cube, gathered again"],
+)
+def test_what_a_planner_finds_trains_as_one_process_does(
+    planner: Planner, devices: int, source: ModelSource, pools: Pools
+) -> None:
+    graph = source.graph(8, 32, "float32", cache=False)
+    plan = planner.plan(problem_of(graph, f"a100x{devices}", samples=8)).plan
+    assert plan is not None
+    result = verify(plan, graph, source, seq=32, whole=True, pool=pools(devices))
+    assert result.equal, result.problems[:5]
+    assert result.gradients == len(list(graph.params()))
+
+
+def test_a_grid_of_many_devices_is_verified_scaled_down() -> None:
+    gpt2 = resolve("gpt2")
+    graph = gpt2.graph(8, 64, "float32")
+    plan = Summa2D(q=4).plan(problem_of(graph, "a100x32", samples=8)).plan
+    assert plan is not None
+    result = verify(plan, graph, gpt2, seq=64, ranks=8)
+    assert result.equal, result.problems[:5]
+    assert "row4 to row2" in result.scaled and "column4 to column2" in result.scaled, result.scaled
+    assert result.collectives["broadcast"][0] > 0
 
 
 def test_matrices_rest_over_the_whole_grid() -> None:

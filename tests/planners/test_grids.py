@@ -133,8 +133,8 @@ def test_rows_of_the_grid_are_neighbours() -> None:
     ("planner", "cluster", "batch", "words"),
     [
         (Summa2D(), "a100x2", 32, "summa_2d needs q² devices, q of 2 or more, or data-parallel copies of such a grid"),
-        (Summa2D(data=1), "a100x8", 32, "the 8 devices here are none with data = 1"),
-        (Summa2D(q=3), "a100x8", 32, "the 8 devices here are none with q = 3"),
+        (Summa2D(data=1), "a100x8", 32, "8 devices are none with data = 1"),
+        (Summa2D(q=3), "a100x8", 32, "8 devices are none with q = 3"),
         (Tesseract(q=2, d=2), "a100x4", 32, "tesseract_2_5d needs q² d devices"),
         (Cube3D(), "a100x4", 32, "cube_3d needs q³ devices"),
         (

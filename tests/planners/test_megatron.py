@@ -89,7 +89,7 @@ def test_an_odd_vocabulary_is_cut_into_unequal_parts() -> None:
     ("planner", "words"),
     [
         (Megatron(tensor=8), "tensor = 8 does not divide the 12 heads of"),
-        (Megatron(tensor=3), "megatron uses tensor × data devices: the 8 devices here are none with tensor = 3"),
+        (Megatron(tensor=3), "megatron uses tensor × data devices: 8 devices are none with tensor = 3"),
         (Megatron(tensor=4, data=1), "with tensor = 4, data = 1"),
     ],
 )

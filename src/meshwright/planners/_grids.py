@@ -63,7 +63,7 @@ class GridPlanner(SchemePlanner):
         if not able:
             wish = "".join(f", {k} = {v}" for k, v in (("q", self.q), ("data", self.data)) if v is not None)
             raise Infeasible(
-                f"{name} needs {self.rule()}, or data-parallel copies of such a grid: the {devices} devices here are none"
+                f"{name} needs {self.rule()}, or data-parallel copies of such a grid: {devices} devices are none"
                 + (f" with {wish[2:]}" if wish else "")
             )
         return [(s, devices // s.size) for s in able]

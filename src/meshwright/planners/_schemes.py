@@ -98,7 +98,8 @@ class SchemePlanner(Planner):
             )
             best = sorted((x for x in found if x.over == 0), key=lambda x: x.objective)[:SHOWN]
             misses = sorted((x for x in found if x.over > 0), key=lambda x: x.over)[:SHOWN]
-            run.show([*best, *misses], (len(candidates), refused))
+            if self.judge == "step":  # the table's figures are seconds
+                run.show([*best, *misses], (len(candidates), refused))
             run.tick(1, "search", k + 1, len(candidates))
         if why and refused == len(candidates):
             raise Infeasible(why)

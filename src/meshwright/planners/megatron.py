@@ -96,7 +96,7 @@ class Megatron(SchemePlanner):
         found = [t for t in divisors(devices) if self.tensor in (None, t) and self.data in (None, devices // t)]
         if not found:
             wish = ", ".join(f"{k} = {v}" for k, v in (("tensor", self.tensor), ("data", self.data)) if v is not None)
-            raise Infeasible(f"megatron uses tensor × data devices: the {devices} devices here are none with {wish}")
+            raise Infeasible(f"megatron uses tensor × data devices: {devices} devices are none with {wish}")
         return found
 
     def _reason(self, expert: MegatronExpert, t: int, devices: int, samples: int) -> str:

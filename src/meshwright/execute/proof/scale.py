@@ -19,6 +19,7 @@ from ...graph.source import ModelSource
 from ...graph.zoo import Shrink
 from ...lower.atoms import refine
 from ...lower.fold import fold
+from ...lower.summa import SUMMA
 from ...plan.copies import has_copies, one_copy
 from ...plan.lookup import entry_range, span_entry
 from ...plan.model import Cut, Layout, Plan, Schedule, Stage, Storage
@@ -109,7 +110,7 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
     alike = _alike(plan)
     kept = _thinned(depth, chunks) if alike else list(range(len(plan.stages)))
     new_depth, new_chunks = (min(depth, 2), min(chunks, 2)) if alike else (depth, chunks)
-    shapes = [_lengths(plan.stages[0].mesh, max(1, ranks // new_depth))] * len(kept) if alike else _shapes(plan, ranks)
+    shapes = [_lengths(plan.stages[0], max(1, ranks // new_depth))] * len(kept) if alike else _shapes(plan, ranks)
     meshes = _placed([plan.stages[s].mesh for s in kept], shapes)
     count = len({d for mesh in meshes for d in mesh.devices})
     if count > MOST_RANKS:
@@ -276,11 +277,14 @@ def _placed(meshes: Sequence[Mesh], shapes: Sequence[tuple[int, ...]]) -> list[M
     return found
 
 
-def _lengths(mesh: Mesh, ranks: int) -> tuple[int, ...]:
-    """New lengths of the axes: 2 where longer, then doubled from the first axis on while `ranks` allows."""
+def _lengths(stage: Stage, ranks: int) -> tuple[int, ...]:
+    """New lengths of the axes: 2 where longer, then doubled from the first axis on while `ranks` allows. The grids of SUMMA
+    stay square."""
+    mesh = stage.mesh
+    square = {own[-1].axis for x in stage.shardings.values() if x.variant == SUMMA for own in x.cuts.values() if own}
     new = [min(n, 2) for n in mesh.shape]
     for k, n in enumerate(mesh.shape):
-        while new[k] * 2 <= n and n % (new[k] * 2) == 0 and prod(new) * 2 <= ranks:
+        while mesh.axes[k] not in square and new[k] * 2 <= n and n % (new[k] * 2) == 0 and prod(new) * 2 <= ranks:
             new[k] *= 2
     return tuple(new)
 

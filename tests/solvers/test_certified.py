@@ -76,9 +76,13 @@ def test_the_integer_programme_is_exact(graph: CostGraph) -> None:
 @settings(max_examples=80, deadline=None)
 def test_what_is_certified_is_the_optimum(graph: CostGraph) -> None:
     best = optimum(graph)
-    found = certified(graph)
+    told: list[float] = []
+    offered: list[tuple[int, ...]] = []
+    found = certified(graph, progress=lambda phase, steps, value, bound: told.append(bound), better=offered.append)
     assert np.isclose(found.value, best, rtol=1e-9, atol=1e-9)
     assert found.gap <= 1e-7
+    assert all(bound <= best + 1e-9 * max(1.0, abs(best)) for bound in told if bound < inf)
+    assert all(graph.cost(choice) >= best for choice in offered)
 
 
 @given(cost_graphs(variables=5, options=3), st.data())

@@ -72,11 +72,17 @@ class RecordedOptions(Recorded):
         graph = self.options.graph
 
         def told(phase: str, steps: int, value: float, bound: float) -> None:
+            if isfinite(bound):
+                run.bound(bound)
             run.tick(1, phase, steps, 0)
 
-        found = certified(graph, self._rooms(), progress=told)
+        def better(choice: tuple[int, ...]) -> None:
+            run.offer(graph.cost(choice), lambda: self.options.plan(choice))
+
+        found = certified(graph, self._rooms(), seconds=run.left(), progress=told, better=better)
         if not found.choice:
             if found.bound < inf:
+                run.tick(0)
                 raise Infeasible("no choice was found that keeps all limits, and none was proved not to exist")
             raise Infeasible(
                 "every choice has a forbidden price"
@@ -84,7 +90,8 @@ class RecordedOptions(Recorded):
                 else f"no choice holds at most {self.problem.limits.memory:g} bytes at every time"
             )
         run.bound(found.bound)
-        run.offer(found.value, lambda: self.options.plan(found.choice))
+        better(found.choice)
+        run.tick(0)
         return {"variables": len(graph.unary), "options": sum(map(len, graph.unary)), "edges": len(graph.edges)}
 
     def objective(self, plan: Plan) -> float:

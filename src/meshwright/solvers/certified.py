@@ -25,6 +25,7 @@ from .reductions import reduced
 
 Progress = Callable[[str, int, float, float], None]
 """(phase, steps, value, bound)"""
+Better = Callable[[tuple[int, ...]], None]
 WORTH = 0.05
 """Share of the options that must have been dropped for another round of reductions and messages."""
 
@@ -35,7 +36,12 @@ OPERATIONS = 1e9
 
 
 def certified(
-    graph: CostGraph, rooms: Sequence[Room] = (), *, seconds: float = inf, progress: Progress | None = None
+    graph: CostGraph,
+    rooms: Sequence[Room] = (),
+    *,
+    seconds: float = inf,
+    progress: Progress | None = None,
+    better: Better = lambda choice: None,
 ) -> Found:
     """The best choice; proved if `Found.gap` is 0, else the best known one and a bound.
 
@@ -43,14 +49,20 @@ def certified(
         rooms: limits of bytes. They make it an integer programme, unless the best choice without them keeps them.
         seconds: until when a better plan or bound is looked for.
         progress: called with (phase, steps, best value, bound); may raise, which ends the search.
+        better: called with every better choice that keeps the limits, so that nothing is lost where the search is ended.
     """
     until = time.monotonic() + seconds
-    free = _best(graph, until, progress)
+
+    def kept(choice: tuple[int, ...]) -> None:
+        if not any(room.most < 0 or room.over(choice) for room in rooms):
+            better(choice)
+
+    free = _best(graph, until, progress, kept)
     if free.value == inf and free.bound == inf:
         return FORBIDDEN
     found = free
     if any(room.most < 0 or room.over(free.choice) > 0 for room in rooms if free.choice):
-        found = choose(graph, rooms, seconds=max(1.0, min(until - time.monotonic(), 1e6)))
+        found = choose(graph, rooms, seconds=_left(until), better=better)
         found = replace(found, bound=max(found.bound, free.bound))
     if not found.choice and graph.unary:
         return found
@@ -63,7 +75,12 @@ def _met(value: float, bound: float) -> float:
     return value if value - bound <= MET * abs(value) else bound
 
 
-def _best(graph: CostGraph, until: float, progress: Progress | None) -> Found:
+def _left(until: float) -> float:
+    """Seconds for an integer programme, which needs some to begin at all."""
+    return max(1.0, min(until - time.monotonic(), 1e6))
+
+
+def _best(graph: CostGraph, until: float, progress: Progress | None, better: Better) -> Found:
     small = reduced(graph)
     if small.constant == inf:
         return FORBIDDEN
@@ -73,12 +90,15 @@ def _best(graph: CostGraph, until: float, progress: Progress | None) -> Found:
         if progress is not None:
             progress(phase, steps, value + base, bound + base)
 
+    def improved(choice: tuple[int, ...]) -> None:
+        better(small.restored(choice))
+
     passed = pass_messages(
-        rest, seconds=until - time.monotonic(), progress=lambda n, v, b: told("message passing", n, v, b)
-    )
+        rest, seconds=until - time.monotonic(), progress=lambda n, v, b: told("message passing", n, v, b), better=improved
+    )  # fmt: skip
     choice, value, bound = passed.choice, passed.value, passed.bound
     if _met(value, bound) != value and time.monotonic() < until:
-        inner = _within(rest, passed, until, told)
+        inner = _within(rest, passed, until, told, improved)
         # Dropped options are in no plan better than the known one.
         bound = max(bound, min(value, inner.bound))
         if inner.value < value:
@@ -88,7 +108,7 @@ def _best(graph: CostGraph, until: float, progress: Progress | None) -> Found:
     return Found(small.restored(choice), value + base, min(value, bound) + base)
 
 
-def _within(graph: CostGraph, passed: Passed, until: float, progress: Progress) -> Found:
+def _within(graph: CostGraph, passed: Passed, until: float, progress: Progress, better: Better) -> Found:
     """The best choice below the known one, of a graph whose messages do not prove it."""
     cut = passed.value + MET * abs(passed.value)
     unary = tuple(
@@ -97,8 +117,12 @@ def _within(graph: CostGraph, passed: Passed, until: float, progress: Progress) 
     )
     pruned = replace(graph, unary=unary)
     dropped = sum(int(np.isinf(prices).sum()) for prices in unary)
+
+    def told(phase: str, steps: int, value: float, bound: float) -> None:
+        progress(phase, steps, min(value, passed.value), min(bound, passed.value))
+
     if dropped > WORTH * sum(map(len, unary)):
-        return _best(pruned, until, progress)
+        return _best(pruned, until, told, better)
     order = order_of([len(prices) for prices in pruned.unary], pruned.edges, "min_weight")
     if order.largest <= ENTRIES and order.operations <= OPERATIONS:
         return eliminate(
@@ -106,4 +130,4 @@ def _within(graph: CostGraph, passed: Passed, until: float, progress: Progress) 
         )
     progress("integer programme", 0, passed.value, passed.bound)
     start = passed.choice if passed.value < inf else None
-    return choose(pruned, seconds=max(1.0, min(until - time.monotonic(), 1e6)), start=start, below=cut)
+    return choose(pruned, seconds=_left(until), start=start, below=cut, better=better)

@@ -7,7 +7,7 @@ polytope, whose bound is that of message passing, and it takes rows that no othe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -45,8 +45,11 @@ def choose(
     start: Sequence[int] | None = None,
     below: float = inf,
     seed: int = 0,
+    better: Callable[[tuple[int, ...]], None] = lambda choice: None,
 ) -> Found:
     """The best choice, with its bound; `Found.choice` is () if none was found: value and bound inf say that there is none.
+
+    Ctrl-C is raised again, after `better` was called with what was found.
 
     Args:
         start: a choice to begin with.
@@ -67,9 +70,15 @@ def choose(
         )
         bound = max(bound, columns.price(solved.bound))
         if not solved.values:
+            if solved.end == "interrupt":
+                raise KeyboardInterrupt
             return FORBIDDEN if solved.finished and bound == inf else Found((), inf, bound)
         choice = columns.choice(solved.values)
         over = [room.over(choice) for room in rooms]
+        if solved.end == "interrupt":
+            if not any(over):
+                better(choice)
+            raise KeyboardInterrupt
         if not any(over):
             value = graph.cost(choice)
             return Found(choice, value, min(value, bound))

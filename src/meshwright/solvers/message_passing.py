@@ -72,8 +72,13 @@ def pass_messages(
     sweeps: int = 1000,
     seconds: float = inf,
     progress: Callable[[int, float, float], None] | None = None,
+    better: Callable[[tuple[int, ...]], None] = lambda choice: None,
 ) -> Passed:
-    """The sweeps themselves, on a graph that `reduced` has left: no parallel edges, no option without partners."""
+    """The sweeps themselves, on a graph that `reduced` has left: no parallel edges, no option without partners.
+
+    Args:
+        better: called with every plan that is better than those before.
+    """
     from ._message_kernels import sweep  # decorating its helper loads numba
 
     layout = _Layout(graph)
@@ -90,6 +95,7 @@ def pass_messages(
         done += 1
         if found < value:
             best, value = choice.copy(), found
+            better(tuple(best.tolist()))
         history.append(bound)
         if progress is not None:
             progress(done, value, bound)

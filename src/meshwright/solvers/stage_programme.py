@@ -23,6 +23,9 @@ from ._stage_kernels import slowest, sums
 from .cost_graph import Floats
 from .mixed_integer import Ints
 
+SPACES = ("all", "power_of_two", "small_power_of_two")
+"""Of numbers of hosts in a submesh."""
+
 
 @dataclass(frozen=True, slots=True)
 class StageChoice:
@@ -205,12 +208,10 @@ def submeshes(hosts: int, per_host: int, space: str = "all") -> tuple[tuple[int,
         )
     inside = [(1, 2**p) for p in range(per_host.bit_length())]
     every = range(2, hosts + 1)
-    if space == "all":
-        over = list(every)
-    elif space in ("power_of_two", "small_power_of_two"):
-        over = [n for n in every if n & (n - 1) == 0 and (space == "power_of_two" or n <= 4)]
-    else:
-        raise InputError(f'no space of submeshes "{space}": there are all, power_of_two and small_power_of_two')
+    if space not in SPACES:
+        raise InputError(f'no space of submeshes "{space}": there are {", ".join(SPACES)}')
+    most = 4 if space == "small_power_of_two" else hosts
+    over = [n for n in every if space == "all" or (n & (n - 1) == 0 and n <= most)]
     return (*inside, *((n, per_host) for n in over))
 
 

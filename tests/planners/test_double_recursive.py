@@ -203,7 +203,7 @@ def test_what_it_cannot_do_is_said() -> None:
         DoubleRecursive().plan(case(6, 64, 16, 16))
     with pytest.raises(InputError, match='no order "size"'):
         DoubleRecursive(order="size")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match='conv has no "depth"'):
+    with pytest.raises(InputError, match='no dim of conv "depth"'):
         DoubleRecursive(conv=("depth",))
     with pytest.raises(Unsupported, match="at most 32 devices"):
         DoubleRecursive(exact=True).plan(case(128, 2**10, 2**10, 2**10))

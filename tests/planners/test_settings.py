@@ -75,6 +75,8 @@ FILES = {
     "piper": "piper/bert32a100.json",
     "pipedream": "pipedream/alexnet.graph.txt",
     "dapple": "dapple/states.json",
+    "accpar": "accpar/Vgg11.txt",
+    "mindspore": "mindspore-planners/recursive_programming_mlp.json",
 }
 
 
@@ -82,7 +84,7 @@ FILES = {
 def test_readers_refuse_values_that_no_problem_can_have(form: str, data_folder: Path) -> None:
     read = detect.reader(form)
     path = data_folder / FILES[form]
-    fixed = {"profile": "vgg-19"} if form == "dapple" else {}
+    fixed = {"dapple": {"profile": "vgg-19"}, "accpar": {"flops": 1e12, "bandwidth": 1e9}}.get(form, {})
     seen = set()
     for setting in parameters(read):
         values: dict[str, list[Any]] = {
@@ -90,9 +92,13 @@ def test_readers_refuse_values_that_no_problem_can_have(form: str, data_folder: 
             "micro_batches": [0, -1, 10**9],
             "batch": [0, -1],
             "memory": [0.0, -1.0, nan],
-            "bandwidth": [0.0, -1.0, nan, inf] if form in ("dnn_partitioning", "piper") else ["0", "-1", "nan", "inf", "x", "1,2,3"],
+            "bandwidth": [0.0, -1.0, nan, inf] if form in ("dnn_partitioning", "piper") else [0.0, -1.0, nan, inf, (1e9, 2e9)] if form == "accpar" else ["0", "-1", "nan", "inf", "x", "1,2,3"],
             "workers": ["0", "-1x2", "2.5x2", "x", "nan", "inf", "1000000x1000000"],
             "profile": ["none-such"],
+            "flops": [0.0, -1.0, nan, inf, (1e12, 2e12)],
+            "element_bytes": [0.0, -1.0, nan, inf],
+            "skip": [-1, 1],
+            "case": [-1, 25],
         }  # fmt: skip
         for value in values[setting]:
             words = sentence(lambda setting=setting, value=value: read(path, **{**fixed, setting: value}))  # type: ignore[misc]

@@ -91,8 +91,10 @@ def parse(
     """`read`, of a text."""
     if batch < 1:
         raise InputError(f"{file}: batch is {batch}, wanted 1 sample or more", where="batch")
-    if not element_bytes > 0:
-        raise InputError(f"{file}: element_bytes is {element_bytes:g}, wanted bytes above 0", where="element_bytes")
+    if not 0 < element_bytes < inf:
+        raise InputError(
+            f"{file}: element_bytes is {element_bytes:g}, wanted bytes above 0 and finite", where="element_bytes"
+        )
     layers = _layers(text, file)
     cluster, cost = _array(file, devices, flops, bandwidth, element_bytes)
     reads = _reads(layers, file, skip)
@@ -250,9 +252,9 @@ def _array(
             element_bytes=element_bytes
         )
     for name, values in (("flops", speed), ("bandwidth", wires)):
-        if len(values) not in (1, len(counts)) or any(not x > 0 for x in values):
+        if len(values) not in (1, len(counts)) or any(not 0 < x < inf for x in values):
             raise InputError(
-                f"{file}: {name} is {values}, wanted a number above 0 for each of {len(counts)} kinds of accelerators: "
+                f"{file}: {name} is {values}, wanted a finite number above 0 for each of {len(counts)} kinds of accelerators: "
                 "kinds differ in flops (FLOP/s) and bandwidth (bytes/s), give both",
                 where=name,
             )

@@ -42,6 +42,7 @@ from ._accpar_halves import split_decided, split_plan
 from ._accpar_levels import Elements, Price, Seconds, Slower, best, cost
 from ._accpar_net import Net
 from ._accpar_problem import array_of, checked, decided, net_of, plan_of, weights_of
+from ._checked import word
 from .base import Planner
 from .registry import register
 from .types import Info, Json, Run
@@ -71,9 +72,8 @@ class AccPar(Planner):
     )
 
     def __init__(self, *, method: Method = "accpar", ratio: Ratio = "layer") -> None:
-        for name, value, known in (("method", method, get_args(Method)), ("ratio", ratio, get_args(Ratio))):
-            if value not in known:
-                raise InputError(f'accpar has no {name} "{value}": there are {", ".join(known)}')
+        word("accpar", "method", method, get_args(Method))
+        word("accpar", "ratio", ratio, get_args(Ratio))
         self.method = method
         self.ratio = ratio
 

@@ -23,12 +23,12 @@ import numpy as np
 
 from ..cluster.model import Mesh
 from ..cost.recorded import Recorded
-from ..errors import Infeasible, InputError, Unsupported
+from ..errors import Infeasible, Unsupported
 from ..graph.ir import Ints
 from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Problem
 from ..simulate.fits import fits
-from ._checked import above
+from ._checked import above, word
 from ._main_ops import NONE, MainOps, entries, main_ops
 from ._recursion import (
     COLUMNS,
@@ -99,14 +99,12 @@ class DoubleRecursive(Planner):
         data_source: Source = "first",
         exact: bool = False,
     ) -> None:
-        if order is not None and order not in get_args(Order):
-            raise InputError(f'double_recursive has no order "{order}": there are weight and topological')
-        if data_source not in get_args(Source):
-            raise InputError(f'double_recursive has no data_source "{data_source}": there are first and last')
-        above("double_recursive", "coefficient", coefficient, zero=True)
-        for word in (conv := (conv,) if isinstance(conv, str) else tuple(conv)):
-            if word not in WORDS:
-                raise InputError(f'double_recursive: conv has no "{word}": there are {", ".join(WORDS)}')
+        name = "double_recursive"
+        word(name, "order", order, get_args(Order))
+        word(name, "data_source", data_source, get_args(Source))
+        above(name, "coefficient", coefficient, zero=True)
+        for dim in (conv := (conv,) if isinstance(conv, str) else tuple(conv)):
+            word(name, "dim of conv", dim, WORDS)
         self.order = order
         self.coefficient, self.no_cut, self.exclusive = coefficient, no_cut, exclusive
         self.conv = conv
@@ -201,7 +199,7 @@ class DoubleRecursive(Planner):
             weights[v] = weight / (s[SUMMED] * s[COLUMNS])
         return Operators(
             kind, size, read_rest, made_rest, weights, main.edges, np.array([v not in feeds for v in range(n)], bool),
-            self.coefficient, self.no_cut, self.exclusive, tuple(WORDS[word] for word in self.conv),
+            self.coefficient, self.no_cut, self.exclusive, tuple(WORDS[dim] for dim in self.conv),
             self.data_source == "first",
         )  # fmt: skip
 

@@ -121,16 +121,16 @@ class Emitter:
             w.maker[name] = len(w.forward)
             w.base[name] = (t, s.after)
             w.level[name] = w.level.get(value, 0) + (s.forward in COMMUNICATES)
-            held = self._held(s.forward, t, s.before, s.after)
+            held = self.held(s.forward, t, s.before, s.after)
             w.forward.append(_instr(s.forward, t, value, name, s, before, after, held, flip=False))
             if grad:
                 item = self.grad_bytes if param else 0.0
-                held = self._held(s.backward, t, s.after, s.before, item)
+                held = self.held(s.backward, t, s.after, s.before, item)
                 w.backward.append(_instr(s.backward, t, GRAD + name, GRAD + value, s, after, before, held, flip=True))
             value = name
         return value
 
-    def _held(
+    def held(
         self, do: Do, t: str, before: Axes, after: Axes, item: float = 0.0
     ) -> tuple[float, tuple[str, ...] | None]:
         """`amount` that counts for a collective: of what it starts with; of what a gather, or a busy expert, ends with."""
@@ -201,7 +201,7 @@ class Emitter:
             w.base[name] = (t, self.done.raw[t][0])
             w.level[name] = at + heavy
         w.forward.append(forward)
-        stats = self._stats(node, cuts)
+        stats = self.stats(node, cuts)
         w.forward += [s for s in stats if s.phase == "forward"]
         come, go = fetches(self, node, self.done.grids[n], self.done.need[n]) if n in self.done.grids else ([], [])
         w.forward += come
@@ -238,7 +238,7 @@ class Emitter:
             results=outs, sizes=sizes, samples=over, steps=grid.steps if grid else 1,
         )  # fmt: skip
 
-    def _stats(self, node: Node, cuts: Axes) -> list[Instr]:
+    def stats(self, node: Node, cuts: Axes) -> list[Instr]:
         """All-reduces inside an op whose stat factor is cut, and the count of labels of a cut loss."""
         op = self.graph.ops[node.index]
         found: list[Instr] = []

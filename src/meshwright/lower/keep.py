@@ -82,10 +82,10 @@ class Keeper:
 
     def op_by_op(self, made_again: set[str], rerun: tuple[Instr, ...], backward: tuple[Instr, ...]) -> Kept:
         """The same where every op runs alone, with the most that is alive at once."""
-        live = Live(self.v, backward, rerun, self._all_leaves(), self._extra, self.recomputed)
+        live = Live(self.v, backward, rerun, self.leaves(), self._extra, self.recomputed)
         return replace(self.kept(made_again), op_by_op=(live.forward(), live.backward()))
 
-    def _all_leaves(self) -> dict[str, None]:
+    def leaves(self) -> dict[str, None]:
         v = self.v
         leaves: dict[str, None] = {}
         for n in v.nodes:
@@ -104,7 +104,7 @@ class Keeper:
             else:
                 activations = add(activations, self._extra(n))
         operands = self._operands() if self.operand else set()
-        for value in self._all_leaves():
+        for value in self.leaves():
             if not v.constant(value) or (v.maker(value) is not None and v.atoms.role[v.tensor(value)] == "param"):
                 fixed, each = v.size(value)
                 share = self.operand / item_bytes(v.atoms, v.tensor(value)) if value in operands else 1.0

@@ -93,7 +93,7 @@ def lowered(
     def make() -> Lowered:
         # Storages that leave parameters as they are used differ in what follows the backward only.
         moved = tuple((t, s.param) for t, s in choices.storage.items() if s.param is not None)
-        written = memo(graph, ("written", *place, moved), lambda: _write(graph, folded, choices, sizes, recipe, whole))
+        written = memo(graph, ("written", *place, moved), lambda: write(graph, folded, choices, sizes, recipe, whole))
         return _lower(written, choices, recipe.fused, operand)
 
     found: Lowered = memo(graph, key, make)
@@ -132,7 +132,7 @@ def atoms_of(graph: Graph, folded: Folded) -> Atoms:
     return found
 
 
-def _write(
+def write(
     graph: Graph, folded: Folded, choices: Choices, mesh: Mapping[str, int], recipe: Recipe, whole: frozenset[str]
 ) -> _Written:
     atoms = atoms_of(graph, folded)

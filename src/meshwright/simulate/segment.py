@@ -22,6 +22,7 @@ from ..graph.ir import ITEM_BYTES, Floats, Graph, Ints, Op, Phase
 from ..lower.atoms import PRODUCTS
 from ..lower.program import GRAD, RAW, Instr, Segment
 from .panels import hidden
+from .phases import backward_phase, is_product
 
 KINDS: tuple[Collective, ...] = (
     "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "permute",
@@ -266,7 +267,7 @@ class SegmentPricer:
             seconds += (spent := self._spent(i, device, phase, samples.of(i)))
             if phase == "weight_grad":
                 weight += spent
-            elif split and phase == "backward" and self._product(op):
+            elif split and phase == "backward" and is_product(self.graph, op):
                 weight += self._spent(i, device, "weight_grad", samples.of(i))
         return seconds, weight
 
@@ -301,25 +302,9 @@ class SegmentPricer:
         return found
 
     def _phase(self, instr: Instr, op: Op) -> Phase:
-        """Which gradients of a product flow; any other op has one backward."""
         if instr.phase != "backward":
             return instr.phase
-        if self._product(op):
-            wanted = {base(v) for v in instr.outputs}
-            both = tuple(name in wanted for name in op.inputs[:2])
-            if both == (True, False):
-                return "input_grad"
-            if both == (False, True):
-                return "weight_grad"
-        return "backward"
-
-    def _product(self, op: Op) -> bool:
-        """A product of two floating operands: its backward is one product for each."""
-        return (
-            len(op.inputs) == 2
-            and bool(op.rule.summed())
-            and all("float" in self.graph.tensor[name].dtype for name in op.inputs)
-        )
+        return backward_phase(self.graph, op, {base(v) for v in instr.outputs})
 
     def _kernels(self, segment: Segment, mesh: Mesh, device: DeviceType, micro: Ints) -> Floats:
         """Seconds [phase, kernel, n] of the fused kernels of light ops."""

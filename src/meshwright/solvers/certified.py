@@ -29,9 +29,9 @@ Better = Callable[[tuple[int, ...]], None]
 WORTH = 0.05
 """Share of the options that must have been dropped for another round of reductions and messages."""
 
-ENTRIES = 10_000_000
+ENTRIES = 50_000_000
 """Of the largest table of an elimination that is tried before an integer programme."""
-OPERATIONS = 1e9
+OPERATIONS = 2e10
 """Of all of such an elimination: about a second."""
 
 
@@ -72,7 +72,7 @@ def certified(
 
 def _met(value: float, bound: float) -> float:
     """The bound; the value itself where sums in another order are all that lies between."""
-    return value if value - bound <= MET * abs(value) else bound
+    return value if value < inf and value - bound <= MET * abs(value) else bound
 
 
 def _left(until: float) -> float:
@@ -116,7 +116,7 @@ def _within(graph: CostGraph, passed: Passed, until: float, progress: Progress, 
         for prices, above in zip(graph.unary, passed.above, strict=True)
     )
     pruned = replace(graph, unary=unary)
-    dropped = sum(int(np.isinf(prices).sum()) for prices in unary)
+    dropped = sum(int((now > before).sum()) for now, before in zip(unary, graph.unary, strict=True))
 
     def told(phase: str, steps: int, value: float, bound: float) -> None:
         progress(phase, steps, min(value, passed.value), min(bound, passed.value))

@@ -99,7 +99,7 @@ def pass_messages(
         history.append(bound)
         if progress is not None:
             progress(done, value, bound)
-        if value - bound <= MET * abs(value) or time.monotonic() - began > seconds:
+        if (value < inf and value - bound <= MET * abs(value)) or time.monotonic() - began > seconds:
             break
         if done > PATIENCE and history[-1] - history[-1 - PATIENCE] <= SLOW * abs(bound):
             break

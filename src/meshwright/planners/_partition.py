@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from ._axes import Axes, Axis, clear_of, is_prefix, parts
+from ._axes import Axes, Axis, clear_of, is_prefix, is_strict_prefix, parts
 from ._propagate import Factors, Node, Sharding, View, project
 
 _RANK = {"pass": 0, "reduction": 1, "permutation": 2, "replication": 3, "blocked": 4}
@@ -116,23 +116,22 @@ def _chosen(rule: Factors, views: Sequence[View], stored: Sequence[bool], refuse
         for f, axes in wishes:
             held = [t for t, v in enumerate(views) if f in v.lists and is_prefix(axes, v.lists[f])]
             wishes[f, axes] = sum(_elements(rule, t) for t in held)
-        left = [(f, axes, weight) for (f, axes), weight in wishes.items() if f not in refused]
-        while left:
-            able = [w for w in left if _after_majors(rule, found, w[0])]
-            if not able:
-                break
+        left = _possible([(f, axes, n) for (f, axes), n in wishes.items() if f not in refused], found)
+        while able := [w for w in left if _after_majors(rule, found, w[0])]:
             f, axes, _ = min(able, key=lambda w: (-w[2], _RANK[rule.roles[w[0]]], -parts(w[1]), w[0]))
             found[f] = axes
-            held_axes = [a for g, own in enumerate(found) if g != f for a in own]
-            taken = [*held_axes, *axes]
-            rest = []
-            for g, wish, weight in left:
-                others = [a for h, own in enumerate(found) if h != g for a in own] if g == f else taken
-                clear = _clear(wish, others)
-                if clear and (g != f or (is_prefix(axes, clear) and clear != axes)):
-                    rest.append((g, clear, weight))
-            left = rest
+            left = _possible(left, found)
     return found
+
+
+def _possible(wishes: Sequence[tuple[int, Axes, int]], found: Sequence[Axes]) -> list[tuple[int, Axes, int]]:
+    """Wishes that still add something, without the axes that other factors have by now."""
+    left = []
+    for f, axes, weight in wishes:
+        clear = _clear(axes, [a for g, own in enumerate(found) if g != f for a in own])
+        if is_strict_prefix(found[f], clear):
+            left.append((f, clear, weight))
+    return left
 
 
 def _clear(axes: Axes, taken: Sequence[Axis]) -> Axes:

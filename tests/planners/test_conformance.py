@@ -33,6 +33,10 @@ class TestGPipe(PlannerConformance):
     planner = "gpipe"
 
 
+class TestGSPMD(PlannerConformance):
+    planner = "gspmd"
+
+
 class TestSingleFile(PlannerConformance):
     planner = str(EXAMPLE)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -219,6 +220,7 @@ def layout(*axes: str) -> Layout:
         ((Annotation("input_ids", layout("x", "x")),), 'axis "x" is used twice'),
         ((Annotation("input_ids", layout("x", ""), never=("x",)),), 'axis "x" cuts it and never may'),
         ((Annotation("input_ids", layout("x", ""), open_dims=(2,)),), "open_dims names a dim"),
+        ((Annotation("input_ids", replace(layout("x", ""), partial=("y",))),), "leave partial axes out"),
         ((Annotation("input_ids", layout("x", ""), priority=(0, -1)),), "has one below 0"),
         ((Annotation("input_ids", Layout((((0, (Cut("x", (1, 3)),)),), ((0, ()),)))),), "equal cuts only"),
     ],

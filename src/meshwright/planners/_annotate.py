@@ -91,6 +91,8 @@ def _check(shape: tuple[int, ...], name: str, annotation: Annotation, sizes: Map
         used = [read_axis(cut.axis, sizes) for dim in layout.dims for _, cuts in dim for cut in cuts]
     except InputError as error:
         raise InputError(f'{at}: "{name}": {error.message}', where=annotation.where) from error
+    if layout.partial:
+        raise InputError(f'{at}: "{name}": sums are completed by the op that makes them: leave partial axes out')
     if any(cut.weights for dim in layout.dims for _, cuts in dim for cut in cuts):
         raise InputError(f'{at}: "{name}": propagation knows equal cuts only: leave the weights out')
     for k, axis in enumerate(used):

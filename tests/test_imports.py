@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "validation": {"planners", "calibration"},
 }
 """DESIGN's table; a folder may import what these may import, too. Everything else (the glue, cli) may import all."""
-ALWAYS = {"errors", "_callable", "_jit", "_spelling", "_toml", "_views"}
+ALWAYS = {"errors", "_callable", "_jit", "_spelling", "_toml", "_views", "_words"}
 
 
 def allowed(folder: str) -> set[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import settings
+from ._words import gib
 from .cluster import Cluster, resolve
 from .cost.constants import chip
 from .errors import InputError, MeshwrightError
@@ -21,7 +22,6 @@ from .report.candidates import Candidate
 from .report.layout_words import layout_words, micro_batch_words, recompute_words
 from .report.outcome import Outcome, Question, Status
 from .report.why import worth_explaining
-from .report.words import gib
 from .request import PRECISIONS, Request
 from .save import Opened, check_same_model, stored_candidates
 from .simulate.result import Simulation

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from . import answer, comparing, save
+from ._words import gib
 from .errors import InputError
 from .launch import Launch, shape_of
 from .layout_by_hand import LayoutByHand
@@ -16,7 +17,6 @@ from .plan.model import Plan
 from .plan.problem import Problem
 from .report.compare import Comparison
 from .report.outcome import Outcome
-from .report.words import gib
 from .request import Request
 from .simulate.result import Simulation
 from .stated import CAPTURED_SAMPLES, Stated, state

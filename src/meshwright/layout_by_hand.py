@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from ._words import count
 from .cluster.model import Cluster
 from .errors import InputError
-from .report.words import count
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from . import output_folder as folders
+from ._words import plural
 from .errors import InputError
 from .execute.proof.refusal import must_run
 from .execute.proof.scale import fitted
@@ -33,7 +34,6 @@ from .plan.match import check_match
 from .plan.model import Plan
 from .plan.problem import Recipe
 from .report.outcome import Outcome
-from .report.words import plural
 from .request import PRECISIONS
 from .save import Opened, open_plan
 from .simulate.result import Simulation

@@ -9,6 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ._words import number, parameters
 from .cluster import describe, is_local, resolve
 from .cluster.model import Cluster
 from .errors import InputError, Unsupported
@@ -17,7 +18,6 @@ from .graph.samples import inputs_like
 from .plan.model import Plan
 from .plan.problem import Goal, Limits, Problem, Recipe
 from .report.outcome import Question
-from .report.words import number, parameters
 from .request import PRECISIONS, Request
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from in_process import Command
 
+from meshwright._words import number
 from meshwright.formats.detect import FORMATS
-from meshwright.report.words import number
 
 GIB = 2.0**30
 SAME = 1e-6

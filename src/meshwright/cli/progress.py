@@ -8,8 +8,8 @@ from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from .._words import number
 from ..report.lines import encodable
-from ..report.words import number
 from .screen import Screen, wants_color, width_of
 
 if TYPE_CHECKING:

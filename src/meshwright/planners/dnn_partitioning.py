@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Literal
 
+from .._words import size
 from ..cluster.model import Mesh
 from ..errors import Infeasible, InputError, Unsupported
 from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Problem
-from ..report.words import size
 from ..simulate.fits import fits
 from ..solvers import latency as calls
 from ..solvers import max_load as max_loads

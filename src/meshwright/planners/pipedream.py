@@ -20,13 +20,13 @@ from typing import Literal
 
 import numpy as np
 
+from .._words import size
 from ..cluster.model import Mesh
 from ..errors import Infeasible, InputError, Unsupported
 from ..graph.ir import Floats
 from ..plan.model import Plan, Schedule, Stage, Weights
 from ..plan.problem import Problem
 from ..plan.schedules.asynchronous import warm_up
-from ..report.words import size
 from ..solvers.antichains import Reach, States, bits, chains, condensed, prefixes, states_of
 from ..solvers.replicated_stages import Rules, Solution, Tier, replicated_stages
 from ._checked import above, whole

@@ -17,12 +17,12 @@ from dataclasses import replace
 from math import inf
 from typing import Literal
 
+from .._words import size
 from ..cluster.model import Mesh
 from ..cost.choices import Profile
 from ..errors import Infeasible, InputError, Unsupported
 from ..plan.model import Cut, OpSharding, Plan, Schedule, Stage
 from ..plan.problem import Problem
-from ..report.words import size
 from ..simulate.fits import fits
 from ..solvers.staged_partition import (
     Layers,

@@ -11,13 +11,13 @@ from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._views import Viewed
+from .._words import MISSING, count, number, percent
 from .candidates import Candidate, ties
 from .error_model import error_model
 from .lines import Line, Style, columns, labelled
 from .outcome import Outcome, Question
 from .payload import plan_object
 from .table import sure
-from .words import MISSING, count, number, percent
 
 if TYPE_CHECKING:
     from .views import Frame

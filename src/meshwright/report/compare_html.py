@@ -6,13 +6,13 @@ from html import escape
 
 from bokeh.models import ColumnDataSource, HoverTool
 
+from .._words import MISSING, count, gib, number, percent
 from .charts.base import Chart, plot, table
 from .colors import BLUE, ORANGE
 from .compare import Comparison, compare_object
 from .html import page
 from .plan_words import stage_table
 from .table import sure
-from .words import MISSING, count, gib, number, percent
 
 
 def compare_html(c: Comparison) -> str:

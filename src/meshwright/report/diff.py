@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from .._words import GIB, MISSING, gib, number, percent, time_part
 from .lines import Line, columns
 from .outcome import Outcome
 from .payload import candidate_object, simulation_object
-from .words import GIB, MISSING, gib, number, percent, time_part
 
 
 def diff_lines(a: Outcome, b: Outcome, width: int) -> list[Line]:

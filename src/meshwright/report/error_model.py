@@ -18,7 +18,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from .words import gib, memory_unit, number, plural
+from .._words import gib, memory_unit, number, plural
 
 KINDS: Mapping[str, str] = {
     "dense": "dense transformers",

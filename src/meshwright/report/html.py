@@ -11,6 +11,7 @@ from importlib.resources import files
 from math import nan
 from typing import Any
 
+from .._words import count, gib, number, percent, time_part
 from ..plan.serial import dumps
 from ..simulate.result import CATEGORIES
 from .charts import Chart, memory_chart, mesh_chart, plans_chart, timeline_chart, where_chart
@@ -19,7 +20,6 @@ from .outcome import Outcome
 from .payload import plan_object
 from .plan_words import assumptions, stage_table
 from .table import recipe_words, searched_words, sure
-from .words import count, gib, number, percent, time_part
 
 CHARTS = (
     ("mesh", "Which device does what"),

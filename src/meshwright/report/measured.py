@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from .._words import number, percent, plural
 from ..errors import InputError
 from ..plan.model import Plan
 from ..simulate.result import Simulation
 from .lines import columns
-from .words import number, percent, plural
 
 PARTS = ("forward", "backward", "collectives", "other stages", "update", "rest")
 """Computing, collectives that something waits for, transfers and waiting for other stages, the optimizer, all else."""

@@ -9,6 +9,7 @@ from math import nan
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._views import Viewed
+from .._words import GIB, memory_unit, percent
 from ..cluster.model import Cluster
 from ..graph.ir import Graph
 from ..plan.model import Plan
@@ -16,7 +17,6 @@ from ..simulate.result import Simulation
 from .candidates import Candidate, ties
 from .error_model import ErrorModel, error_model
 from .why import Why, explain
-from .words import GIB, memory_unit, percent
 
 if TYPE_CHECKING:
     from .views import Frame

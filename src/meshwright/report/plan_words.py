@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+from .._words import gib, percent, plural
 from ..plan.model import Cut, Layout, OpSharding, Plan, Stage
 from .charts.base import table
 from .charts.mesh import mesh_words, spans
 from .outcome import Outcome
-from .words import gib, percent, plural
 
 STAGES = 64
 """More stages are summed up in a last line."""

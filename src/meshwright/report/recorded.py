@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import inf, isfinite
 from typing import Any
 
+from .._words import MISSING, number, percent, plural, size
 from ..cost.choices import Profile
 from ..plan.lookup import stage_ops
 from ..plan.model import Plan, Stage
@@ -17,7 +18,6 @@ from .compare import About
 from .layout_words import recompute_words
 from .lines import Line, Style, columns, labelled
 from .payload import simulation_object
-from .words import MISSING, number, percent, plural, size
 
 SCHEMA = "meshwright.recorded/1"
 COMPARE_SCHEMA = "meshwright.compare-recorded/1"

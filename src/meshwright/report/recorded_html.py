@@ -6,6 +6,7 @@ from html import escape
 
 from bokeh.models import ColumnDataSource, HoverTool
 
+from .._words import count, number
 from ..plan.lookup import stage_ops
 from .charts import Chart, memory_chart, mesh_chart, timeline_chart, where_chart
 from .charts.base import plot, table
@@ -13,7 +14,6 @@ from .charts.mesh import spans
 from .colors import BLUE, ORANGE
 from .html import page, section
 from .recorded import Answered, degrees, facts_lines, plan_object, title_of
-from .words import count, number
 
 DIGITS = 6
 """Of the objective among the facts; the answer inside the file has all."""

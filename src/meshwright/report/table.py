@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import nan
 
+from .._words import MISSING, count, decimals_for, file_size, gib, number, percent, plural, rounded_parts, time_part
 from ..plan.model import Plan
 from ..simulate.result import Lane
 from .candidates import Candidate
 from .lines import Line, Style, bar, columns, labelled, listed, sums
 from .outcome import Outcome, Question
-from .words import MISSING, count, decimals_for, file_size, gib, number, percent, plural, rounded_parts, time_part
 
 OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 NARROW = 60

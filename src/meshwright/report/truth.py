@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .._words import GIB, MISSING, plural
 from .lines import Line, columns, labelled
-from .words import GIB, MISSING, plural
 
 HEADS = ("steps", "error", "median", "90 %", "in order", "tau", "regret", "constant", "its own", "3 rows")
 SECTIONS = (("sources", "source"), ("devices", "device"), ("strata", "stratum"))

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from bokeh.models import ColumnDataSource, HoverTool, Range1d
 
+from .._words import number, plural
 from .charts.base import Chart, legend_outside, plot, table
 from .colors import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
 from .html import page
 from .truth import HEADS, SECTIONS, facts, memory_rows, score_rows, share, signed
-from .words import number, plural
 
 MARKS = (("dense", BLUE, "circle"), ("MoE", ORANGE, "triangle"), ("low precision", GREEN, "square"))
 FLAGGED = ("apart", PURPLE, "x")

@@ -11,6 +11,7 @@ from functools import singledispatch
 from html import escape
 from typing import Any
 
+from .._words import count, gib, number, percent, time_part
 from ..plan.model import Plan
 from ..simulate.result import Simulation
 from .compare import Comparison, compare_lines
@@ -20,7 +21,6 @@ from .outcome import Outcome
 from .payload import candidate_object
 from .plan_words import STAGE_HEADS, STAGES, schedule_words, stage_words
 from .table import plan_lines, recipe_words, searched_words
-from .words import count, gib, number, percent, time_part
 
 WIDTH, HEIGHT = 640, 26
 TEXT_WIDTH = 100

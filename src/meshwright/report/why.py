@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
+from .._words import GIB, gib, number, percent, time_part
 from ..simulate.result import Simulation
 from .candidates import Candidate
-from .words import GIB, gib, number, percent, time_part
 
 NEGLIGIBLE_SHARE = 0.002
 """Of the step: smaller differences are not worth a word."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..._words import number, percent
 from ...errors import InputError
 from ...report.lines import Line, columns
-from ...report.words import number, percent
 from .. import options as o
 from ..numbers import whole
 from ..screen import Screen

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
+from ..._words import GIB, count, parameters
 from ...errors import InputError
 from ...report.lines import Line, columns, labelled
-from ...report.words import GIB, count, parameters
 from .. import options as o
 from ..completion import model_names
 from ..screen import Screen

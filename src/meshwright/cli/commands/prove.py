@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..._words import number, time_part
 from ...report.lines import Line
-from ...report.words import number, time_part
 from .. import options as o
 from ..numbers import whole
 from ..screen import Screen

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..._words import number
 from ...report.lines import Line
-from ...report.words import number
 from .. import options as o
 from ..numbers import whole
 from ..screen import Screen

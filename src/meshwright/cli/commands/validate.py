@@ -38,9 +38,9 @@ def validate(
     color: o.ColorChoice = "auto",
 ) -> int:
     """Predict published step times and memory, each source by constants that were fitted without it."""
+    from ..._words import file_size
     from ...report.lines import Line, listed
     from ...report.truth import truth_lines
-    from ...report.words import file_size
     from ...validation import read, shipped, validate_object
     from ...validation import validate as score
     from ._asked import working

@@ -7,10 +7,10 @@ from itertools import pairwise
 import numpy as np
 from bokeh.models import ColumnDataSource, HoverTool, Label, Span
 
+from ..._words import gib, memory_unit
 from ...graph.ir import Floats, Ints
 from ...simulate.result import CATEGORIES, Simulation
 from ..colors import BLACK, CYCLE, VERMILLION
-from ..words import gib, memory_unit
 from .base import Chart, legend_outside, plot, table
 
 POINTS = 1200

@@ -8,9 +8,9 @@ from math import isfinite
 import numpy as np
 from bokeh.models import ColumnDataSource, HoverTool, Label, Range1d, Span, Whisker
 
+from ..._words import GIB, count, gib, number, percent
 from ..candidates import Candidate
 from ..colors import BLACK, BLUE, GREY, ORANGE, VERMILLION
-from ..words import GIB, count, gib, number, percent
 from .base import Chart, legend_outside, plot, table
 
 POINTS = 2000

@@ -7,9 +7,9 @@ from collections import defaultdict
 import numpy as np
 from bokeh.models import ColumnDataSource, HoverTool, Range1d
 
+from ..._words import GIB, number, time_part
 from ...simulate.result import Event, Simulation
 from ..colors import BLACK, HATCHED, color
-from ..words import GIB, number, time_part
 from .base import Chart, legend_outside, plot, table
 
 STREAMS = ("compute", "tp", "dp", "ep", "send", "recv", "offload", "optimizer")

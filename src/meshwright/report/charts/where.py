@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bokeh.models import ColumnDataSource, HoverTool, Range1d
 
+from ..._words import GIB, number, percent, time_part
 from ...simulate.result import Simulation
 from ..colors import BLACK, HATCHED, color
-from ..words import GIB, number, percent, time_part
 from .base import Chart, legend_outside, plot, table
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshwright.report.words import decimals_for, gib, joined, number, parameters, percent, rounded_parts
+from meshwright._words import decimals_for, gib, joined, number, parameters, percent, rounded_parts
 
 
 def test_numbers_have_three_digits_and_commas() -> None:

@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from itertools import product
 from math import prod
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from meshwright.cluster.model import Cluster
 from meshwright.cost.analytic import Analytic
 from meshwright.cost.base import Collective, Group
 from meshwright.errors import InputError, Unsupported
+from meshwright.formats.detect import read
 from meshwright.graph.ir import Floats
 from meshwright.plan.lookup import sharding_of, stage_ops
 from meshwright.plan.model import Plan, Schedule
@@ -286,7 +288,7 @@ def test_plans_outside_of_its_space_are_refused() -> None:
         OptCNN(sync="ring")  # type: ignore[arg-type]
 
 
-def test_layers_that_do_not_reduce_are_enumerated_or_refused(
+def test_layers_that_do_not_reduce_are_refused_or_given_to_the_common_elimination(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     net = Net(8)
@@ -300,8 +302,29 @@ def test_layers_that_do_not_reduce_are_enumerated_or_refused(
     whole = OptCNN().plan(asked)
     assert isinstance(whole.carry, dict) and whole.carry["kernel"] > 2
     monkeypatch.setattr("meshwright.solvers.node_edge.ENTRIES", 10)
-    with pytest.raises(Unsupported, match="too many to enumerate"):
+    with pytest.raises(Unsupported, match="set rest=elimination"):
         OptCNN().plan(asked)
+    common = OptCNN(rest="elimination").plan(asked)
+    assert common.objective == pytest.approx(whole.objective, rel=1e-12) and common.status == "optimal"
+    assert isinstance(common.carry, dict) and "nodes solved by elimination" in str(common.carry["rest"])
+
+
+# What the eliminations find in recorded cost graphs, by the door that files come through.
+RECORDED = [
+    ("pase/alexnet_8_costs.npz", {}, 97098296512.0),
+    ("pase/inception3_4_costs.npz", {}, 986757044608.0),
+    ("intra-op-instances/small-factor-graphs.json", {"graph": "two-diamonds"}, 150.0),
+]
+
+
+@pytest.mark.parametrize(("file", "settings", "least"), RECORDED, ids=lambda x: x if isinstance(x, str) else "")
+def test_recorded_cost_graphs(data_folder: Path, file: str, settings: dict[str, str], least: float) -> None:
+    asked = read(data_folder / file, **settings)
+    planner = OptCNN()
+    result = planner.plan(asked)
+    assert (result.objective, result.status) == (least, "optimal")
+    assert result.plan is not None and planner.objective(asked, result.plan) == least
+    assert isinstance(result.carry, dict) and result.carry["left"] == 1
 
 
 def test_it_is_part_of_the_catalogue() -> None:

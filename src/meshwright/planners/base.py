@@ -163,10 +163,14 @@ class Planner(abc.ABC):
 
 
 def _misfit(problem: Problem, plan: Plan) -> str:
-    """Why a plan of a planner that does not look at memory does not fit; "" if it does."""
+    """Why a plan of a planner that does not look at memory does not fit; "" if it does, or if nobody can tell: prices that
+    were recorded per option cannot be simulated."""
     from ..simulate.fits import fits
 
-    return fits(problem, plan) or ""
+    try:
+        return fits(problem, plan) or ""
+    except Unsupported:
+        return ""
 
 
 class Learned(Planner):

@@ -3,30 +3,35 @@
     t_o = Σ over layers (tc + ts) + Σ over edges tx
 
 A configuration is one degree for each dim of the output (sample, channel, height, width, …); a layer may use fewer devices
-than there are. Node and edge elimination shrink the graph of layers, leaves go too, and the rest is enumerated; `carry` says
-how many layers the paper's two eliminations leave. How the terms are priced is in `_optcnn_prices`. No memory limit is known
-to the search.
+than there are. Node and edge elimination shrink the graph of layers, leaves go too, and the rest is enumerated, or given to
+the common elimination (`rest="elimination"`); `carry` says how many layers the paper's two eliminations leave. How the terms
+are priced is in `_optcnn_prices`. No memory limit is known to the search.
 
 The plan has one stage for each shape of mesh: conv layers cut (2, 2, 1, 1) and (1, 1, 2, 2) share one, layers on two devices
-another; stages hand values over as the overlap of tiles says. The whole batch is one micro-batch.
+another; stages hand values over as the overlap of tiles says. The whole batch is one micro-batch. A recorded cost graph is
+planned with its own configurations and prices.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from ..cluster.model import Mesh
+from ..cost.pase_flops import PaSEFlops
 from ..cost.tables import Tables
 from ..errors import Infeasible, InputError, Unsupported
 from ..plan.lookup import sharding_of, stage_ops
 from ..plan.model import Cut, OpSharding, Plan, Schedule, Stage
 from ..plan.problem import Problem
 from ..solvers.cost_graph import CostGraph, Found
+from ..solvers.elimination import eliminate
 from ..solvers.node_edge import enumerate_rest, node_edge
 from ._optcnn_layers import Layer, layers_of
 from ._optcnn_prices import Prices, Sync, cost_graph
+from ._options import Options, options_of
 from .base import Planner
 from .registry import register
 from .types import Info, Json, Run
@@ -39,6 +44,7 @@ class OptCNN(Planner):
     Args:
         sync: how replicas of a parameter are summed: "all_reduce", or through a "server" as in the paper.
         degrees: "divisors" = layers on numbers of devices that divide all; "any" number.
+        rest: what solves the layers that eliminations leave: "enumerate" all their choices, or "elimination".
     """
 
     info = Info(
@@ -57,15 +63,18 @@ class OptCNN(Planner):
         *,
         sync: Sync = "all_reduce",
         degrees: Literal["divisors", "any"] = "divisors",
+        rest: Literal["enumerate", "elimination"] = "enumerate",
     ) -> None:
         for name, value, known in (
             ("sync", sync, ("all_reduce", "server")),
             ("degrees", degrees, ("divisors", "any")),
+            ("rest", rest, ("enumerate", "elimination")),
         ):
             if value not in known:
                 raise InputError(f'optcnn has no {name} "{value}": there are {" and ".join(known)}')
         self.sync = sync
         self.degrees = degrees
+        self.rest = rest
 
     def search(self, problem: Problem, run: Run) -> Json:
         """One plan, proved.
@@ -73,13 +82,18 @@ class OptCNN(Planner):
         Raises:
             Unsupported: eliminations leave more choices than can be enumerated.
         """
-        layers, prices = self._seen(problem)
-        graph = cost_graph(layers, prices, lambda done, total: run.tick(0, "tables", done, total))
+        recorded = _recorded(problem)
+        if recorded is not None:
+            graph, plan = recorded.graph, recorded.plan
+        else:
+            layers, prices = self._seen(problem)
+            graph = cost_graph(layers, prices, lambda done, total: run.tick(0, "tables", done, total))
+            plan = partial(self._plan, problem, layers)
         found, facts = self._solved(graph)
         if not found.choice:
             raise Infeasible("every choice of configurations has a forbidden pair of layers")
         run.bound(found.bound)
-        run.offer(found.value, lambda: self._plan(problem, layers, found.choice))
+        run.offer(found.value, lambda: plan(found.choice))
         run.tick(1, "eliminated", 1, 1)
         return facts
 
@@ -90,6 +104,9 @@ class OptCNN(Planner):
             Unsupported: more than one micro-batch, layouts or storage of their own, or layers that are not cut into equal
                 tiles of their output, one for each of the devices 0 … n − 1.
         """
+        recorded = _recorded(problem)
+        if recorded is not None:
+            return recorded.graph.cost(recorded.choice(plan))
         layers, prices = self._seen(problem)
         _check_plain(plan)
         stage_of = {i: stage for stage in plan.stages for i in stage_ops(problem.graph, stage)}
@@ -106,10 +123,14 @@ class OptCNN(Planner):
         return layers, Prices(problem, devices, self.sync)
 
     def _solved(self, graph: CostGraph) -> tuple[Found, dict[str, Json]]:
+        how = {"enumerate": enumerate_rest, "elimination": eliminate}[self.rest]
         try:
-            found, reduced = node_edge(graph, enumerate_rest)
+            found, reduced = node_edge(graph, how)
         except ValueError as error:
-            raise Unsupported(f"optcnn is left with {error}, too many to enumerate: plan on fewer devices") from error
+            raise Unsupported(
+                f"optcnn is left with {error}, too many to enumerate: set rest=elimination to have them solved by the common "
+                "elimination"
+            ) from error
         facts: dict[str, Json] = {
             "layers": len(graph.unary),
             "edges": len(graph.edges),
@@ -121,7 +142,7 @@ class OptCNN(Planner):
             "configurations": max((len(table) for table in graph.unary), default=0),
         }
         if len(reduced.left) > 2:
-            facts["rest"] = f"residual graph of {len(reduced.left)} nodes solved by enumeration"
+            facts["rest"] = f"residual graph of {len(reduced.left)} nodes solved by {self.rest}"
         return found, facts
 
     def _plan(self, problem: Problem, layers: list[Layer], choice: tuple[int, ...]) -> Plan:
@@ -148,6 +169,11 @@ class OptCNN(Planner):
 
 def _axis(k: int) -> str:
     return f"tile{k}"
+
+
+def _recorded(problem: Problem) -> Options | None:
+    """The configurations and prices that a recorded cost graph, or a graph of PaSE's format, brings."""
+    return options_of(problem) if isinstance(problem.cost, (Tables, PaSEFlops)) else None
 
 
 def _check_plain(plan: Plan) -> None:

@@ -168,7 +168,8 @@ def no_better_than_brute_force(planner: Planner, seconds: float) -> Outcome:
             if value is None:
                 continue
             priced += 1
-            if result.bound is not None and value < result.bound * (1 - SAME):
+            beaten = result.bound is not None and value < result.bound * (1 - SAME)
+            if beaten and planner.contains(problem, plan):
                 return (
                     False,
                     "",

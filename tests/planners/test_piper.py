@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from meshwright.cost.analytic import Analytic
+from meshwright.cost.choices import Profile
 from meshwright.errors import InputError, Unsupported
 from meshwright.formats import piper as profiles
+from meshwright.plan.lookup import stage_ops
 from meshwright.plan.problem import Problem
 from meshwright.plan.validate import validate
 from meshwright.planners.piper import Piper
@@ -183,3 +186,34 @@ def test_an_exported_model_is_planned_like_the_captured_one() -> None:
     # Its nodes are single ops, of which the captured model's layers are made: it can only cut more finely.
     assert through.objective <= direct.objective * (1 + EXACTLY)
     assert through.objective >= 0.5 * direct.objective
+
+
+@pytest.mark.parametrize("knapsack", ["greedy", "exact"])
+def test_simulation_runs_the_chosen_configurations_and_counts_the_memory_of_the_profile(
+    data_folder: Path, knapsack: Literal["greedy", "exact"]
+) -> None:
+    problem = profiles.read(data_folder / "piper" / "resnet.json", devices=8, memory=16 * GIB, micro_batches=64)
+    plan = Piper(data_parallel=False, knapsack=knapsack).plan(problem).plan
+    assert plan is not None and any(stage.recompute for stage in plan.stages)
+    cost = problem.cost
+    assert isinstance(cost, Profile)
+    sim = simulate(problem, plan)
+    depth, slowest = len(plan.stages), 0.0
+    for s, stage in enumerate(plan.stages):
+        ways = [
+            next(c for c in cost.choices[name][1] if c.name == stage.shardings[name].variant)
+            for name in (problem.graph.ops[i].name for i in stage_ops(problem.graph, stage))
+        ]
+        # Stage s of 1F1B has depth − s micro-batches in flight, as the method counts.
+        assert float(sim.peak[s]) == pytest.approx(sum(w.stashed * (depth - s) + w.fixed for w in ways), rel=1e-9)
+        assert float(sim.peak[s]) <= 16 * GIB
+        slowest = max(slowest, sum(w.seconds for w in ways))
+    # Fill and drain besides, and transfers that the method does not let overlap.
+    assert sim.step_seconds >= 64 * slowest
+    plain = {name: replace(x, variant="vanilla") for stage in plan.stages for name, x in stage.shardings.items()}
+    stages = tuple(
+        replace(stage, recompute=frozenset(), shardings={n: plain[n] for n in stage.shardings}) for stage in plan.stages
+    )
+    kept = simulate(problem, replace(plan, stages=stages))
+    assert kept.step_seconds < sim.step_seconds
+    assert float(kept.peak.max()) > 16 * GIB

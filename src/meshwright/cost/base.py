@@ -97,6 +97,11 @@ class CostModel(abc.ABC):
         """Share of the concurrent compute under which communication of this kind can hide."""
         return 0.0
 
+    @property
+    def holds_all(self) -> bool:
+        """Does `memory` say all that an op holds, its weights and what it keeps for the backward? Then nothing else is counted."""
+        return False
+
     def variants(self, op: Op, sizes: Ints) -> tuple[str, ...]:
         """Implementations of an op that this model knows."""
         return ("",)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -34,6 +34,14 @@ class Choice:
     """Reader -> extra bytes when the edge to it is cut."""
 
 
+RECOMPUTES = "recomp"
+"""Part of the name of a configuration that computes its activations again."""
+
+
+def _suits(choice: Choice, wanted: str) -> bool:
+    return choice.name == wanted if wanted else RECOMPUTES in choice.name
+
+
 class Profile(Recorded):
     """Recorded prices that depend on the tensor-parallel degree and on the configuration (`OpSharding.variant`).
 
@@ -50,6 +58,31 @@ class Profile(Recorded):
     ) -> None:
         super().__init__({op: OpRecord() for op in choices}, transfers)
         self.choices = choices
+
+    @property
+    def holds_all(self) -> bool:
+        return True
+
+    def running(self, chosen: Mapping[str, str], again: Collection[str] = ()) -> Profile:
+        """The same with configurations chosen: they come first, at every degree that has them.
+
+        Args:
+            chosen: op -> name of its configuration.
+            again: other ops, which are computed again: as the configuration that says so, where there is one.
+
+        Raises:
+            InputError: an op has no configuration of that name.
+        """
+        choices = dict(self.choices)
+        for name, wanted in chosen.items():
+            if not any(c.name == wanted for own in choices[name].values() for c in own):
+                raise InputError(f'{name} has no configuration "{wanted}"', where=name)
+        for name in {*chosen, *again}:
+            choices[name] = {
+                t: tuple(sorted(own, key=lambda c, name=name: not _suits(c, chosen.get(name, ""))))  # type: ignore[misc]
+                for t, own in choices[name].items()
+            }
+        return Profile(choices, self.transfers)
 
     def compute(self, op: Op, sizes: Ints, device: DeviceType, phase: Phase, variant: str = "") -> Floats:
         """Seconds of n shards. A profile has one figure for forward and backward; it counts as backward."""

@@ -8,7 +8,6 @@ from math import inf, isfinite
 from typing import Any
 
 from .._words import MISSING, number, percent, plural, size
-from ..cost.choices import Profile
 from ..plan.lookup import stage_ops
 from ..plan.model import Plan, Stage
 from ..plan.problem import Problem
@@ -70,8 +69,8 @@ class Answered:
 
     @property
     def memory(self) -> float | None:
-        """Bytes on the fullest device by the simulator; None where it does not count what the profile says of each layer."""
-        if self.simulation is None or isinstance(self.profiled.problem.cost, Profile):
+        """Bytes on the fullest device by the simulator."""
+        if self.simulation is None:
             return None
         return float(self.simulation.peak.max())
 

@@ -88,8 +88,9 @@ def collect(
     """
     each = (*prices, *last)
     boundary = np.zeros(len(prices))
-    np.add.at(boundary, sends.src, sends.forward_bytes + sends.backward_bytes)
-    np.add.at(boundary, sends.dst, sends.forward_bytes + sends.backward_bytes)
+    if not pricer.cost.holds_all:
+        np.add.at(boundary, sends.src, sends.forward_bytes + sends.backward_bytes)
+        np.add.at(boundary, sends.dst, sends.forward_bytes + sends.backward_bytes)
     groups: dict[tuple[int, ...], float] = {}
     for p in prices:
         for stages, nbytes in p.tied:

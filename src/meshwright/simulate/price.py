@@ -32,6 +32,7 @@ from .segment import (
     SegmentPricer,
     base,
     exposed,
+    sizes_of,
 )  # fmt: skip
 
 __all__ = ["KINDS", "PARTS", "Pricer", "SegmentPrice", "StagePrice", "base", "exposed"]
@@ -126,6 +127,7 @@ class Pricer:
         kept = np.stack([total[:, KEPT] - loss, loss], axis=1)[:, :, None]
         gone = np.where((alive > 0)[:, None, :], kept - there, 0.0)
         weights, gradients, state, optimizer = self._held(code)
+        weights += self._fixed(code)
         step = self._step(code, place)
         return StagePrice(
             forward=total[:, FORWARD],
@@ -252,6 +254,19 @@ class Pricer:
                 else 0.0
             )
         return rest * use, grads * grad, copied * master + state * recipe.state_bytes, self._scalars[key]
+
+    def _fixed(self, code: StageCode) -> float:
+        """Bytes that ops hold whatever is in flight, by a cost model that says all that they hold."""
+        if not self.cost.holds_all:
+            return 0.0
+        total = 0.0
+        for segment in code.segments:
+            for instr in segment.forward:
+                if instr.kind == "compute":
+                    op = self.graph.ops[self.graph.position[instr.on]]
+                    sizes = sizes_of(instr, op, np.ones(1, np.int64))
+                    total += segment.count * float(self.cost.memory(op, sizes).static[0])
+        return total
 
     def _buckets(self, code: StageCode) -> float:
         """Bytes of the buffers for gradients, twice as one is filled while the other is sent, and for updated weights."""

@@ -223,13 +223,15 @@ class SegmentPricer:
     def _loss(self, instr: Instr, samples: _Samples) -> OpMemory | None:
         """See `CostModel.loss`."""
         op = self.graph.ops[self.graph.position[instr.on]]
-        return self.cost.loss(op, _sizes(instr, op, samples.of(instr))) if op.kind in CROSS_ENTROPIES else None
+        return self.cost.loss(op, sizes_of(instr, op, samples.of(instr))) if op.kind in CROSS_ENTROPIES else None
 
     def _memory(self, op: Op, sizes: Ints) -> Floats:
         """Bytes [n, 2]: work space besides the result; kept beyond what a fused kernel keeps."""
         found = self.cost.memory(op, sizes)
         more = np.zeros(len(sizes))
-        if "fused" in self.cost.variants(op, sizes):
+        if self.cost.holds_all:
+            more = found.kept
+        elif "fused" in self.cost.variants(op, sizes):
             more = found.kept - self.cost.memory(op, sizes, "fused").kept
         return np.stack([np.maximum(0.0, found.transient - self._results(op, sizes)), more], axis=1)
 
@@ -240,7 +242,7 @@ class SegmentPricer:
         new = [b for b in wanted if b not in known]
         if new:
             op = self.graph.ops[self.graph.position[instr.on]]
-            rows = price(op, _sizes(instr, op, np.array(new, np.int64)))
+            rows = price(op, sizes_of(instr, op, np.array(new, np.int64)))
             known.update(zip(new, rows.reshape(len(new), -1).tolist(), strict=True))
         return np.array([known[b] for b in wanted]).T
 
@@ -405,7 +407,7 @@ def _affine(columns: tuple[float, float], local: Ints) -> Floats:
     return found
 
 
-def _sizes(instr: Instr, op: Op, local: Ints) -> Ints:
+def sizes_of(instr: Instr, op: Op, local: Ints) -> Ints:
     """Local factor sizes [n, factors] at `local` samples."""
     per_sample = np.array([f.samples for f in op.rule.factors], bool)
     sizes = np.array(instr.sizes, np.float64)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cluster.model import Cluster, Mesh
+from ..cost.choices import Profile
 from ..errors import InputError, Unsupported
 from ..graph.ir import Floats, Graph
 from ..lower.program import Program, StageCode
@@ -67,6 +68,8 @@ def simulate(
         return distir(problem, plan, detail=detail)
     if preset != "default":
         raise InputError(f'no preset "{preset}" of the simulator: there are default and distir')
+    if isinstance(problem.cost, Profile):
+        problem, plan = _as_chosen(problem, problem.cost, plan)
     graph = plan.rewritten or problem.graph
     _refuse(problem, graph, plan)
     free = plan.schedule.name == "dataflow" and not plan.schedule.rows and len(plan.stages) > 1
@@ -109,6 +112,18 @@ def simulate(
     return _report(
         problem, graph, plan, program, order, tasks, start, work, prices, last, sends, step, rank, devices, detail
     )
+
+
+def _as_chosen(problem: Problem, cost: Profile, plan: Plan) -> tuple[Problem, Plan]:
+    """A profile with configurations prices recomputation in them: each op as the plan runs it, and none computed again."""
+    stages, chosen, again = [], dict[str, str](), set[str]()
+    for stage in plan.stages:
+        chosen |= {name: sharding.variant for name, sharding in stage.shardings.items() if sharding.variant}
+        again |= stage.recompute
+        shardings = {name: replace(sharding, variant="") for name, sharding in stage.shardings.items()}
+        stages.append(replace(stage, shardings=shardings, recompute=frozenset()))
+    running = cost.running(chosen, again - set(chosen))
+    return replace(problem, cost=running), replace(plan, stages=tuple(stages))
 
 
 def _durations(work: Work, sends: Sends, rank: NDArray[np.int32]) -> Floats:

@@ -221,3 +221,13 @@ def test_a_set_that_a_path_leaves_runs_as_two_calls() -> None:
     found = split_latency(g, (0, 1, 0))
     assert found.blocks == (((0,), (2,)),)
     assert found.value == (1 + 1) + 5 + (1 + 1)
+
+
+def test_the_lower_bound_counts_groups_that_must_share_an_accelerator() -> None:
+    line = [(v, v + 1) for v in range(6)]
+    # Seven equal nodes on three accelerators: one has three of them, whatever they average.
+    assert lower_bound(graph(line, [5.0] * 7, [0.0] * 7, [0.0] * 7, 3, 0, 100)) == pytest.approx(15.0)
+    # A CPU that needs 8 for one takes one within 10, so that two each are left.
+    assert lower_bound(graph(line, [5.0] * 7, [8.0] * 7, [0.0] * 7, 3, 1, 100)) == pytest.approx(10.0)
+    # Where it needs 12 for one, taking any costs more than leaving three together would, but less than four.
+    assert lower_bound(graph(line, [5.0] * 7, [12.0] * 7, [0.0] * 7, 3, 1, 100)) == pytest.approx(12.0)

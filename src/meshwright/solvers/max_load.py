@@ -15,6 +15,8 @@ from .stoppable import Tick
 GAIN = 1e-5
 """Local search stops when the best move gains less (in the unit of the times)."""
 RESTARTS = 10
+CROWD = 256
+"""Groups, those with most work, whose crowding is looked at."""
 ORDERS = 4
 """Topological orders that the linear programme tries to get a first bound."""
 
@@ -117,13 +119,45 @@ def local_search(graph: Placement, rng: np.random.Generator, watch: Watch | None
 
 
 def lower_bound(graph: Placement) -> float:
-    """No split of any kind has a smaller maximal load: work over devices, a CPU counting for what it can take off."""
+    """No split of any kind has a smaller maximal load: work over devices, and the crowding of large groups."""
+    return max(_balance(graph), _crowding(graph))
+
+
+def _balance(graph: Placement) -> float:
+    """Work over devices, a CPU counting for what it can take off."""
     capable = np.isfinite(graph.accelerator)
     work = np.where(capable, graph.accelerator, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = float(np.where(work > 0, work / graph.cpu, 0.0).max(initial=0.0))
     devices = graph.accelerators + (graph.cpus * ratio if graph.cpus else 0.0)
     return float(work.sum() / devices) if devices else 0.0
+
+
+def _crowding(graph: Placement) -> float:
+    """Of the K groups with most work, some accelerator has ⌈(K − c) / k⌉ or more, at least the smallest of them; c is how
+    many of these the CPUs can take within the bound itself, so it is the least value that agrees with itself.
+    """
+    if not graph.accelerators:
+        return 0.0
+    loads = loads_of(graph, graph.groups)
+    order = np.argsort(-loads.accelerator, kind="stable")
+    order = order[np.isfinite(loads.accelerator[order])][:CROWD]
+    total = np.concatenate([[0.0], np.cumsum(loads.accelerator[order])])
+    slow = [np.cumsum(np.sort(loads.cpu[order[:count]])) for count in range(1, len(order) + 1)] if graph.cpus else []
+    count = np.arange(1, len(order) + 1)
+
+    def crowd(value: float) -> float:
+        aside = np.array(
+            [graph.cpus * int(np.searchsorted(own, value * (1 + 1e-12), side="right")) for own in slow] or [0]
+        )
+        together = np.clip(-((aside - count) // graph.accelerators), 0, count)
+        return float((total[count] - total[count - together]).max(initial=0.0))
+
+    low, high = 0.0, crowd(0.0)
+    for _ in range(60 if crowd(high) < high else 0):
+        middle = (low + high) / 2
+        low, high = (low, middle) if middle >= crowd(middle) else (middle, high)
+    return high if crowd(high) >= high else low
 
 
 def _partition(

@@ -77,7 +77,7 @@ def test_what_a_planner_finds_trains_as_one_process_does(name: str, model: str, 
     assert result.equal, result.problems[:5]
 
 
-def test_unequal_halves_are_planned_and_refused_by_the_executor_with_a_sentence() -> None:
+def test_unequal_halves_are_planned_and_refused_by_the_executor_and_equal_ones_run(pools: Pools) -> None:
     from dataclasses import replace
 
     from meshwright.cluster.model import Cluster
@@ -97,6 +97,11 @@ def test_unequal_halves_are_planned_and_refused_by_the_executor_with_a_sentence(
     assert all(cut.axis == "h0" or not cut.weights for cut in first)
     (said,) = {r.reason for r in refusals(found.plan, made.graph)}
     assert said == "weighted"
+    equal = AccPar(ratio="equal").plan(problem)
+    assert equal.plan is not None and equal.unit == "s"
+    assert equal.objective > found.objective
+    result = made.check(equal.plan, pools(4))
+    assert result.equal, result.problems[:5]
 
 
 @pytest.mark.slow

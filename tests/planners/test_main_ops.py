@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from meshwright.cluster.model import Mesh
+from meshwright.errors import Unsupported
+from meshwright.formats.accpar import parse as described
+from meshwright.formats.accpar import resnet
+from meshwright.formats.pipedream import parse
 from meshwright.graph.ir import Graph
+from meshwright.graph.serial import digest_of
 from meshwright.graph.source import resolve
 from meshwright.graph.zoo import Shrink
 from meshwright.plan.lookup import sharding_of, stage_ops
 from meshwright.plan.model import Cut, OpSharding, Stage
 from meshwright.planners._main_ops import NONE, entries, main_ops
+from meshwright.planners.accpar import AccPar
+from meshwright.planners.double_recursive import DoubleRecursive
 from meshwright.testing.tiny import mlp
 
 
@@ -18,7 +29,7 @@ def gpt2() -> Graph:
 
 
 def test_roles_of_a_chain() -> None:
-    main = main_ops(mlp(2))
+    main = main_ops(mlp(2), "p")
     assert [main.name(v) for v in range(len(main.ops))] == ["stem/linear", "layers.0.fc/linear", "layers.1.fc/linear", "head/linear"]  # fmt: skip
     assert main.edges == ((0, 1), (1, 2), (2, 3))
     assert [(op.batch, op.inner, op.outer) for op in main.ops] == [((0,), (2,), (1,))] * 4
@@ -27,7 +38,7 @@ def test_roles_of_a_chain() -> None:
 
 
 def test_a_residual_stream_is_a_chain_of_joins_with_paths_beside_it() -> None:
-    main = main_ops(gpt2())
+    main = main_ops(gpt2(), "p")
     kinds = ["join" if op.join else "product" for op in main.ops]
     block = ["product", "product", "join", "product", "product", "join"]
     assert kinds == ["join", *block, *block, "product"]
@@ -39,7 +50,7 @@ def test_a_residual_stream_is_a_chain_of_joins_with_paths_beside_it() -> None:
 def test_column_then_row_needs_no_copy_in_between() -> None:
     """The heads of an attention, and the element-wise ops between the two products of a block, follow the columns."""
     graph = gpt2()
-    main = main_ops(graph)
+    main = main_ops(graph, "p")
     decided = []
     for v, op in enumerate(main.ops):
         before = [u for u, w in main.edges if w == v]
@@ -58,7 +69,7 @@ def test_column_then_row_needs_no_copy_in_between() -> None:
 
 def test_blocks_that_are_cut_alike_are_said_once_and_others_apart() -> None:
     graph = mlp(3)
-    main = main_ops(graph)
+    main = main_ops(graph, "p")
     alike = main.follow([[op.batch[0]] for op in main.ops], ("d",))
     assert "layers.1.fc/linear" not in alike and alike["layers.0.fc/linear"].cuts["b"] == (Cut("d"),)
     apart = main.follow([[op.batch[0] if v != 2 else NONE] for v, op in enumerate(main.ops)], ("d",))
@@ -67,10 +78,6 @@ def test_blocks_that_are_cut_alike_are_said_once_and_others_apart() -> None:
 
 
 def test_what_stands_before_all_decisions_is_cut_as_its_reader_asks() -> None:
-    from dataclasses import replace
-
-    from meshwright.graph.serial import digest_of
-
     graph = mlp(1)
     relu = next(op for op in graph.ops if op.kind == "relu")
     x = graph.tensor["x"]
@@ -82,8 +89,24 @@ def test_what_stands_before_all_decisions_is_cut_as_its_reader_asks() -> None:
         tensors=(*graph.tensors, replace(x, name="first.out", role="activation")),
     )
     made = replace(made, digest=digest_of(made))
-    main = main_ops(made)
+    main = main_ops(made, "p")
     inner = main.follow([[op.inner[0]] if v == 0 else [NONE] for v, op in enumerate(main.ops)], ("t",))
     assert inner["first/relu"].cuts == {"d": (Cut("t"),)}
     rows = main.follow([[op.batch[0]] if v == 0 else [NONE] for v, op in enumerate(main.ops)], ("t",))
     assert rows["first/relu"].cuts == {"b": (Cut("t"),)}
+
+
+def test_profiles_and_graphs_without_weights_are_refused() -> None:
+    profile = parse(
+        "n1 -- Linear() -- forward_compute_time=1, backward_compute_time=2, activation_size=3, parameter_size=4\n", "f"
+    )
+    with pytest.raises(Unsupported, match="accpar cuts ops by their shapes, which an imported profile does not have"):
+        AccPar().plan(profile)
+    with pytest.raises(Unsupported, match="double_recursive cuts ops by their shapes"):
+        DoubleRecursive().plan(profile)
+    with pytest.raises(Unsupported, match="double_recursive cuts ops by their shapes"):
+        DoubleRecursive().plan(described(resnet(18), "f"))
+    relu = next(op for op in mlp(1).ops if op.kind == "relu")
+    alone = replace(mlp(1), ops=(replace(relu, inputs=("x",)),), outputs=relu.outputs, loss=relu.outputs[0])
+    with pytest.raises(Unsupported, match="this graph has none"):
+        main_ops(alone, "p")

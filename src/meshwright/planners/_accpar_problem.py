@@ -59,7 +59,7 @@ def net_of(problem: Problem) -> Net:
     """The network: the layers of a description, or the main ops of a captured model at the samples of a step."""
     if isinstance(problem.cost, AccParElements):
         return _described(problem.graph)
-    main = main_ops(problem.graph)
+    main = main_ops(problem.graph, "accpar")
     samples = problem.recipe.samples
     count = len(main.ops)
     rows = np.ones((6, count))

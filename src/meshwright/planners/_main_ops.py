@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from ..errors import Unsupported
 from ..graph.ir import Graph
 from ..lower.assign import on
 from ..lower.atoms import FIXED, PRODUCTS, Atoms, Node, refine
@@ -103,9 +104,19 @@ class MainOps:
         return _Following(self, decided, axes, cuts).shardings()
 
 
-def main_ops(graph: Graph, also: frozenset[str] = frozenset()) -> MainOps:
-    """The same for the same graph. `also`: kinds that decide for themselves, though they read one result only."""
+def main_ops(graph: Graph, planner: str, also: frozenset[str] = frozenset()) -> MainOps:
+    """The same for the same graph. `also`: kinds that decide for themselves, though they read one result only.
+
+    Raises:
+        Unsupported: ops of a profile, whose shapes are not known, or none that multiplies by weights; names the planner.
+    """
+    if not any(op.call for op in graph.ops):
+        raise Unsupported(
+            f"{planner} cuts ops by their shapes, which an imported profile does not have: give it a captured model"
+        )
     found: MainOps = memo(graph, ("main ops", also), lambda: _found(graph, also))
+    if all(op.join for op in found.ops):
+        raise Unsupported(f"{planner} cuts products and convolutions with weights: this graph has none")
     return found
 
 

@@ -17,7 +17,8 @@ Two kinds of accelerators (section 4): the first level divides every layer unequ
 and the objective is the sum over levels of these seconds, of the slower kind below the first. Below it each kind decides for itself:
 where that differs, the plan holds every layer twice (`_accpar_halves`). On captured models both kinds take the same types, each layer
 waiting for the slower. With `ratio` = "group" one ratio, that of the FLOP/s, holds for all layers, so that no tensor has to be moved between two
-ratios; the paper's tables, of a ratio for each layer ("layer"), do not charge that.
+ratios; the paper's tables, of a ratio for each layer ("layer"), do not charge that. Unequal parts can be planned and stored, not
+lowered: plans of captured models with "equal" halves, each layer waiting for the slower, can be simulated and run.
 
 On captured models the layers are products and convolutions with weights; additions, attentions and the like are joins that may be
 cut on rows or columns or be copied. A type needs a dim of two equal halves; a layer with none computes copies. Compute is the
@@ -33,6 +34,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from ..cost.accpar_elements import ROWS, TYPE_I, TYPE_II, AccParElements
+from ..cost.recorded import Recorded
 from ..errors import Infeasible, InputError
 from ..plan.model import Plan
 from ..plan.problem import Problem
@@ -48,7 +50,7 @@ from .registry import register
 from .types import Info, Json, Run
 
 Method = Literal["accpar", "accpar-code", "hypar", "owt", "data"]
-Ratio = Literal["layer", "group"]
+Ratio = Literal["layer", "group", "equal"]
 
 
 @register
@@ -57,7 +59,7 @@ class AccPar(Planner):
 
     Args:
         method: "accpar", or one of the baselines above.
-        ratio: where halves differ, a share for each "layer", or one for the "group".
+        ratio: where accelerators differ, a share for each "layer", one for the "group", or "equal" halves, which run.
     """
 
     info = Info(
@@ -113,7 +115,7 @@ class AccPar(Planner):
             plan = plan_of(problem, descent.net, array, [own[0] for own in types], shares)
         else:
             plan = split_plan(problem, descent.net, array, types[0][0], shares, types[1:])
-        if not isinstance(problem.cost, AccParElements) and not any(weights_of(x) for x in shares):
+        if not isinstance(problem.cost, AccParElements | Recorded) and not any(weights_of(x) for x in shares):
             over = fits(problem, plan)
             if over:
                 raise Infeasible(f"{over}; accpar takes no account of memory")
@@ -199,8 +201,8 @@ class _Descent:
         halves = array.halves(self.level)
         if len(array.kinds) == 2 and self.level == 0:
             first, second = halves[0]
-            share = first[0] / (first[0] + second[0]) if self.ratio == "group" else None
-            return [Seconds(self.net.sizes, first, second, width, share)]
+            shares = {"layer": None, "group": first[0] / (first[0] + second[0]), "equal": 0.5}
+            return [Seconds(self.net.sizes, first, second, width, shares[self.ratio])]
         each = [Seconds(own, one, other, width, 0.5) for own, (one, other) in zip(self.sides, halves)]
         return [*each] if self.apart else [Slower(tuple(each))]
 

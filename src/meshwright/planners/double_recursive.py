@@ -118,7 +118,7 @@ class DoubleRecursive(Planner):
         run.tick(0, "rounds", 0, model.rounds)
         slots, states = search(model.ops, model.rounds, importance)
         plan = model.plan(problem, slots)
-        if any(op.call for op in problem.graph.ops) and not isinstance(problem.cost, Recorded):
+        if not isinstance(problem.cost, Recorded):
             over = fits(problem, plan)
             if over:
                 raise Infeasible(f"{over}; double_recursive takes no account of memory")
@@ -177,7 +177,7 @@ class DoubleRecursive(Planner):
                 f"double_recursive halves the devices down to one, which {count} do not allow: give it "
                 f"{1 << (count.bit_length() - 1)}"
             )
-        main = main_ops(problem.graph, DECIDE)
+        main = main_ops(problem.graph, "double_recursive", DECIDE)
         ops = self._operators(main, problem.recipe.samples)
         return _Model(main, ops, count.bit_length() - 1)
 

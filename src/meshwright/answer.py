@@ -79,6 +79,7 @@ def of_plan(stated: Stated, plan: Plan, planner: str = "given", status: str = "f
         plan=plan,
         simulations=(simulation,),
         top=1,
+        recipe=stated.problem.recipe,
         family=_family(stated.problem),
         kind=_kind(stated.problem),
     )
@@ -140,6 +141,7 @@ def outcome_of(stated: Stated, planner: Planner, result: Result, *, top: int = 5
         points=result.space[0],
         details=result.carry,
         top=top,
+        recipe=stated.problem.recipe,
         family=_family(stated.problem),
         kind=_kind(stated.problem),
     )

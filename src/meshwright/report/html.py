@@ -19,6 +19,7 @@ from .charts.base import table
 from .outcome import Outcome
 from .payload import plan_object
 from .plan_words import assumptions, stage_table
+from .shardings import sharding_rows, sharding_section
 from .table import recipe_words, searched_words, sure
 
 CHARTS = (
@@ -47,6 +48,8 @@ def report_html(outcome: Outcome) -> str:
         body += section(number_, name, title, made[name])
     body += side_by_side(outcome)
     body += words(outcome)
+    if outcome.recipe is not None:
+        body += sharding_section(sharding_rows(q.graph, plan, outcome.recipe))
     return page(f"{q.model} on {q.cluster.name} · meshwright", body, made, plan_object(outcome))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import nan
+from math import isfinite, nan
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._views import Viewed
@@ -13,6 +13,7 @@ from .._words import GIB, memory_unit, percent
 from ..cluster.model import Cluster
 from ..graph.ir import Graph
 from ..plan.model import Plan
+from ..plan.problem import Recipe
 from ..simulate.result import Simulation
 from .candidates import Candidate, ties
 from .error_model import ErrorModel, error_model
@@ -131,11 +132,20 @@ class Outcome(Viewed):
     """Of the devices, as measured steps are told apart."""
     kind: str = ""
     """Of the problem, likewise: a key of `error_model.KINDS`, or "" for what was never measured."""
+    recipe: Recipe | None = None
+    """What the plan was priced for, where it can be lowered again."""
     told: tuple[str, ...] = ()
     """Sentences on why, where they were made earlier."""
     files: Mapping[str, int] = field(default_factory=dict)
     """Name -> bytes, relative to `folder`."""
     folder: str = ""
+
+    @property
+    def gap(self) -> float | None:
+        """Relative distance of the planner's claim from its own proven bound; None without a bound."""
+        if self.bound is None or not isfinite(self.claim) or self.claim == 0:
+            return None
+        return abs(self.claim - self.bound) / abs(self.claim)
 
     @property
     def simulation(self) -> Simulation | None:

@@ -19,6 +19,8 @@ from .lines import Line, Style, bar, columns, labelled, listed, sums
 from .outcome import Outcome, Question
 
 OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
+PROVED = 0.1
+"""Gap to a proven bound up to which it is worth saying."""
 NARROW = 60
 """Below this width every plan is a block of its own."""
 DROPPED = ("bar", "MFU", "recompute")
@@ -73,6 +75,9 @@ def searched_words(outcome: Outcome) -> str:
         words += f" in {number(outcome.seconds, 2)} s"
     if outcome.refused:
         words += f", {count(outcome.refused)} do not fit"
+    gap = outcome.gap
+    if gap is not None and gap <= PROVED:
+        words += f", proved within {percent(gap, 2)} of the optimum of this cost model"
     if outcome.status == "stopped":
         words += ", stopped: best so far"
     elif outcome.result_status == "budget":

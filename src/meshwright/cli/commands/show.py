@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import options as o
 from ..screen import Screen
+
+if TYPE_CHECKING:
+    from ...answer import Reopened
 
 
 def show(
@@ -20,6 +23,9 @@ def show(
         Path | None,
         typer.Option("--diff", metavar="PLAN2", help="Set beside another plan.", autocompletion=o.plan_paths),
     ] = None,
+    shardings: Annotated[
+        bool, typer.Option("--shardings", help="How each operator is cut, and where values are converted.")
+    ] = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -35,6 +41,8 @@ def show(
 
     screen = Screen(as_json, quiet, verbose, color)
     first = answer.reopened(save.open_plan(plan))
+    if shardings:
+        return _shardings(screen, first, answer.reopened(save.open_plan(diff)) if diff is not None else None)
     if diff is not None:
         other = answer.reopened(save.open_plan(diff))
         screen.lines(diff_lines(first.outcome, other.outcome, screen.width))
@@ -51,4 +59,20 @@ def show(
         # In a terminal without a browser this does nothing, and the path is printed either way.
         opened = screen.may_open and webbrowser.open(report.resolve().as_uri())
         screen.lines([Line(f"Report   {report}" + ("   opened" if opened else ""))])
+    return 0
+
+
+def _shardings(screen: Screen, first: Reopened, other: Reopened | None) -> int:
+    from ...report.shardings import sharding_diff_lines, sharding_lines, sharding_object, sharding_rows
+
+    rows = [
+        sharding_rows(x.stated.problem.graph, x.outcome.plan, x.stated.problem.recipe)
+        for x in (first, other)
+        if x is not None and x.outcome.plan is not None
+    ]
+    if len(rows) == 2:
+        screen.lines(sharding_diff_lines(rows[0], rows[1], screen.width))
+    else:
+        screen.lines(sharding_lines(rows[0], screen.width))
+    screen.json({"plans": [sharding_object(r) for r in rows]})
     return 0

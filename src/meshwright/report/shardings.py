@@ -195,7 +195,7 @@ def sharding_section(rows: Sequence[OpRow]) -> str:
         mine = [list(r.cells) for r in rows if r.part == part]
         body += f"<h3>{escape(part or 'outside of blocks')}</h3>{table(HEAD, mine, left=5)}"
     caption = "One layer's operators: what cuts each, how its result rests, and what is sent around it. [batch/dp, 4096/tp] is a value of two dims, the first cut over dp, the second over tp."
-    return f'<section><h2>8. How operators are cut</h2><p class="soft">{escape(caption)}</p><details class="plain"><summary>{count(len(rows))} ops</summary>{body}</details></section>'
+    return f'<section><h2>8. How operators are cut</h2><p class="soft">{escape(caption)}</p><details class="plain" open><summary>{count(len(rows))} ops</summary>{body}</details></section>'
 
 
 def sharding_object(rows: Sequence[OpRow]) -> list[dict[str, object]]:

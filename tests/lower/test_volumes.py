@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshwright.cost.volumes import Scheme, linear_volume
+from meshwright.cluster.model import Mesh
+from meshwright.cost.volumes import Scheme, linear_volume, loss_volume, norm_volume
 from meshwright.errors import Unsupported
 from meshwright.lower import lower
+from meshwright.lower.program import Instr, Program
 from meshwright.lower.summa import SUMMA
 from meshwright.lower.volumes import received, resting
-from meshwright.plan.model import Cut, OpSharding
+from meshwright.plan.model import Cut, OpSharding, Plan, Stage
 from meshwright.plan.problem import Recipe
 from meshwright.testing.linear import LINEAR, W, X, linear_graph, linear_plan, linear_program, linear_received
 
@@ -100,3 +102,46 @@ def test_only_products_run_as_summa() -> None:
     wrong = {**stage.shardings, "gain/mul": replace(stage.shardings["gain/mul"], variant=SUMMA)}
     with pytest.raises(Unsupported, match="no product of rows with one matrix"):
         lower(graph, replace(plan, stages=(replace(stage, shardings=wrong),)), Recipe(32))
+
+
+@pytest.mark.parametrize("p", [4, 8])
+def test_norms_and_losses_receive_their_statistics(p: int) -> None:
+    """32 tokens of 16 features and of 64 classes, both cut over p."""
+    import torch
+    from torch import Tensor, nn
+
+    from meshwright.graph.capture import capture
+
+    class Tail(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.head = nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 64, bias=False)
+
+        def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+            return nn.functional.cross_entropy(self.head(self.norm(self.first(x))), labels)
+
+    inputs = {"x": torch.zeros(32, 8), "labels": torch.zeros(32, dtype=torch.int64)}
+    graph = capture(Tail(), inputs, 32)
+    cuts: dict[str, OpSharding] = {}
+    for op in graph.ops:
+        name = next((f.name for f in op.rule.factors if f.kind == "stat"), "n" if op.kind == "linear" else "")
+        if name:
+            cuts[op.name] = OpSharding({name: (Cut("tp"),)})
+    stage = Stage(tuple(op.name for op in graph.ops), Mesh(range(p), ("tp",), (p,)), cuts)
+    program = lower(graph, Plan(graph.digest, 32, (stage,)), Recipe(32, compute_dtype="float32"))
+    (norm,) = [op.name for op in graph.ops if op.kind == "layer_norm"]
+    (loss,) = [op.name for op in graph.ops if op.kind == "cross_entropy_loss"]
+    inside = _statistics_alone(program)
+    assert received(inside, graph, 1, {norm}) == norm_volume(32, p) == {4: 192, 8: 224}[p]
+    assert received(inside, graph, 1, {loss}) == loss_volume(32, p) == {4: 144, 8: 168}[p]
+
+
+def _statistics_alone(program: Program) -> Program:
+    def kept(instrs: tuple[Instr, ...]) -> tuple[Instr, ...]:
+        return tuple(i for i in instrs if i.kind == "stat")
+
+    (code,) = program.stages
+    segments = tuple(
+        replace(s, forward=kept(s.forward), rerun=kept(s.rerun), backward=kept(s.backward)) for s in code.segments
+    )
+    return replace(program, stages=(replace(code, segments=segments, grads=(), update=()),))

@@ -24,6 +24,8 @@ class Choices:
     layouts: Mapping[str, Layout]
     storage: Mapping[str, Storage]
     recompute: frozenset[str]
+    written_out: frozenset[str] = frozenset()
+    """Runs that are not folded: each block has its own names here, and says nothing where it has no entry."""
 
 
 @dataclass(slots=True)

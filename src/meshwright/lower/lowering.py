@@ -17,13 +17,14 @@ from ..plan.model import Layout, Plan, Stage
 from ..plan.pieces import in_pieces
 from ..plan.problem import Recipe
 from .atoms import Atoms
+from .choices import choices_of
 from .copies import with_copies
 from .fold import Folded
 from .memo import memo
 from .parameters import Over
 from .pieces import Lowered, atoms_of, lowered
 from .program import Instr, Kept, Program, Segment, StageCode, Transfer
-from .stages import Owner, Span, choices_of, stages_of
+from .stages import Owner, Span, stages_of
 
 
 def lower(graph: Graph, plan: Plan, recipe: Recipe) -> Program:

@@ -32,12 +32,12 @@ from ..graph.ir import Graph
 from ..graph.kinds import kind_of
 from ..lower.assign import Choices, cuts_along, on, plan_layout
 from ..lower.atoms import FIXED, PRODUCTS, Atoms, Node, refine
+from ..lower.choices import unfoldable
 from ..lower.convert import Axes
 from ..lower.experts import expert_atoms
 from ..lower.fold import fold
 from ..lower.halo import why_whole
 from ..lower.memo import memo
-from ..lower.stages import unfoldable
 from ..plan.model import Cut, Layout, OpSharding, Storage
 
 DP, CP, EP, TP = "dp", "cp", "ep", "tp"

@@ -27,9 +27,9 @@ from ..errors import InputError
 from ..graph.ir import Graph
 from ..lower.atoms import Atoms
 from ..lower.atoms import refine as atoms_of
+from ..lower.choices import unfoldable
 from ..lower.fold import fold
 from ..lower.memo import memo
-from ..lower.stages import unfoldable
 from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Annotation, Problem
 from ..simulate.fits import fits

@@ -16,7 +16,7 @@ from meshwright.cluster.model import Mesh
 from meshwright.graph.blocks import with_runs
 from meshwright.graph.capture import capture
 from meshwright.graph.ir import Graph
-from meshwright.lower import instructions, lower
+from meshwright.lower import lower
 from meshwright.lower.program import Program, StageCode
 from meshwright.plan.lookup import recomputes, stage_ops
 from meshwright.plan.model import Cut, OpSharding, Plan, Schedule, Stage
@@ -96,7 +96,8 @@ def test_folded_is_written_out_whatever_runs_again(residual: bool, rng: random.R
 
 
 def _sums(program: Program) -> int:
-    return sum(n for code in program.stages for n, i in instructions(code) if i.communicates and i.phase == "forward")
+    segments = [s for code in program.stages for s in code.segments]
+    return sum(s.count * sum(i.communicates for i in s.forward) for s in segments)
 
 
 @pytest.mark.parametrize("how", ["folded", "at stage", "by own names", "cut inside of a block"])
@@ -121,9 +122,7 @@ def test_an_entry_of_the_first_block_speaks_for_all(how: str) -> None:
         stages = (replace(stage, ops=tuple(names[:border])), replace(stage, ops=tuple(names[border:]), mesh=mesh))
     program = lower(graph, replace(plan, stages=stages), RECIPE)
     assert _sums(program) == 4
-    again = {
-        i.on for code in program.stages for _, i in instructions(code) if i.phase == "rerun" and i.kind == "compute"
-    }
+    again = {i.on for code in program.stages for s in code.segments for i in s.rerun}
     if how == "at stage":
         assert len([name for name in again if name.endswith("relu")]) == 4
     if how == "by own names":

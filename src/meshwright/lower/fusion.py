@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from ..graph.ir import Graph
 from ..plan.problem import Recipe
 from .assign import Choices
+from .choices import unfoldable
 from .fold import fold
 from .keep import Keeper
 from .memo import memo
 from .pieces import write
 from .program import RAW
-from .stages import unfoldable
 
 
 @dataclass(frozen=True, slots=True)

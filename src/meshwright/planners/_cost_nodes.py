@@ -13,11 +13,11 @@ import numpy as np
 from ..cluster.model import Mesh
 from ..graph.ir import Floats, Ints
 from ..lower.assign import plan_layout
+from ..lower.choices import unfoldable
 from ..lower.convert import Axes, axes_of
 from ..lower.fold import fold
 from ..lower.fusion import uncut
 from ..lower.pieces import atoms_of
-from ..lower.stages import unfoldable
 from ..plan.model import Storage
 from ..plan.problem import Problem
 from ..simulate.additive import Tariff

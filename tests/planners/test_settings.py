@@ -16,7 +16,7 @@ from meshwright.formats import detect
 from meshwright.planners import registry
 from meshwright.settings import about_parameters, parameters
 
-ZERO = {"gap", "launch", "param_scale", "least_copies", "tolerance", "coefficient", "epsilon"}
+ZERO = {"gap", "launch", "param_scale", "least_copies", "tolerance", "imbalance", "coefficient", "epsilon"}
 """Settings that may be 0."""
 ENDLESS = {"seconds"}
 """Settings that may be inf."""

@@ -71,6 +71,8 @@ class Node:
     """Per operand."""
     unary: Floats
     memory: Floats
+    kept: Floats
+    """Of `memory`, what one micro-batch keeps for its backward."""
 
 
 @dataclass(eq=False)
@@ -182,6 +184,7 @@ class NodeTables:
                 total = base + self.m * self._sum(micro) + self._sum(once)
                 ways.append((replace(o, style=style), stored, total, float(kept[i]) + nbytes))
             final += _undominated(ways) if self.tradeoff else [min(ways, key=lambda w: w[2])]
+        held = {o.rest: float(x) for o, x in zip(options, kept, strict=True)}
         options = [o for o, *_ in final]
         made = [axes_of(o.cuts) if space.weight else None for o in options]
         rests = [
@@ -192,6 +195,7 @@ class NodeTables:
         return Node(
             space, options, [s for _, s, _, _ in final], rests, reads,
             np.array([u for _, _, u, _ in final]), np.array([b for *_, b in final]),
+            np.array([held[o.rest] for o in options]),
         )  # fmt: skip
 
     def _sum(self, entries: Sequence[int]) -> float:

@@ -3,17 +3,28 @@
     ops ─ clustering ─▶ layers ─┬─ intra-operator programme per (interval of layers, submesh, logical shape) ─▶ seconds, memory
                                 └─ inter-operator programme over (stages, layers, devices), every t_max ─▶ stages
 
+    clustering        `solvers.clustering`        largest boundary least, layers of like work
+    intra-operator    `_alpa_intervals`           one option per op of the shared cost graph (compute and communication, any
+                                                  layout of values and parameters at rest), solved with a proof
+    inter-operator    `solvers.stage_programme`   Σ t + (B − 1) · max t, all devices, memory in flight by 1F1B
+    placement         `solvers.stage_programme`   larger submeshes first, parts of hosts inside a host
+
 Recorded inputs of any one part are planned by that part (`_alpa_recorded`): option tables by the intra-operator programme,
-stage tables by the inter-operator one, graphs without times by clustering.
+stage tables by the inter-operator one, graphs without times by clustering. The paper's own strategies and prices, which count
+communication only, are in `_alpa_space`. Where stages meet, tensors are re-laid by the runtime (tiles sent once, gathered
+locally), which the objective leaves out as the paper's does, and the simulator counts.
 """
 
 from __future__ import annotations
 
-from ..errors import Unsupported
 from ..plan.model import Plan
 from ..plan.problem import Problem
+from ..simulate.additive import additive
+from ..solvers.stage_programme import SPACES, Space
+from . import _alpa_model
+from ._alpa_model import Choices
 from ._alpa_recorded import recorded
-from ._checked import above
+from ._checked import above, whole, word
 from .base import Planner
 from .registry import register
 from .types import Info, Json, Run
@@ -24,7 +35,11 @@ class Alpa(Planner):
     """Hierarchical: how operators are sharded inside stages, and which stages on which devices.
 
     Args:
+        layers: that ops are clustered into; None = 8, or fewer where the rule of like work allows no eight.
+        micro_batches: B; None = the best of 1, about 8 and about 32.
+        submeshes: over hosts: "all" numbers of them, "power_of_two" or "small_power_of_two".
         tolerance: of clustering: a layer may have (1 + tolerance) times the mean FLOPs.
+        imbalance: shares of FLOPs and of devices of a stage differ by at most the factor 1 + imbalance (the authors' pruning).
         inference: stages in lockstep without backward, of recorded prices of stages.
     """
 
@@ -37,29 +52,42 @@ class Alpa(Planner):
         handles=frozenset({"dag", "memory"}),
         goals=frozenset({"time"}),
         family="hybrid",
-        missing=("captured models: only recorded inputs of its three parts are planned",),
     )
 
-    def __init__(self, *, tolerance: float = 0.5, inference: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        layers: int | None = None,
+        micro_batches: int | None = None,
+        submeshes: Space = "all",
+        tolerance: float = 0.5,
+        imbalance: float = 1.0,
+        inference: bool = False,
+    ) -> None:
         above("alpa", "tolerance", tolerance, zero=True)
+        above("alpa", "imbalance", imbalance, zero=True)
+        whole("alpa", "layers", layers)
+        whole("alpa", "micro_batches", micro_batches)
+        word("alpa", "space of submeshes", submeshes, SPACES)
+        self.layers = layers
+        self.micro_batches = micro_batches
+        self.submeshes: Space = submeshes
         self.tolerance = tolerance
+        self.imbalance = imbalance
         self.inference = inference
 
     def search(self, problem: Problem, run: Run) -> Json:
-        """Raises:
-        Unsupported: a captured model.
-        """
+        """The best stages for each number of micro-batches."""
         part = recorded(problem, self.tolerance, self.inference)
-        if part is None:
-            raise Unsupported("planner alpa cannot plan captured models yet: give it recorded tables")
-        return part.search(run)
+        if part is not None:
+            return part.search(run)
+        choices = Choices(self.layers, self.micro_batches, self.submeshes, self.tolerance, self.imbalance)
+        return _alpa_model.search(problem, choices, run)
 
     def objective(self, problem: Problem, plan: Plan) -> float:
         part = recorded(problem, self.tolerance, self.inference)
-        if part is None:
-            raise Unsupported("planner alpa cannot price plans of captured models yet: give it recorded tables")
-        return part.objective(plan)
+        return part.objective(plan) if part is not None else _alpa_model.objective(problem, plan)
 
     def loads(self, problem: Problem, plan: Plan) -> tuple[float, ...]:
         part = recorded(problem, self.tolerance, self.inference)
-        return part.loads(plan) if part is not None else ()
+        return part.loads(plan) if part is not None else additive(problem, plan)

@@ -17,6 +17,7 @@ from ..cost.base import Collective, CostModel, Group
 from ..graph.ir import ITEM_BYTES, Floats, Graph, Ints, Op, Phase
 from ..lower import lower
 from ..lower.fusion import uncut
+from ..lower.parameters import STAGES
 from ..lower.program import Instr, StageCode
 from ..plan.model import Plan
 from ..plan.problem import Problem, Recipe
@@ -127,7 +128,7 @@ class Tariff:
                 rows = self.rows(op, [instr.sizes], [instr.samples])
                 self._once[key] = float(self.compute(op, rows, instr.phase, wanted)[0])
             return self._once[key]
-        if not instr.communicates:
+        if not instr.communicates or STAGES in instr.axes:
             return 0.0
         part = self.part(instr)
         nbytes = instr.nbytes * (1 if instr.samples is None else self.local(instr.samples))

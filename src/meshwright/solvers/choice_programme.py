@@ -14,7 +14,7 @@ from math import inf
 import numpy as np
 
 from .cost_graph import FORBIDDEN, CostGraph, Floats, Found
-from .mixed_integer import Arrays, Bools, Ints, solve_arrays
+from .mixed_integer import Arrays, Bools, Ints, closed, solve_arrays
 
 LARGEST = 1e5
 """Costs are scaled so that the largest is this: solvers lose precision on objectives of 1e12."""
@@ -81,7 +81,7 @@ def choose(
             raise KeyboardInterrupt
         if not any(over):
             value = graph.cost(choice)
-            return Found(choice, value, min(value, bound))
+            return Found(choice, value, closed(value, min(value, bound)))
         # Within the solver's tolerance, but over: asked again with that much less.
         slack = [max(s, 2.0 * o) for s, o in zip(slack, over, strict=True)]
 

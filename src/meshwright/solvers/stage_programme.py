@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -23,7 +24,8 @@ from ._stage_kernels import slowest, sums
 from .cost_graph import Floats
 from .mixed_integer import Ints
 
-SPACES = ("all", "power_of_two", "small_power_of_two")
+Space = Literal["all", "power_of_two", "small_power_of_two"]
+SPACES: tuple[Space, ...] = get_args(Space)
 """Of numbers of hosts in a submesh."""
 
 
@@ -190,7 +192,7 @@ def _check(seconds: Floats, following: Ints, devices_of: Sequence[int], devices:
         )
 
 
-def submeshes(hosts: int, per_host: int, space: str = "all") -> tuple[tuple[int, int], ...]:
+def submeshes(hosts: int, per_host: int, space: Space = "all") -> tuple[tuple[int, int], ...]:
     """Shapes (hosts, devices of each) that any multiset of covers the cluster with, if their devices add up to it.
 
     (1, 2^p) inside a host, (n, all) over several; a host of another number of devices than a power of two is a submesh, too.

@@ -1,0 +1,177 @@
+"""Alpa on a captured model: ops into layers, layers into stages on submeshes, every stage sharded by its own programme."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, prod
+
+import numpy as np
+
+from ..errors import Infeasible, InputError
+from ..graph.ir import Floats, Graph, Ints
+from ..graph.kinds import kind_of
+from ..plan.model import Plan, Schedule
+from ..plan.problem import Problem
+from ..simulate import simulate
+from ..simulate.additive import additive
+from ..simulate.fits import excess
+from ..solvers.clustering import cluster
+from ..solvers.stage_programme import Space, StageChoice, best_stages, submeshes
+from ._alpa_intervals import Intervals
+from ._alpa_recorded import clustering_input
+from ._layers import Layers
+from .types import Considered, Json, Run
+
+LAYERS = 8
+"""Layers unless told; the authors' grid is 6 to 32."""
+TRIES = 6
+"""Times that the stages are chosen again with less memory, because what is simulated needs more than what is summed up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What the user of Alpa decides."""
+
+    layers: int | None
+    micro_batches: int | None
+    space: Space
+    tolerance: float
+    imbalance: float
+
+
+def search(problem: Problem, choices: Choices, run: Run) -> Json:
+    """Offers the best plan for each number of micro-batches.
+
+    Raises:
+        Infeasible: no stages fit; says what the nearest needs.
+        InputError: choices that the model or the cluster cannot have.
+    """
+    graph, count = problem.graph, problem.limits.devices or problem.cluster.count
+    per_host = min(problem.cluster.node_size, count)
+    if count % per_host:
+        raise InputError(f"alpa uses whole hosts: {count} devices are no multiple of the {per_host} of a host")
+    layers = layers_of(graph, choices)
+    meshes = submeshes(count // per_host, per_host, choices.space)
+    considered: list[Considered] = []
+    reason = ""
+    best: tuple[float, Json] = (inf, None)
+    for b in batches(problem.recipe.samples, choices.micro_batches):
+        intervals = Intervals(problem, layers, meshes, b, choices.imbalance, run)
+        seconds, rest, kept = intervals.tables(count)
+        usable = problem.limits.usable(problem.cluster.types[0].memory)
+        room = usable
+        for _ in range(TRIES):
+            found = best_stages(seconds, following(rest, kept, room), [prod(m) for m in meshes], count, b)
+            if not found.stages:
+                reason = reason or least_need(rest, kept, usable)
+                break
+            schedule = Schedule("1f1b" if len(found.stages) > 1 else "gpipe", b)
+            plan = Plan(graph.digest, problem.recipe.samples, intervals.stages(found.stages), schedule)
+            simulation = simulate(problem, plan, detail=False)
+            over = float(simulation.peak.max()) - usable
+            value = objective(problem, plan)
+            considered.append(_row(plan, b, value, float(simulation.peak.max()), max(0.0, over)))
+            run.show(sorted(considered, key=lambda c: (c.over > 0, c.objective)))
+            if over <= 0:
+                run.offer(value, lambda plan=plan: plan, float(simulation.peak.max()))  # type: ignore[misc]
+                if value < best[0]:
+                    best = value, _told(found.stages, intervals, layers, b)
+                break
+            reason = excess(problem, simulation) or reason
+            room -= max(over, 0.02 * usable)
+    if best[1] is None:
+        raise Infeasible(reason or "no stages of whole layers use all devices")
+    return best[1]
+
+
+def objective(problem: Problem, plan: Plan) -> float:
+    """Σ t + (B − 1) · max t, t being a stage's seconds a micro-batch, with its share of what is done once a step.
+
+    What stages send each other does not count, as in the paper; the simulator counts it.
+    """
+    b = plan.schedule.micro_batches
+    each = [t / b for t in additive(problem, plan)]
+    return sum(each) + (b - 1) * max(each)
+
+
+def layers_of(graph: Graph, choices: Choices) -> Layers:
+    """Ops clustered into layers; without a wish, fewer where the rule of like work allows no eight.
+
+    Raises:
+        InputError: the number of layers that is asked for has no legal clustering.
+    """
+    given = clustering_input(graph, lambda i: is_heavy(graph, i))
+    wanted = [choices.layers] if choices.layers is not None else list(range(min(LAYERS, len(graph.ops)), 0, -1))
+    for n in wanted:
+        found = cluster(*given, n, tolerance=choices.tolerance)
+        if found.ends:
+            flops = [sum(op.flops for op in graph.ops[a:b]) for a, b in zip((0, *found.ends), found.ends)]
+            return Layers(graph, found.ends, tuple(flops))
+    raise InputError(
+        f"alpa cannot cluster {len(graph.ops)} ops into {wanted[0]} layers of at most {1 + choices.tolerance:g} times the mean "
+        "work: ask for fewer layers or a larger tolerance"
+    )
+
+
+def is_heavy(graph: Graph, i: int) -> bool:
+    """Products and convolutions."""
+    row = kind_of(graph.ops[i].kind)
+    return row is not None and not row.light and graph.ops[i].flops > 0
+
+
+def batches(samples: int, wanted: int | None) -> list[int]:
+    """Numbers of micro-batches to plan for: what is asked for, else 1, about 8 and about 32, as far as they divide the batch.
+
+    Raises:
+        InputError: micro-batches that do not divide the batch.
+    """
+    if wanted is not None:
+        if wanted < 1 or samples % wanted:
+            raise InputError(f"alpa needs equal micro-batches: {wanted} do not divide the batch of {samples}")
+        return [wanted]
+    divisors = [d for d in range(1, samples + 1) if samples % d == 0]
+    return sorted({max(d for d in divisors if d <= about) for about in (1, 8, 32)})
+
+
+def following(rest: Floats, kept: Floats, room: float) -> Ints:
+    """Greatest number of stages that may follow: rest + (following + 1) · kept ≤ room; −1 = does not fit at all."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        flights = np.floor((room - rest) / np.maximum(kept, 1e-9))
+    found: Ints = np.clip(np.nan_to_num(flights, nan=0.0, neginf=0.0, posinf=1e6) - 1, -1, 1_000_000).astype(np.int64)
+    return found
+
+
+def least_need(rest: Floats, kept: Floats, usable: float) -> str:
+    """Why no stages fit."""
+    need = rest + kept
+    gib = 2.0**30
+    least = float(np.min(np.where(np.isfinite(need), need, inf).min(axis=(1, 2, 3)), initial=inf))
+    if least > usable:
+        return f"the leanest stage needs {least / gib:.1f} GiB a device, of {usable / gib:.1f} usable"
+    return f"no stages of whole layers that use all devices keep parameters and what is in flight within {usable / gib:.1f} GiB"
+
+
+def _told(stages: Sequence[StageChoice], intervals: Intervals, layers: Layers, b: int) -> Json:
+    found: list[Json] = []
+    for s in stages:
+        config = intervals.configs[s.mesh][s.config]
+        found.append(
+            {
+                "layers": [s.first, s.stop],
+                "submesh": list(intervals.submeshes[s.mesh]),
+                "logical_shape": list(config.shape),
+                "memory_weight": config.weight,
+            }
+        )
+    proved = all(p.proved for p in intervals.pieces.values())
+    return {"layers": len(layers), "micro_batches": b, "stages": found, "intra_operator_proved": proved}
+
+
+def _row(plan: Plan, b: int, value: float, memory: float, over: float) -> Considered:
+    shape = " + ".join("×".join(map(str, s.mesh.shape)) or "1" for s in plan.stages[:6])
+    more = f" + {len(plan.stages) - 6} more" if len(plan.stages) > 6 else ""
+    return Considered(
+        f"{len(plan.stages)} stages: {shape}{more}", plan.samples // b, b, "none", plan.schedule.name, value, memory, over,
+        lambda: plan,
+    )  # fmt: skip

@@ -1,0 +1,141 @@
+"""Alpa on captured models: stage prices are those of the plans, stages cover the cluster, memory counts in flight."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import pytest
+
+from meshwright.cluster import resolve as cluster_of
+from meshwright.cost.analytic import Analytic
+from meshwright.errors import InputError
+from meshwright.graph.ir import Graph
+from meshwright.plan.model import Plan, Schedule
+from meshwright.plan.problem import Limits, Problem, Recipe
+from meshwright.plan.validate import validate
+from meshwright.planners import _alpa_model as model
+from meshwright.planners._alpa_intervals import WEIGHTS, Intervals, shapes_of
+from meshwright.planners._run import SearchRun
+from meshwright.planners.alpa import Alpa
+from meshwright.planners.types import Budget
+from meshwright.simulate import simulate
+from meshwright.simulate.additive import additive
+from meshwright.solvers.stage_programme import StageChoice, submeshes
+from meshwright.testing import PlannerConformance
+
+
+class TestAlpa(PlannerConformance):
+    planner = "alpa"
+
+
+@lru_cache(maxsize=4)
+def captured(name: str = "llama-3.1-8b", blocks: int = 4) -> Graph:
+    from meshwright.graph.source import resolve
+    from meshwright.graph.zoo import Shrink
+
+    shrink = Shrink(blocks=blocks, width=64, heads=8, kv_heads=4, ffn=128, vocab=256, seq=32, dropout=0.0)
+    return resolve(name).graph(batch=2, seq=32, dtype="bfloat16", shrink=shrink, cache=False)
+
+
+@lru_cache(maxsize=4)
+def problem(samples: int = 16, cluster: str = "h100x8") -> Problem:
+    return Problem(captured(), cluster_of(cluster), Analytic(), Recipe(samples))
+
+
+@lru_cache(maxsize=2)
+def intervals(micro_batches: int = 4) -> tuple[Intervals, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    p = problem()
+    layers = model.layers_of(p.graph, model.Choices(4, None, "all", 0.5, 1.0))
+    found = Intervals(p, layers, submeshes(1, 8), micro_batches, 1e9, SearchRun(Budget(), 0, None))
+    return found, found.tables(8)
+
+
+def plan_of(chosen: list[tuple[int, int, int, int]], micro_batches: int = 4) -> tuple[Plan, list[float]]:
+    """(plan, seconds of the tables) of stages (first, stop, submesh, configuration)."""
+    found, (seconds, _, _) = intervals(micro_batches)
+    stages = [StageChoice(i, k, m, c, float(seconds[i, k - 1, m, c])) for i, k, m, c in chosen]
+    p = problem()
+    schedule = Schedule("1f1b" if len(stages) > 1 else "gpipe", micro_batches)
+    return Plan(p.graph.digest, 16, found.stages(stages), schedule), [s.seconds for s in stages]
+
+
+@pytest.mark.parametrize(
+    "cuts", [[(0, 4, 3)], [(0, 2, 2), (2, 4, 2)], [(0, 1, 1), (1, 2, 1), (2, 4, 2)], [(0, 3, 2), (3, 4, 2)]]
+)
+def test_a_stage_costs_what_its_program_does(cuts: list[tuple[int, int, int]]) -> None:
+    """Up to constants that a later stage computes anew (positions of a rotation)."""
+    found, _ = intervals()
+    fastest = [c for c, config in enumerate(found.configs[2]) if config.weight == 0]
+    for c in fastest:
+        plan, seconds = plan_of([(i, k, m, min(c, len(found.configs[m]) - len(WEIGHTS))) for i, k, m in cuts])
+        validate(problem(), plan)
+        assert [t / 4 for t in additive(problem(), plan)] == pytest.approx(seconds, rel=1e-4)
+
+
+def test_bytes_at_rest_and_in_flight_are_those_of_the_simulator() -> None:
+    """Besides buffers, and what the loss holds; where memory is fullest some of what is in flight may be free already."""
+    found, (_, rest, kept) = intervals()
+    for c in range(len(found.configs[2])):
+        plan, _ = plan_of([(0, 2, 2, c), (2, 4, 2, c)])
+        simulation = simulate(problem(), plan, detail=False)
+        first = next(
+            by for lane, by in zip(simulation.lanes, simulation.peak_by, strict=True) if lane.first_device == 0
+        )
+        at_rest = first["weights"] + first["gradients"] + first["optimizer"]
+        assert at_rest == pytest.approx(rest[0, 1, 2, c], rel=0.02)
+        assert first["activations"] >= 1.7 * kept[0, 1, 2, c]
+
+
+def test_the_plan_uses_all_devices_and_is_no_worse_than_any_stages_tried() -> None:
+    p = problem()
+    result = Alpa(layers=4, micro_batches=4, imbalance=1e9).plan(p)
+    assert result.plan is not None
+    assert sorted(d for s in result.plan.stages for d in s.mesh.devices) == list(range(8))
+    assert result.objective == Alpa().objective(p, result.plan)
+    rng = np.random.default_rng(0)
+    found, _ = intervals()
+    for cuts in ([(0, 4, 3)], [(0, 2, 2), (2, 4, 2)], [(0, 1, 2), (1, 4, 2)], [(0, 1, 1), (1, 2, 1), (2, 4, 2)]):
+        chosen = [
+            (i, k, m, len(WEIGHTS) * int(rng.integers(len(found.configs[m]) // len(WEIGHTS)))) for i, k, m in cuts
+        ]
+        other, _ = plan_of(chosen)
+        assert Alpa().objective(p, other) >= result.objective * (1 - 1e-6)
+
+
+def test_less_memory_is_never_faster_and_always_fits() -> None:
+    p = problem(samples=8)
+    free = Alpa(layers=2, micro_batches=2).plan(p)
+    assert free.plan is not None
+    peak = float(simulate(p, free.plan, detail=False).peak.max())
+    buffers = 0.97 * peak
+    tight = replace(p, limits=Limits(memory=buffers, keep_free=0.0))
+    found = Alpa(layers=2, micro_batches=2).plan(tight)
+    if found.plan is None:
+        assert found.status == "infeasible" and "GiB" in found.reason
+    else:
+        assert float(simulate(tight, found.plan, detail=False).peak.max()) <= buffers
+        assert found.objective >= free.objective * (1 - 1e-9)
+
+
+def test_logical_shapes() -> None:
+    assert shapes_of((1, 1), True) == ((),)
+    assert shapes_of((1, 8), True) == ((8,), (2, 4))
+    assert shapes_of((2, 4), False) == ((8,), (2, 4), (4, 2))
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(InputError, match="do not divide the batch of 16"):
+        Alpa(micro_batches=3).plan(problem())
+    with pytest.raises(InputError, match="ask for fewer layers"):
+        Alpa(layers=40).plan(problem())
+    for wrong in (
+        {"layers": 0},
+        {"micro_batches": 0},
+        {"tolerance": -1.0},
+        {"imbalance": float("nan")},
+        {"submeshes": "some"},
+    ):
+        with pytest.raises(InputError, match="alpa"):
+            Alpa(**wrong)  # type: ignore[arg-type]

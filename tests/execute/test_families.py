@@ -41,7 +41,9 @@ FAMILIES = {
 """Each with the layout that its structure makes hardest: encoders read by later stages, skips, statistics over samples."""
 BIG = ("t5-large", "qwen3-235b", "deepseek-v3")
 """Many ops even when scaled down."""
-SMSCALED = (
+SMALL = ("dlrm", "unet", "wrn-50-2")
+"""Captured at full size within a second."""
+SCALED = (
     Layout(dp=2, tp=2, sequence=True, zero=1),
     Layout(dp=2, pp=4, zero=2, recompute="full"),
     Layout(pp=2, schedule="interleaved", chunks=2),

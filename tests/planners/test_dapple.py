@@ -62,6 +62,9 @@ def test_public_planner_speed_up(
     found = sums.ends(result.plan)
     assert found is not None and [j + 1 for j in found] == ends
     assert planner.objective(problem, result.plan) == pytest.approx(result.objective, rel=1e-12)
+    loads = planner.loads(problem, result.plan)
+    assert max(loads) <= result.objective
+    assert sum(x * n for x, n in zip(loads, replicas, strict=True)) == pytest.approx(sums.total)
 
 
 @pytest.mark.parametrize(

@@ -224,3 +224,12 @@ def test_the_noncontiguous_programme_closes_on_equal_layers_at_once(data_folder:
     assert result.status == "feasible" and result.bound is not None
     assert 17.7 <= result.bound <= 17.7147 * (1 + 1e-5) <= result.objective * (1 + 1e-5)
     assert result.objective <= result.bound * 1.0064
+
+
+def test_the_latency_programme_begins_with_the_best_of_its_baselines(data_folder: Path) -> None:
+    given = problem(data_folder, "latency", "layer/gnmt_inference")
+    greedy, split = (
+        DnnPartitioning(objective="latency", method=method).plan(given).objective for method in ("greedy", "max_load")
+    )
+    found = DnnPartitioning(objective="latency", seconds=1.0).plan(given)
+    assert found.status == "budget" and found.objective <= min(greedy, split) < greedy

@@ -130,6 +130,19 @@ class Dapple(Planner):
             for candidate in self._forms(servers, ends, devices)
         )
 
+    def loads(self, problem: Problem, plan: Plan) -> tuple[float, ...]:
+        """Seconds that each stage computes for the whole batch on its devices; the objective adds fill, drain and sums.
+
+        () for stages that do not end at states.
+        """
+        sums = sums_of(problem)
+        ends = sums.ends(plan)
+        if ends is None:
+            return ()
+        return tuple(
+            sums.work(k, j) / len(stage.mesh.devices) for k, j, stage in zip((-1, *ends[:-1]), ends, plan.stages)
+        )
+
     def _forms(
         self, servers: Servers, ends: tuple[int, ...], devices: tuple[tuple[int, ...], ...]
     ) -> Iterator[Candidate]:

@@ -275,17 +275,29 @@ class DnnPartitioning(Planner):
         start = calls.greedy(graph)
         if self.method == "greedy":
             return (start if start.value < inf else None), None
-        if any(len(own) > self.blocks for own in start.blocks) or start.value == inf:
-            start = calls.split_latency(graph, (graph.accelerators,) * len(graph))
-        if start.value < inf:
-            run.offer(start.value, lambda: self._plan(problem, graph, start.split, start.blocks))
-            run.tick(1, "greedy", 0, 1)
+        starts = [start, calls.split_latency(graph, (graph.accelerators,) * len(graph))]
+        self._offer_call(problem, run, graph, starts)
+        chain = max_loads.chain_optimum(graph, tick=lambda: run.tick(0, self.method, 0, 1))
+        if chain is not None:
+            starts.append(calls.split_latency(graph, chain.split))
+        start = self._offer_call(problem, run, graph, starts)
         begin = start if start.value < inf else None
         seconds = min(self.seconds, run.left())
         found, end = calls.latency_programme(graph, self.blocks, gap=self.gap, seconds=seconds, start=begin)
         if found is not None:
             run.bound(found.bound)
         return found, end
+
+    def _offer_call(
+        self, problem: Problem, run: Run, graph: Placement, found: Sequence[calls.Latency]
+    ) -> calls.Latency:
+        """The best of those that make as few calls as allowed, offered; the last resort is that there is none (inf)."""
+        allowed = [call for call in found if all(len(own) <= self.blocks for own in call.blocks)]
+        best = min(allowed, key=lambda call: call.value)
+        if best.value < inf:
+            run.offer(best.value, lambda: self._plan(problem, graph, best.split, best.blocks))
+            run.tick(1, "start", 0, 1)
+        return best
 
     def _given(self, problem: Problem) -> tuple[int, ...]:
         if not problem.start:

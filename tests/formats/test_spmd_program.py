@@ -13,6 +13,7 @@ from meshwright.errors import InputError
 from meshwright.formats import spmd_program
 from meshwright.formats.detect import format_of, read
 from meshwright.plan.model import Cut
+from meshwright.planners import load
 
 GOOD: dict[str, Any] = {
     "mesh": [["x", 2], ["y", 4]],
@@ -89,3 +90,11 @@ def test_one_of_several_programs_is_named() -> None:
         spmd_program.parse(both, "p.json", "three")
     with pytest.raises(InputError, match="as many devices as h100x4 has, 4"):
         spmd_program.parse(both, "p.json", "one", cluster="h100x4")
+
+
+def test_a_convolution_exchanges_the_rows_that_its_windows_reach(data_folder: Path) -> None:
+    """3 x 3 over [4, 32, 32, 8], rows over 4 devices: one row from either neighbour, 4 · 32 / 2 · 8 numbers each."""
+    problem = read(data_folder / "spmd-propagation" / "programs.json", program="conv_spatial")
+    result = load("gspmd").plan(problem)
+    assert {f.name: f.halo for f in problem.graph.ops[0].rule.factors if f.kind == "halo"} == {"j": (1, 1), "k": (1, 1)}
+    assert result.objective == 8 * 2 * (2 * 32 * 8) * 4.0

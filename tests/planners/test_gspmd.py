@@ -115,6 +115,14 @@ def test_without_a_mesh_all_devices_are_laid_out(recipe: str, shape: tuple[int, 
     assert plan.stages[0].mesh.shape == shape
 
 
+def test_blocks_run_again_where_asked() -> None:
+    graph = captured("llama-3.1-8b")
+    plan, p = planned(graph, {"x": 2, "y": 2}, recipe="megatron", recompute="full")
+    segment = next(s for s in lower(graph, plan, p.recipe).stages[0].segments if s.name not in ("", "constants"))
+    again = {i.on for i in segment.rerun if i.kind == "compute"}
+    assert again < plan.stages[0].recompute and len(again) > 10  # what only the next block reads need not
+
+
 def test_nothing_annotated_means_data_parallel() -> None:
     graph = captured("gpt2")
     assert planned(graph, {"x": 4})[0] == planned(graph, {"x": 4}, recipe="dp")[0]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from meshwright.formats import spmd_program
+from meshwright.planners import _propagate
 from meshwright.planners._annotate import annotated, of_dims
 from meshwright.planners._axes import Axis, is_prefix
 from meshwright.planners._propagate import (
@@ -24,6 +25,7 @@ from meshwright.planners._propagate import (
     free,
     project,
     propagate,
+    step,
     unproject,
 )
 from meshwright.planners._spmd_values import by_dims
@@ -269,3 +271,23 @@ def test_a_bias_decides_an_activation_only_when_nothing_else_does(data_folder: P
 def test_values_that_nobody_reads_stay_free() -> None:
     values = Values(("a",), ((4,),), ())
     assert propagate(values, {}) == [free(1)]
+
+
+def test_work_grows_with_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An annotation at the end of a chain goes back through all of it, each op in a few steps."""
+    taken = [0]
+
+    def counted(*args: Any) -> set[int]:
+        taken[0] += 1
+        return step(*args)
+
+    monkeypatch.setattr(_propagate, "step", counted)
+    identity = Factors((16, 16), ("pass", "pass"), (((0,), (1,)),), (((0,), (1,)),))
+    found = []
+    for n in (100, 400):
+        taken[0] = 0
+        chain = tuple(Node("tanh", (k,), (k + 1,), identity, "elementwise") for k in range(n))
+        values = Values(tuple(map(str, range(n + 1))), ((16, 16),) * (n + 1), chain)
+        assert propagate(values, {n: Sharding((Dim((X,)), Dim((Y,))))})[0].lists() == ((X,), (Y,))
+        found.append(taken[0])
+    assert found[1] <= 4.1 * found[0] and found[0] <= 10 * 100

@@ -150,6 +150,8 @@ def _op(row: Fields, k: int, shapes: Mapping[str, tuple[int, ...]], made: set[st
         rule = Rule(factors, ins, (((),) * len(shapes[result]),))
     else:
         rule = _rule(row.nested("rule"), [shapes[v] for v in operands], shapes[result])
+        if name == "convolution" and len(operands) == 2:
+            rule = _with_windows(rule, [shapes[v] for v in operands], shapes[result])
     return Op(f"{k}:{name}", KIND + name, tuple(operands), (result,), rule)
 
 
@@ -178,6 +180,28 @@ def _rule(fields: Fields, operands: list[tuple[int, ...]], result: tuple[int, ..
         return tuple(tuple(tuple(names) for names in dims) for dims in found)
 
     return Rule(factors, tensors("operands", operands), tensors("results", [result]))
+
+
+def _with_windows(rule: Rule, operands: list[tuple[int, ...]], result: tuple[int, ...]) -> Rule:
+    """With the rows that a window reads of its neighbours, which the file does not say: those of a convolution that keeps a dim.
+
+    A window of n rows reads (n - 1) // 2 below and n // 2 above. Dims that change size stay without; such an op is priced as
+    if it needed none.
+    """
+    data, kernel = rule.operands
+    sliding = [f for dim in data for f in dim if rule.factor(f).kind == "halo"]
+    inside = [
+        n
+        for names, n in zip(kernel, operands[1])
+        if not any(f in dim for f in names for dim in (*data, *rule.results[0]))
+    ]
+    halos: dict[str, tuple[int, int]] = {}
+    for f, n in zip(sliding, inside):
+        before = [size for names, size in zip(data, operands[0]) if f in names]
+        after = [size for names, size in zip(rule.results[0], result) if f in names]
+        if before == after:
+            halos[f] = ((n - 1) // 2, n // 2)
+    return replace(rule, factors=tuple(replace(f, halo=halos.get(f.name, f.halo)) for f in rule.factors))
 
 
 def _identity(shape: tuple[int, ...]) -> Rule:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
-from typing import get_args
+from typing import Literal, get_args
 
 from ..cluster.model import Mesh
 from ..errors import InputError
@@ -35,6 +35,7 @@ from ..plan.problem import Annotation, Problem
 from ..simulate.fits import fits
 from ._annotate import annotated, of_atoms, of_dims, unequal_runs
 from ._checked import word
+from ._expert_layout import expert_of
 from ._grid_space import Units
 from ._moved import moved_bytes
 from ._propagate import Sharding, Strategy, propagate
@@ -56,6 +57,7 @@ class GSPMD(Planner):
         pipeline: a mesh axis over which the blocks are cut into stages; "" = none.
         rounds: stages of each device along it (the circular form).
         micro_batches: of a step; None: the fewest that fit; with a pipeline at least four a stage.
+        recompute: which ops of the blocks run again for the backward: none, the light ones, all.
     """
 
     info = Info(
@@ -78,6 +80,7 @@ class GSPMD(Planner):
         pipeline: str = "",
         rounds: int = 1,
         micro_batches: int | None = None,
+        recompute: Literal["none", "light", "full"] = "none",
     ) -> None:
         word("gspmd", "recipe", recipe, get_args(Recipe))
         word("gspmd", "strategy", strategy, get_args(Strategy))
@@ -87,6 +90,7 @@ class GSPMD(Planner):
             raise InputError(f"gspmd: rounds = {rounds} go round a pipeline: name its mesh axis as pipeline")
         self.recipe, self.strategy = recipe, strategy
         self.pipeline, self.rounds, self.micro_batches = pipeline, rounds, micro_batches
+        self.recompute = recompute
 
     def search(self, problem: Problem, run: Run) -> Json:
         if all(not op.call for op in problem.graph.ops):
@@ -190,12 +194,13 @@ class GSPMD(Planner):
 
     def _stages(self, completed: Completed, mesh: Mesh, m: int) -> tuple[tuple[Stage, ...], Schedule]:
         entries, units = completed.entries, Units(completed.atoms.folded)
+        again = expert_of(completed.atoms.folded.graph).recomputed(self.recompute)
 
         def stage(first: int, stop: int, own: Mesh) -> Stage:
             refined = entries.refined.mesh
             return Stage(
                 units.ops(first, stop), replace(refined, devices=own.devices), entries.shardings, entries.layouts,
-                entries.storage,
+                entries.storage, again,
             )  # fmt: skip
 
         if not self.pipeline:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import inf
+
 import pytest
 
 from execute.conftest import Pools
@@ -11,11 +14,13 @@ from meshwright.graph.ir import Graph
 from meshwright.graph.source import ModelSource
 from meshwright.plan.model import Plan
 from meshwright.plan.problem import Problem
+from meshwright.planners._piper_layers import machine, seen
 from meshwright.planners.base import Planner
 from meshwright.planners.dapple import Dapple
 from meshwright.planners.dnn_partitioning import DnnPartitioning
 from meshwright.planners.piper import Piper
 from meshwright.simulate import simulate
+from meshwright.solvers.staged_partition import Staged, evaluate
 from meshwright.testing.tiny import problem_of
 
 SEQ, SAMPLES = 32, 12
@@ -62,6 +67,24 @@ def test_what_a_planner_finds_trains_as_one_process_does(
     problem = _problem(graph)
     plan = planner.plan(problem).plan
     assert plan is not None
+    assert simulate(problem, plan, detail=False).step_seconds > 0
+    _right(plan, graph, source, pools, whole=True)
+
+
+@pytest.mark.parametrize("replicas", [(2, 1), (1, 2)], ids=str)
+def test_pipers_uneven_replicas(
+    replicas: tuple[int, int], graph: Graph, source: ModelSource, pools: Pools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stages of other numbers of replicas cut the same micro-batches; the plan is read back at its own price."""
+    problem, planner = _problem(graph, 3), Piper(uneven=True)
+    found = seen(problem, planner._batch(problem))
+    half = len(found.ops) // 2
+    parts = (tuple(range(half)), tuple(range(half, len(found.ops))))
+    stages = tuple(Staged(p, d, 1, (0,) * len(p)) for p, d in zip(parts, replicas, strict=True))
+    plan = planner._plan(problem, found, stages)
+    assert [s.mesh.size("dp") for s in plan.stages] == list(replicas) and not any(s.deal for s in plan.stages)
+    where = replace(machine(problem, planner._batch(problem)), memory=inf)
+    assert planner.objective(problem, plan) == pytest.approx(evaluate(found.layers, where, stages))
     assert simulate(problem, plan, detail=False).step_seconds > 0
     _right(plan, graph, source, pools, whole=True)
 

@@ -250,6 +250,14 @@ def test_more_micro_batches_overlap_on_a_placement(graph):
     assert many.bubble < one.bubble
 
 
+def test_a_placement_whose_ops_run_again_has_no_price():
+    graph = chain(blocks=1)
+    plan = placed(graph, (0, 0, 1, 1), samples=8)
+    again = replace(plan.stages[1], recompute=frozenset(plan.stages[1].ops))
+    with pytest.raises(Unsupported, match="which is not simulated where ops run as soon"):
+        simulate(problem(graph, 2), replace(plan, stages=(plan.stages[0], again)))
+
+
 def test_a_stage_of_many_devices_without_rows_runs_by_micro_batch_or_not_at_all(graph):
     """A graph with its backward written out has no stages that could take turns."""
     plan = replace(pipeline(graph, 2, 4, dp=2), schedule=Schedule("dataflow", 4))

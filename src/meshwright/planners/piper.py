@@ -7,14 +7,16 @@ its configurations. A stage stashes ⌈s/d⌉ micro-batches, s being the replica
 Faithful: the objective with both ends paying twice for a cut edge and 4(d − 1)/d of the weights per batch; the knapsack
 that swaps by seconds per byte once (`knapsack="greedy"`); the equal partitions and the ablations of its study. The
 optimum over downsets is found by bisection on the bottleneck, not by the table of the original: same value.
-A captured model is planned in one part a layer; there replicas are equal unless `uneven` is set, so that it runs here.
+A captured model is planned in one part a layer; there replicas are equal unless `uneven` is set. Its stages cut the samples of
+as many micro-batches at once as all replicas divide, where the batch has them; else whole micro-batches are dealt out, which has no
+executor under a flush.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import inf
+from math import inf, lcm
 from typing import Literal
 
 from .._words import size
@@ -130,7 +132,7 @@ class Piper(Planner):
             raise Unsupported(f"piper prices the schedule 1f1b, not {plan.schedule.name}")
         stages = staged(problem, plan, found)
         cut = {s.mesh.size("dp") for s in plan.stages if not s.deal}
-        count = plan.schedule.micro_batches * (cut.pop() if len(cut) == 1 else 1)
+        count = plan.schedule.micro_batches * lcm(*cut)
         if count != batch:
             raise Unsupported(f"piper prices {batch} micro-batches here, the plan has {count}")
         where = replace(machine(problem, batch), memory=inf)
@@ -224,8 +226,9 @@ class Piper(Planner):
 
     def _plan(self, problem: Problem, found: Seen, stages: Sequence[Staged]) -> Plan:
         graph, first, made = problem.graph, 0, []
-        even = not self._is_uneven(found)
         batch = self._batch(problem)
+        every = lcm(*(s.d for s in stages))  # micro-batches of Piper's in one of the plan's, which each stage cuts in d
+        together = batch % every == 0 and not (found.profiled and self._is_uneven(found))
         for s in stages:
             mesh = Mesh(range(first, first + s.d * s.t), ("dp", "tp"), (s.d, s.t))
             first += s.d * s.t
@@ -237,16 +240,16 @@ class Piper(Planner):
                     if found.profiled:
                         cuts = {op.rule.factors[1].name: (Cut("tp"),)} if s.t > 1 else {}
                         shardings[op.name] = OpSharding(cuts, variant=name)
-                    elif even and s.d > 1:
+                    elif together and s.d > 1:
                         factor = next((f.name for f in op.rule.factors if f.samples), None)
                         if factor is not None:
                             shardings[op.name] = OpSharding({factor: (Cut("dp"),)})
                     if "recomp" in name:
                         again.add(graph.ops[i].name)
-            deal = "dp" if s.d > 1 and not even else ""
+            deal = "dp" if s.d > 1 and not together else ""
             entries = found.entries(problem, s.items)
             made.append(Stage(entries, mesh, shardings, recompute=frozenset(again), deal=deal))
-        count = batch // stages[0].d if even else batch
+        count = batch // every if together else batch
         return Plan(graph.digest, problem.recipe.samples, tuple(made), Schedule("1f1b", count))
 
     def _held(self, found: Seen, where: Machine, stages: Sequence[Staged]) -> float:

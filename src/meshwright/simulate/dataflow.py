@@ -70,9 +70,14 @@ def dataflow(problem: Problem, graph: Graph, plan: Plan, *, detail: bool = True)
     """Places single ops on single devices.
 
     Raises:
-        Unsupported: a stage on several devices; give the plan rows.
+        Unsupported: a stage on several devices, or one that runs ops again; give the plan rows.
     """
     for k, stage in enumerate(plan.stages):
+        if stage.recompute:
+            raise Unsupported(
+                f"stage {k} runs {min(stage.recompute)} again, which is not simulated where ops run as soon as they can: leave "
+                "recompute empty, or name a schedule such as 1f1b"
+            )
         if len(stage.mesh.devices) != 1:
             raise Unsupported(
                 f"stage {k} has {len(stage.mesh.devices)} devices and the plan no schedule: dataflow runs stages of one "

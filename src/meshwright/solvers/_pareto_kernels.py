@@ -111,3 +111,27 @@ def join(
             total += 1
         ptr[e + 1] = total
     return ptr, out_memory[:total], out_time[:total], out_option[:total], out_left[:total], out_right[:total]
+
+
+@kernel(f8, u8, u8, f8)
+def worst_gaps(table: Any, better: Any, worse: Any, total: Any) -> Any:
+    """total[p] + the most by which option better[p] costs more than worse[p] with any option of a neighbour.
+
+    Args:
+        table: [options, options of the neighbour]; a pair that both forbid is no reason.
+    """
+    found = total.copy()
+    others = table.shape[1]
+    for p in range(len(found)):
+        if found[p] == np.inf:
+            continue
+        row, than = table[better[p]], table[worse[p]]
+        gap = -np.inf
+        for c in range(others):
+            if than[c] < np.inf:
+                if row[c] == np.inf:
+                    gap = np.inf
+                    break
+                gap = max(gap, row[c] - than[c])
+        found[p] += gap
+    return found

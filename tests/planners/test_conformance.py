@@ -33,6 +33,14 @@ class TestGPipe(PlannerConformance):
     planner = "gpipe"
 
 
+class TestPaSE(PlannerConformance):
+    planner = "pase"
+
+
+class TestTensorOpt(PlannerConformance):
+    planner = "tensoropt"
+
+
 class TestGSPMD(PlannerConformance):
     planner = "gspmd"
 

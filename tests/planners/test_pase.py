@@ -214,7 +214,7 @@ def test_a_budget_leaves_the_greedy_plan(data_folder: Path) -> None:
     result = PaSE().plan(problem, budget=Budget(evaluations=5))
     graph = options_of(problem).graph
     assert result.status == "budget" and result.objective == graph.cost(greedy(graph)) >= OPTIMA["inception3"][4]
-    with pytest.raises(InputError, match='no elimination order "random"'):
+    with pytest.raises(InputError, match='pase has no order "random"'):
         PaSE(order="random")  # type: ignore[arg-type]
 
 

@@ -21,7 +21,7 @@ ZERO = {"gap", "launch", "param_scale", "least_copies", "tolerance", "imbalance"
 ENDLESS = {"seconds"}
 """Settings that may be inf."""
 
-NONE = {"profile", "counts"}
+NONE = {"profile", "counts", "axes"}
 """Settings that may list no numbers."""
 
 

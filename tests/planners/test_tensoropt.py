@@ -188,7 +188,7 @@ def test_a_grid_is_told_and_a_budget_ends_it(data_folder: Path) -> None:
     assert coarse.bound is None and 1 < len(coarse.frontier) < 157
     stopped = TensorOpt().plan(problem, budget=Budget(evaluations=3))
     assert stopped.status == "budget"
-    with pytest.raises(InputError, match="epsilon is 2"):
+    with pytest.raises(InputError, match="epsilon is 2, it must be a share below 1"):
         TensorOpt(epsilon=2.0)
 
 

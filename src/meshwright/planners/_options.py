@@ -69,6 +69,11 @@ def options_of(problem: Problem) -> Options:
     )
 
 
+def is_recorded(problem: Problem) -> bool:
+    """Do its prices come with options of their own? Else they are made for the shards of a captured model."""
+    return isinstance(problem.cost, Tables | PaSEFlops)
+
+
 def resized(problem: Problem, devices: int) -> Problem:
     """The same problem on fewer or more devices of its kind.
 

@@ -15,27 +15,36 @@ The method knows no memory limit; where there is one and the optimum is above it
 optimum with that price fits, and the gap to the bound is told (`solvers.limited`).
 
 Tables are (min, +) products of arrays, no joins; two tensors between the same ops are both paid for (the public prototype
-keeps the last). Prices are the problem's; the prototype's own are cost model `pase-flops`. Not there: the greedy assignment
-of parts to devices, which comes after the search.
+keeps the last). Prices are the problem's; the prototype's own are cost model `pase-flops`.
+
+On a captured model the axes of one mesh take the place of free numbers of parts: each cuts one dim of an op, or none, so
+that the product of the cuts may be below the devices; the last axis lies within a node, which is the locality that the paper
+assigns devices by afterwards. Equal blocks are cut alike. Where tables would outgrow the limit even after exact reductions,
+the common search with a bound answers (`solvers.certified`).
 """
 
 from __future__ import annotations
 
 from math import inf
-from typing import get_args
 
-from ..errors import Infeasible
+from ..errors import Infeasible, Unsupported
 from ..plan.model import Plan
 from ..plan.problem import Problem
-from ..solvers.cost_graph import CostGraph
-from ..solvers.elimination import LIMIT
-from ..solvers.elimination_order import OrderName
+from ..solvers.certified import certified
+from ..solvers.cost_graph import FORBIDDEN, CostGraph, Found
+from ..solvers.elimination import LIMIT, eliminate
+from ..solvers.elimination_order import ORDERS, OrderName
 from ..solvers.limited import eliminate_within
-from ._checked import whole, word
-from ._options import memory_cap, no_choice, options_of
+from ..solvers.reductions import reduced
+from ._captured import SAME, CapturedOptions, excess_of, price_of
+from ._checked import whole, wholes, word
+from ._options import Options, is_recorded, memory_cap, no_choice, options_of
 from .base import Planner
 from .registry import register
 from .types import Info, Json, Run
+
+ATTEMPTS = 8
+"""Times that the memory limit is lowered by what the simulator sees above it."""
 
 
 @register
@@ -45,6 +54,8 @@ class PaSE(Planner):
     Args:
         order: in which ops leave: "min_weight", "min_degree" (GENERATESEQ) or "breadth_first".
         limit: entries of the largest table.
+        axes: sizes of the mesh axes on a captured model, such as 2,2,2; () = nodes × devices of a node, or two axes.
+        micro_batches: of a step of a captured model.
     """
 
     info = Info(
@@ -56,17 +67,25 @@ class PaSE(Planner):
         handles=frozenset({"dag", "memory"}),
         goals=frozenset({"time"}),
         family="tensor",
-        missing=(
-            "captured models: only recorded cost graphs and graphs of the prototype's format are planned",
-            "assignment of parts to devices for locality",
-        ),
     )
 
-    def __init__(self, *, order: OrderName = "min_weight", limit: int = LIMIT) -> None:
-        word("pase", "order", order, get_args(OrderName))
+    def __init__(
+        self,
+        *,
+        order: OrderName = "min_weight",
+        limit: int = LIMIT,
+        axes: tuple[int, ...] = (),
+        micro_batches: int = 1,
+    ) -> None:
+        word("pase", "order", order, ORDERS)
         whole("pase", "limit", limit)
+        if axes:
+            wholes("pase", "axes", axes, "sizes of mesh axes")
+        whole("pase", "micro_batches", micro_batches)
         self.order: OrderName = order
         self.limit = limit
+        self.axes = axes
+        self.micro_batches = micro_batches
 
     def search(self, problem: Problem, run: Run) -> Json:
         """A greedy choice, then the optimum; above the memory limit, the best that a price for memory finds.
@@ -75,6 +94,8 @@ class PaSE(Planner):
             Infeasible: every choice is forbidden or too large.
             Unsupported: a graph whose tables would be too large, in whatever order.
         """
+        if not is_recorded(problem):
+            return self._captured(problem, run)
         options, cap = options_of(problem), memory_cap(problem)
         graph = options.graph
 
@@ -84,30 +105,88 @@ class PaSE(Planner):
         first = greedy(graph)
         if graph.cost(first) < inf and graph.bytes(first) <= cap:
             offer(first)
-        found = eliminate_within(
-            graph, cap, self.order, self.limit, lambda done, total: run.tick(1, "ops", done, total), offer
-        )
+        found = eliminate_within(graph, cap, lambda g: self._eliminated(g, run), offer)
         if not found.choice:
             raise Infeasible(no_choice(problem, graph, cap))
         run.bound(found.bound)
         offer(found.choice)
+        chosen: dict[str, Json] = {op.name: options.words(v, found.choice[v]) for v, op in enumerate(problem.graph.ops)}
+        return {**self._told(graph, found), "chosen": chosen}
+
+    def _captured(self, problem: Problem, run: Run) -> Json:
+        """The same on a captured model. Where the optimum does not fit, the limit is lowered until the plan does."""
+        count = problem.limits.devices or problem.cluster.count
+        options: Options = CapturedOptions(problem, count, self.axes, self.micro_batches, tradeoff=False)
+        found = free = self._best(options.graph, run)
+        if not free.choice:
+            raise Infeasible("every choice of configurations has a forbidden price")
+        room, why = memory_cap(problem), ""
+        for attempt in range(ATTEMPTS):
+            plan = options.plan(found.choice)
+            price = price_of(problem, plan)
+            if attempt == 0:
+                # The program's sum is the graph's in another order.
+                close = free.bound == free.value and abs(price - free.value) < SAME * price
+                run.bound(price if close else free.bound)
+            over, why = excess_of(problem, plan)
+            if not over:
+                run.offer(price, lambda plan=plan: plan, options.graph.bytes(found.choice))  # type: ignore[misc]
+                break
+            # What the simulator sees besides what the graph counts must fit, too.
+            room = min(room, options.graph.bytes(found.choice) - over)
+            if attempt == 0:
+                options = CapturedOptions(problem, count, self.axes, self.micro_batches)
+            found = eliminate_within(options.graph, room, lambda g: self._best(g, run))
+            if not found.choice:
+                raise Infeasible(why)
+        else:
+            raise Infeasible(why)
+        return self._told(options.graph, free)
+
+    def _best(self, graph: CostGraph, run: Run) -> Found:
+        """Exact reductions, then elimination; where tables would be too large, the common search with a bound."""
+        small = reduced(graph)
+        if small.constant == inf:
+            return FORBIDDEN
+        try:
+            inner = self._eliminated(small.graph, run)
+        except Unsupported:
+            return certified(graph, progress=lambda phase, steps, value, bound: run.tick(1, phase))
+        choice = small.restored(inner.choice)
+        value = graph.cost(choice)
+        return Found(choice, value, value, inner.width, inner.largest)
+
+    def _eliminated(self, graph: CostGraph, run: Run) -> Found:
+        return eliminate(graph, self.order, self.limit, lambda done, total: run.tick(1, "ops", done, total))
+
+    def _told(self, graph: CostGraph, found: Found) -> dict[str, Json]:
         return {
             "order": self.order,
             "largest_dependent_set": found.width,
             "most_configurations": max(map(len, graph.unary)),
             "configurations": sum(map(len, graph.unary)),
             "largest_table": found.largest,
-            "chosen": {op.name: options.words(v, found.choice[v]) for v, op in enumerate(problem.graph.ops)},
         }
 
     def objective(self, problem: Problem, plan: Plan) -> float:
         """Sum over ops and tensors, in the unit of the cost model.
 
         Raises:
-            Unsupported: an op that is computed in a way that is no configuration.
+            Unsupported: recorded prices, and an op that is computed in a way that is no configuration.
         """
+        if not is_recorded(problem):
+            return price_of(problem, plan)
         options = options_of(problem)
         return options.graph.cost(options.choice(plan))
+
+    def contains(self, problem: Problem, plan: Plan) -> bool:
+        """On captured models: one stage on all devices, as many micro-batches as are asked for, nothing computed twice."""
+        if is_recorded(problem):
+            return True
+        count = problem.limits.devices or problem.cluster.count
+        stage = plan.stages[0]
+        alike = plan.schedule.micro_batches == self.micro_batches and plan.schedule.weights.flush
+        return len(plan.stages) == 1 and len(stage.mesh.devices) == count and alike and not stage.recompute
 
 
 def greedy(graph: CostGraph) -> tuple[int, ...]:

@@ -15,26 +15,34 @@ One option per question: the fastest plan under a memory limit (goal "time"), th
 devices on which something fits ("devices"), or the frontiers of several numbers of devices (`profile`).
 
 Memory is that of weights, gradients, optimizer state and kept activations, as the problem's cost model counts it; copies made
-between layouts are not counted. Algorithm after the paper's abstract and the search of MindSpore, its nearest public relative.
+between layouts are not counted. On captured models equal blocks are treated alike, and the plan that is chosen also fits by
+the simulator, which knows these copies; the bound is that of the frontier's own mesh. Algorithm after the paper's abstract and the search of MindSpore, its nearest public relative.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from math import prod
 from typing import Literal
 
+import numpy as np
+
 from ..errors import Infeasible, InputError
 from ..plan.model import Plan
 from ..plan.problem import Goal, Problem
+from ..solvers.domination import thinned
 from ..solvers.elimination_order import Order, counted
 from ..solvers.pareto import LIMIT, Frontier, frontier
-from ._options import Options, memory_cap, no_choice, options_of, resized
+from ._captured import SAME, CapturedOptions, excess_of, peak_of, price_of
+from ._checked import above, whole, wholes, word
+from ._options import Options, is_recorded, memory_cap, no_choice, options_of, resized
 from .base import Planner
 from .registry import register
 from .types import Choice, Info, Json, Run
+
+NO_POINTS = Frontier(np.zeros(0), np.zeros(0), np.zeros((0, 0), np.int32), 0, 0)
 
 
 @register
@@ -47,6 +55,8 @@ class TensorOpt(Planner):
         counts: numbers of devices that "devices" tries; () = 1, 2, 4, … and all.
         epsilon: of memories within this share of the limit only the fastest stays in any table; 0 = exact.
         limit: entries of a table, above which ops are eliminated heuristically.
+        axes: sizes of the mesh axes on a captured model; () = one axis of all devices.
+        micro_batches: of a step of a captured model.
     """
 
     info = Info(
@@ -58,7 +68,6 @@ class TensorOpt(Planner):
         handles=frozenset({"dag", "memory"}),
         goals=frozenset({"time", "memory", "devices"}),
         family="tensor",
-        missing=("captured models: only recorded cost graphs and graphs of PaSE's format are planned",),
     )
 
     def __init__(
@@ -69,18 +78,25 @@ class TensorOpt(Planner):
         counts: tuple[int, ...] = (),
         epsilon: float = 0.0,
         limit: int = LIMIT,
+        axes: tuple[int, ...] = (),
+        micro_batches: int = 1,
     ) -> None:
-        if objective not in ("goal", "time", "memory", "devices"):
-            raise InputError(f'tensoropt has no objective "{objective}": there are time, memory and devices')
-        if not 0.0 <= epsilon < 1.0:
-            raise InputError(f"tensoropt: epsilon is {epsilon:g}, wanted a share of 0 or more and below 1")
-        if limit < 1 or any(n < 1 for n in (*profile, *counts)):
-            raise InputError("tensoropt: limit, profile and counts are numbers of 1 or more")
+        word("tensoropt", "objective", objective, ("goal", "time", "memory", "devices"))
+        above("tensoropt", "epsilon", epsilon, zero=True)
+        if epsilon >= 1.0:
+            raise InputError(f"tensoropt: epsilon is {epsilon:g}, it must be a share below 1")
+        whole("tensoropt", "limit", limit)
+        whole("tensoropt", "micro_batches", micro_batches)
+        for name, values in (("profile", profile), ("counts", counts), ("axes", axes)):
+            if values:
+                wholes("tensoropt", name, values, "numbers")
         self.form = objective
         self.profile = profile
         self.counts = counts
         self.epsilon = epsilon
         self.limit = limit
+        self.axes = axes
+        self.micro_batches = micro_batches
 
     def search(self, problem: Problem, run: Run) -> Json:
         """Every point within the memory limit is kept; the plan is the one that the goal asks for.
@@ -91,35 +107,40 @@ class TensorOpt(Planner):
         """
         goal, cap = self._goal(problem), memory_cap(problem)
         told: list[Json] = []
+        why = ""
         for n in self._counts(problem, goal):
-            here = problem if n == problem.cluster.count else resized(problem, n)
-            tracked = self._track(here, cap, run)
+            tracked = self._track(problem, n, cap, run)
             told.append(tracked.told(n))
-            found, options = tracked.found, tracked.options
-            for k in range(len(found.memory)):
-                plan = options.plan(found.choices[k])
-                run.keep(Choice(plan, float(found.price[k]), float(found.memory[k])))
+            plans = [tracked.options.plan(choice) for choice in tracked.found.choices]
+            for plan, price, memory in zip(plans, tracked.found.price, tracked.found.memory, strict=True):
+                run.keep(Choice(plan, float(price), float(memory)))
             if self.profile and n != self.profile[-1]:
                 continue
-            if len(found.memory):
-                self._offer(problem, run, tracked, goal)
+            why = self._offer(problem, run, tracked, plans, goal) if plans else ""
+            if plans and not why:
                 break
         else:
-            raise Infeasible(no_choice(problem, options.graph, cap))
+            raise Infeasible(why or no_choice(problem, tracked.options.graph, cap))
         return {"exact": tracked.exact, "goal": goal, "frontiers": told}
 
     def objective(self, problem: Problem, plan: Plan) -> float:
         """Time in the unit of the cost model, memory, or devices, by the goal.
 
         Raises:
-            Unsupported: an op that is computed in a way that is no configuration.
+            Unsupported: recorded prices, and an op that is computed in a way that is no configuration.
         """
         goal = self._goal(problem)
         if goal == "devices":
             return float(len({d for stage in plan.stages for d in stage.mesh.devices}))
+        if not is_recorded(problem):
+            return price_of(problem, plan) if goal == "time" else peak_of(problem, plan)
         options = options_of(problem)
         choice = options.choice(plan)
         return options.graph.cost(choice) if goal == "time" else options.graph.bytes(choice)
+
+    def contains(self, problem: Problem, plan: Plan) -> bool:
+        """On captured models there is a bound for what has the frontier's own mesh, and it is not of all plans."""
+        return is_recorded(problem)
 
     def unit_of(self, problem: Problem) -> str:
         """Memory is in what the cost model counts: bytes, or elements."""
@@ -137,25 +158,43 @@ class TensorOpt(Planner):
             return sorted(set(self.counts or (*(2**k for k in range(count.bit_length())), count)))
         return self.profile or (count,)
 
-    def _track(self, problem: Problem, cap: float, run: Run) -> _Tracked:
-        options = options_of(problem)
-        graph = options.graph
+    def _track(self, problem: Problem, devices: int, cap: float, run: Run) -> _Tracked:
+        options: Options
+        if is_recorded(problem):
+            options = options_of(problem if devices == problem.cluster.count else resized(problem, devices))
+        else:
+            options = CapturedOptions(problem, devices, self.axes or (devices,), self.micro_batches)
+        small = thinned(options.graph)
+        graph = small.graph
         order, how = tracking_order([len(u) for u in graph.unary], graph.edges, self.limit)
         fixed = {v: int(graph.unary[v].argmin()) for v in how.fixed}
+        if min(map(len, graph.unary)) == 0:
+            return _Tracked(options, NO_POINTS, how, True)
         found = frontier(
             graph, order, cap=cap, epsilon=self.epsilon, fixed=fixed, limit=self.limit,
             progress=lambda done, total: run.tick(1, "ops", done, total),
         )  # fmt: skip
+        found = replace(found, choices=small.restored(found.choices))
         return _Tracked(options, found, how, not fixed and self.epsilon == 0.0)
 
-    def _offer(self, problem: Problem, run: Run, tracked: _Tracked, goal: Goal) -> None:
-        found = tracked.found
-        k = 0 if goal == "memory" else len(found.memory) - 1
-        plan = tracked.options.plan(found.choices[k])
-        value = self.objective(problem, plan) if goal == "devices" else float((found.memory if goal == "memory" else found.price)[k])  # fmt: skip
-        run.offer(value, lambda: plan, float(found.memory[k]))
-        if tracked.exact and goal != "devices":
-            run.bound(value)
+    def _offer(self, problem: Problem, run: Run, tracked: _Tracked, plans: Sequence[Plan], goal: Goal) -> str:
+        """Offer what the goal asks for; "", or why no point of the frontier fits."""
+        found, recorded = tracked.found, is_recorded(problem)
+        ks = list(range(len(plans))) if goal == "memory" else list(reversed(range(len(plans))))
+        why = ""
+        for k in ks:
+            over, why = (0.0, "") if recorded else excess_of(problem, plans[k])
+            if over:
+                continue
+            value = self.objective(problem, plans[k])
+            run.offer(value, lambda k=k: plans[k], float(found.memory[k]))  # type: ignore[misc]
+            if tracked.exact and recorded and goal != "devices":
+                run.bound(value)
+            elif tracked.exact and goal == "time":
+                price = float(found.price[-1])
+                run.bound(value if abs(value - price) < SAME * value else price)
+            break
+        return why
 
 
 @dataclass(frozen=True, slots=True)

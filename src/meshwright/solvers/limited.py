@@ -16,8 +16,7 @@ from math import inf
 import numpy as np
 
 from .cost_graph import FORBIDDEN, CostGraph, Floats, Found
-from .elimination import LIMIT, eliminate
-from .elimination_order import OrderName
+from .elimination import eliminate
 
 ROUNDS = 50
 CLOSE = 1e-12
@@ -27,35 +26,31 @@ CLOSE = 1e-12
 def eliminate_within(
     graph: CostGraph,
     cap: float,
-    order: OrderName = "min_weight",
-    limit: int = LIMIT,
-    progress: Callable[[int, int], None] | None = None,
+    solve: Callable[[CostGraph], Found] = eliminate,
     better: Callable[[tuple[int, ...]], None] = lambda choice: None,
 ) -> Found:
     """A choice of at most `cap` bytes and a bound of the price of all such; `FORBIDDEN` if there is none.
 
     Args:
-        progress: as of `eliminate`, of each elimination anew.
+        solve: the best choice without a limit, of graphs with the same edges and other prices; what it raises goes through.
         better: called with every better choice that fits.
-
-    Raises:
-        Unsupported: as `eliminate`.
     """
-    free = eliminate(graph, order, limit, progress)
+    free = solve(graph)
     if not free.choice or graph.bytes(free.choice) <= cap:
         return free
-    small = eliminate(_priced(graph, inf), order, limit, progress)
+    small = solve(_priced(graph, inf))
     if not small.choice or graph.bytes(small.choice) > cap:
         return FORBIDDEN
-    large, fits, bound = free.choice, small.choice, free.value
+    large, fits, bound = free.choice, small.choice, free.bound
     best = fits
     better(best)
     for _ in range(ROUNDS):
         saved = graph.bytes(large) - graph.bytes(fits)
         price = (graph.cost(fits) - graph.cost(large)) / saved
         line = graph.cost(large) + price * (graph.bytes(large) - cap)
-        found = eliminate(_priced(graph, price), order, limit, progress).choice
-        least = graph.cost(found) + price * (graph.bytes(found) - cap)
+        answer = solve(_priced(graph, price))
+        found = answer.choice
+        least = answer.bound - price * cap
         bound = max(bound, least)
         if least >= line - CLOSE * abs(line):
             break

@@ -1,0 +1,102 @@
+"""Planners that choose one option per op, on captured models: one stage on one mesh of all devices, equal blocks alike.
+
+Prices are seconds of a step, the sum over the program that a plan lowers to (`simulate.additive`); bytes are parameters,
+gradients, optimizer state and what a micro-batch keeps. Whether a plan fits is for the simulator to say, which also knows what
+is alive for a moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from ..cluster.model import Mesh
+from ..cost.choices import Profile
+from ..cost.recorded import Recorded
+from ..errors import InputError, Unsupported
+from ..plan.model import Plan
+from ..plan.problem import Problem
+from ..simulate import simulate
+from ..simulate.additive import additive
+from ..simulate.fits import excess
+from ..solvers.cost_graph import CostGraph
+from ._cost_graph import build
+from ._cost_options import Style
+from ._options import Options
+
+STYLES: tuple[Style, ...] = ("used", "state", "param")
+SAME = 1e-8
+"""Share by which sums of the same prices in another order differ."""
+
+
+class CapturedOptions(Options):
+    """Variables are those of the builder: one for all equal blocks."""
+
+    def __init__(
+        self, problem: Problem, devices: int, axes: Sequence[int] = (), micro_batches: int = 1, *, tradeoff: bool = True
+    ) -> None:
+        """`tradeoff`: every way to store parameters, for memory against time; else the fastest one of each option.
+
+        Raises:
+            InputError: axes that do not multiply to the devices.
+            Unsupported: a profile, whose ops cannot be cut, or backward ops that are written out.
+        """
+        super().__init__(problem)
+        if isinstance(problem.cost, Profile | Recorded):
+            raise Unsupported(
+                f"cost model {problem.cost.name} says what whole layers cost, not their shards: plan a captured model, a "
+                "recorded cost graph, or a graph of PaSE's format"
+            )
+        self.intra = build(problem, mesh_of(problem, devices, axes), micro_batches, styles=STYLES, tradeoff=tradeoff)
+
+    @property
+    def graph(self) -> CostGraph:
+        return self.intra.uniform
+
+    def plan(self, choice: Sequence[int]) -> Plan:
+        return self.intra.plan(self.intra.spread(choice))
+
+    def choice(self, plan: Plan) -> tuple[int, ...]:
+        raise Unsupported("plans of captured models are priced by their programs, not read back as options")
+
+    def words(self, variable: int, option: int) -> str:
+        raise Unsupported("options of captured models are shown by their plan")
+
+
+def mesh_of(problem: Problem, devices: int, axes: Sequence[int] = ()) -> Mesh:
+    """The problem's own mesh; else one of the first `devices` with these axes; else nodes × devices of a node, or two axes.
+
+    Raises:
+        InputError: axes that do not multiply to the devices.
+    """
+    if problem.mesh is not None and devices == problem.cluster.count:
+        return problem.mesh
+    if axes and prod(axes) != devices:
+        raise InputError(f"axes {'×'.join(map(str, axes))} make {prod(axes)} devices, the mesh has {devices}")
+    node = problem.cluster.node_size
+    inner = node if 1 < node < devices and devices % node == 0 else _half(devices)
+    shape = tuple(axes) or tuple(n for n in (devices // inner, inner) if n > 1) or (1,)
+    return Mesh(range(devices), tuple(f"x{i}" for i in range(len(shape))), shape)
+
+
+def _half(n: int) -> int:
+    """The least factor of n that is no smaller than its root: 8 = 2 × 4."""
+    return next(k for k in range(1, n + 1) if n % k == 0 and k * k >= n)
+
+
+def price_of(problem: Problem, plan: Plan) -> float:
+    """Seconds of a step of any plan, as the sum over its program."""
+    return float(sum(additive(problem, plan)))
+
+
+def excess_of(problem: Problem, plan: Plan) -> tuple[float, str]:
+    """(bytes by which the fullest device is over its limit, a sentence), (0, "") if the plan fits."""
+    simulation = simulate(problem, plan, detail=False)
+    usable = [problem.limits.usable(problem.cluster.type_of(lane.first_device).memory) for lane in simulation.lanes]
+    over = max(float(peak) - room for peak, room in zip(simulation.peak, usable, strict=True))
+    return (over, excess(problem, simulation) or "") if over > 0 else (0.0, "")
+
+
+def peak_of(problem: Problem, plan: Plan) -> float:
+    """Bytes on the fullest device."""
+    return float(max(simulate(problem, plan, detail=False).peak))

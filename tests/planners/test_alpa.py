@@ -47,7 +47,7 @@ def problem(samples: int = 16, cluster: str = "h100x8") -> Problem:
 @lru_cache(maxsize=2)
 def intervals(micro_batches: int = 4) -> tuple[Intervals, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     p = problem()
-    layers = model.layers_of(p.graph, model.Choices(4, None, "all", 0.5, 1.0))
+    layers = model.layers_of(p.graph, model.Choices(4, None, None, 0.5, 1.0))
     found = Intervals(p, layers, submeshes(1, 8), micro_batches, 1e9, SearchRun(Budget(), 0, None))
     return found, found.tables(8)
 
@@ -139,3 +139,27 @@ def test_what_cannot_be_is_refused() -> None:
     ):
         with pytest.raises(InputError, match="alpa"):
             Alpa(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_layout_of_megatron_is_found_and_not_told() -> None:
+    """Two blocks of Llama 3.1 8B at full width, one sequence, on a node, with less memory than the replicated state needs."""
+    from meshwright.graph.source import resolve
+    from meshwright.graph.zoo import Shrink
+    from meshwright.planners.grid import Grid
+
+    graph = resolve("llama-3.1-8b").graph(batch=1, seq=1024, dtype="bfloat16", shrink=Shrink(blocks=2), cache=False)
+    asked = Problem(graph, cluster_of("h100x8"), Analytic(), Recipe(1), limits=Limits(memory=8e9))
+    result = Alpa(layers=1, micro_batches=1).plan(asked)
+    expert = Grid(fix={"tp": 8, "pp": 1}).plan(asked)
+    assert result.plan is not None and expert.plan is not None
+    seconds = [simulate(asked, plan, detail=False).step_seconds for plan in (result.plan, expert.plan)]
+    assert seconds[0] <= seconds[1] * (1 + 1e-9)
+    assert result.objective <= Alpa().objective(asked, expert.plan) * (1 + 1e-9)
+    cuts = {name: set(s.cuts) for name, s in result.plan.stages[0].shardings.items() if name.endswith("/linear")}
+    assert cuts["model.layers.0.self_attn.q_proj/linear"] == cuts["model.layers.0.mlp.up_proj/linear"] == {"n"}
+    assert cuts["model.layers.0.self_attn.o_proj/linear"] == cuts["model.layers.0.mlp.down_proj/linear"] == {"k"}
+
+
+def test_a_budget_ends_the_search_with_a_plan() -> None:
+    result = Alpa(layers=4, micro_batches=4).plan(problem(), budget=Budget(evaluations=3))
+    assert result.status == "budget" and result.plan is not None and len(result.plan.stages) == 1

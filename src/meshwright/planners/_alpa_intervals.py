@@ -99,12 +99,18 @@ class Intervals:
             if self._balanced(share[i : k + 1].sum(), prod(submesh) / count, i == 0 and k == n - 1)
         ]
         for done, (i, k, m) in enumerate(todo):
-            for c, config in enumerate(self.configs[m]):
-                piece = self.part(config.shape).piece(i, k, config.weight)
-                self.pieces[i, k, m, c] = piece
+            for c in range(len(self.configs[m])):
+                piece = self.piece(i, k, m, c)
                 seconds[i, k, m, c], rest[i, k, m, c], kept[i, k, m, c] = piece.seconds / self.b, piece.rest, piece.kept
             self.run.tick(1, f"stages, {self.b} micro-batches", done + 1, len(todo))
         return seconds, rest, kept
+
+    def piece(self, i: int, k: int, m: int, c: int) -> Piece:
+        """Layers i … k on submesh m in configuration c."""
+        if (i, k, m, c) not in self.pieces:
+            config = self.configs[m][c]
+            self.pieces[i, k, m, c] = self.part(config.shape).piece(i, k, config.weight)
+        return self.pieces[i, k, m, c]
 
     def part(self, shape: tuple[int, ...]) -> _Part:
         if shape not in self.parts:

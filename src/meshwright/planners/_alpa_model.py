@@ -25,6 +25,8 @@ from .types import Considered, Json, Run
 
 LAYERS = 8
 """Layers unless told; the authors' grid is 6 to 32."""
+FEW_HOSTS = 8
+"""Up to these every number of hosts is a submesh, unless told; of more, powers of two."""
 TRIES = 6
 """Times that the stages are chosen again with less memory, because what is simulated needs more than what is summed up."""
 
@@ -35,7 +37,7 @@ class Choices:
 
     layers: int | None
     micro_batches: int | None
-    space: Space
+    space: Space | None
     tolerance: float
     imbalance: float
 
@@ -52,37 +54,76 @@ def search(problem: Problem, choices: Choices, run: Run) -> Json:
     if count % per_host:
         raise InputError(f"alpa uses whole hosts: {count} devices are no multiple of the {per_host} of a host")
     layers = layers_of(graph, choices)
-    meshes = submeshes(count // per_host, per_host, choices.space)
-    considered: list[Considered] = []
-    reason = ""
-    best: tuple[float, Json] = (inf, None)
+    hosts = count // per_host
+    meshes = submeshes(hosts, per_host, choices.space or ("all" if hosts <= FEW_HOSTS else "power_of_two"))
+    found = _Found(problem, run)
     for b in batches(problem.recipe.samples, choices.micro_batches):
         intervals = Intervals(problem, layers, meshes, b, choices.imbalance, run)
-        seconds, rest, kept = intervals.tables(count)
-        usable = problem.limits.usable(problem.cluster.types[0].memory)
-        room = usable
-        for _ in range(TRIES):
-            found = best_stages(seconds, following(rest, kept, room), [prod(m) for m in meshes], count, b)
-            if not found.stages:
-                reason = reason or least_need(rest, kept, usable)
-                break
-            schedule = Schedule("1f1b" if len(found.stages) > 1 else "gpipe", b)
-            plan = Plan(graph.digest, problem.recipe.samples, intervals.stages(found.stages), schedule)
-            simulation = simulate(problem, plan, detail=False)
-            over = float(simulation.peak.max()) - usable
-            value = objective(problem, plan)
-            considered.append(_row(plan, b, value, float(simulation.peak.max()), max(0.0, over)))
-            run.show(sorted(considered, key=lambda c: (c.over > 0, c.objective)))
-            if over <= 0:
-                run.offer(value, lambda plan=plan: plan, float(simulation.peak.max()))  # type: ignore[misc]
-                if value < best[0]:
-                    best = value, _told(found.stages, intervals, layers, b)
-                break
-            reason = excess(problem, simulation) or reason
-            room -= max(over, 0.02 * usable)
-    if best[1] is None:
-        raise Infeasible(reason or "no stages of whole layers use all devices")
-    return best[1]
+        _whole(found, intervals)
+        _staged(found, intervals, count)
+    if found.told is None:
+        raise Infeasible(found.reason or "no stages of whole layers use all devices")
+    return found.told
+
+
+class _Found:
+    """The best plan so far, and why others do not fit."""
+
+    def __init__(self, problem: Problem, run: Run) -> None:
+        self.problem, self.run = problem, run
+        self.usable = problem.limits.usable(problem.cluster.types[0].memory)
+        self.considered: list[Considered] = []
+        self.best = inf
+        self.told: Json = None
+        self.reason = ""
+
+    def over(self, intervals: Intervals, chosen: Sequence[StageChoice]) -> float:
+        """Bytes over the limit of these stages; offers them if there are none."""
+        problem, b = self.problem, intervals.b
+        schedule = Schedule("1f1b" if len(chosen) > 1 else "gpipe", b)
+        plan = Plan(problem.graph.digest, problem.recipe.samples, intervals.stages(chosen), schedule)
+        simulation = simulate(problem, plan, detail=False)
+        memory = float(simulation.peak.max())
+        over, value = max(0.0, memory - self.usable), objective(problem, plan)
+        self.considered.append(_row(plan, b, value, memory, over))
+        self.run.show(sorted(self.considered, key=lambda c: (c.over > 0, c.objective)))
+        if over:
+            self.reason = excess(problem, simulation) or self.reason
+        else:
+            self.run.offer(value, lambda: plan, memory)
+            if value < self.best:
+                self.best, self.told = value, _told(chosen, intervals)
+        return over
+
+
+def _whole(found: _Found, intervals: Intervals) -> None:
+    """All layers on all devices, the fastest that fits: a plan early on, whatever the budget."""
+    last = len(intervals.layers) - 1
+    m = len(intervals.submeshes) - 1
+    configs = intervals.configs[m]
+    for c in sorted(range(len(configs)), key=lambda c: configs[c].weight):
+        piece = intervals.piece(0, last, m, c)
+        found.run.tick(1, "one stage", c, len(configs))
+        if piece.seconds == inf or piece.rest + piece.kept > found.usable:
+            continue
+        if not found.over(intervals, [StageChoice(0, last + 1, m, c, piece.seconds / intervals.b)]):
+            return
+
+
+def _staged(found: _Found, intervals: Intervals, count: int) -> None:
+    """The stages of least cost that fit, by sums of bytes first, then by the simulator."""
+    seconds, rest, kept = intervals.tables(count)
+    sizes = [prod(m) for m in intervals.submeshes]
+    room = found.usable
+    for _ in range(TRIES):
+        stages = best_stages(seconds, following(rest, kept, room), sizes, count, intervals.b).stages
+        if not stages:
+            found.reason = found.reason or least_need(rest, kept, found.usable)
+            return
+        over = found.over(intervals, stages)
+        if not over:
+            return
+        room -= max(over, 0.02 * found.usable)
 
 
 def objective(problem: Problem, plan: Plan) -> float:
@@ -152,7 +193,7 @@ def least_need(rest: Floats, kept: Floats, usable: float) -> str:
     return f"no stages of whole layers that use all devices keep parameters and what is in flight within {usable / gib:.1f} GiB"
 
 
-def _told(stages: Sequence[StageChoice], intervals: Intervals, layers: Layers, b: int) -> Json:
+def _told(stages: Sequence[StageChoice], intervals: Intervals) -> Json:
     found: list[Json] = []
     for s in stages:
         config = intervals.configs[s.mesh][s.config]
@@ -165,7 +206,12 @@ def _told(stages: Sequence[StageChoice], intervals: Intervals, layers: Layers, b
             }
         )
     proved = all(p.proved for p in intervals.pieces.values())
-    return {"layers": len(layers), "micro_batches": b, "stages": found, "intra_operator_proved": proved}
+    return {
+        "layers": len(intervals.layers),
+        "micro_batches": intervals.b,
+        "stages": found,
+        "intra_operator_proved": proved,
+    }
 
 
 def _row(plan: Plan, b: int, value: float, memory: float, over: float) -> Considered:

@@ -37,7 +37,8 @@ class Alpa(Planner):
     Args:
         layers: that ops are clustered into; None = 8, or fewer where the rule of like work allows no eight.
         micro_batches: B; None = the best of 1, about 8 and about 32.
-        submeshes: over hosts: "all" numbers of them, "power_of_two" or "small_power_of_two".
+        submeshes: over hosts: "all" numbers of them, "power_of_two" or "small_power_of_two"; None = all of up to 8 hosts,
+            powers of two of more.
         tolerance: of clustering: a layer may have (1 + tolerance) times the mean FLOPs.
         imbalance: shares of FLOPs and of devices of a stage differ by at most the factor 1 + imbalance (the authors' pruning).
         inference: stages in lockstep without backward, of recorded prices of stages.
@@ -52,6 +53,9 @@ class Alpa(Planner):
         handles=frozenset({"dag", "memory"}),
         goals=frozenset({"time"}),
         family="hybrid",
+        missing=(
+            "stages priced by its own strategies and communication alone: these plan whole steps (`_alpa_space`), not yet stages",
+        ),
     )
 
     def __init__(
@@ -59,7 +63,7 @@ class Alpa(Planner):
         *,
         layers: int | None = None,
         micro_batches: int | None = None,
-        submeshes: Space = "all",
+        submeshes: Space | None = None,
         tolerance: float = 0.5,
         imbalance: float = 1.0,
         inference: bool = False,
@@ -71,7 +75,7 @@ class Alpa(Planner):
         word("alpa", "space of submeshes", submeshes, SPACES)
         self.layers = layers
         self.micro_batches = micro_batches
-        self.submeshes: Space = submeshes
+        self.submeshes = submeshes
         self.tolerance = tolerance
         self.imbalance = imbalance
         self.inference = inference

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from execute.conftest import Model, Pools, model_of
+from execute.conftest import Model, Pools, model_of, zoo_model
 from meshwright.execute import why_not
 from meshwright.graph.source import resolve
 from meshwright.graph.zoo import Shrink
@@ -62,6 +62,8 @@ def _captured(kind: type[nn.Module], batch: dict[str, Tensor]) -> Model:
 @cache
 def model(name: str) -> Model:
     g = torch.Generator().manual_seed(0)
+    if name == "gpt2":
+        return zoo_model("gpt2", 2, 1)
     if name == "alexnet":
         images, goal = torch.randn(8, 4, 32, 32, generator=g), torch.randint(0, 16, (8,), generator=g)
         return _captured(AlexNet, {"images": images, "goal": goal})
@@ -73,7 +75,7 @@ def model(name: str) -> Model:
     return model_of(module, inputs, [source.random_inputs(4, 0, g, shrink=SHRINK)], real)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "perceptron", pytest.param("resnet-50", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["alexnet", "perceptron", "gpt2", pytest.param("resnet-50", marks=pytest.mark.slow)])
 def test_optcnns_plan_is_right(name: str, pools: Pools) -> None:
     made = model(name)
     problem = problem_of(made.graph, "a100x4", samples=made.graph.samples)
@@ -102,7 +104,7 @@ def test_any_choice_of_optcnns_configurations_is_right(seeds: range, pools: Pool
 
 
 @pytest.mark.parametrize("method", ["tofu", "icml18", "equalchop", pytest.param("spartan", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["alexnet", "perceptron", pytest.param("resnet-50", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["alexnet", "perceptron", "gpt2", pytest.param("resnet-50", marks=pytest.mark.slow)])
 def test_tofus_plan_is_right(name: str, method: str, pools: Pools) -> None:
     """Parameters, activations and data rest split over all four ranks."""
     made = model(name)

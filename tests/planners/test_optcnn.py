@@ -17,7 +17,7 @@ from meshwright.cost.analytic import Analytic
 from meshwright.cost.base import Collective, Group
 from meshwright.errors import InputError, Unsupported
 from meshwright.formats.detect import read
-from meshwright.graph.ir import Floats
+from meshwright.graph.ir import Floats, Slot
 from meshwright.plan.lookup import sharding_of, stage_ops
 from meshwright.plan.model import Plan, Schedule
 from meshwright.plan.problem import Problem, Recipe
@@ -166,6 +166,76 @@ def test_parameters_are_summed_shard_by_shard_over_their_own_replicas() -> None:
         assert found[configuration(head, m=4)] == pytest.approx(one(weight, 4) / 1e10)
         assert found[configuration(head, m=2, n=2)] == pytest.approx(one(weight / 2, 2) / 1e10)
         assert found[configuration(head, n=4)] == found[0] == 0
+
+
+def test_what_comes_from_another_node_is_charged_what_it_costs() -> None:
+    """Two nodes of two: the half that a device lacks comes from its neighbour, from the other node, or from both."""
+    big = resolve("a100x16")
+    inner, outer = big.levels[0], big.levels[-1]
+    cluster = replace(big, count=4, levels=(replace(inner, size=2), replace(outer, size=4)))
+    asked = replace(problem(4), cluster=cluster, cost=Analytic(precision="float32"))
+    layers = layers_of(asked.graph, 8, 4)
+    prices = Prices(asked, 4, "all_reduce")
+    act, conv = layer(layers, "act"), layer(layers, "second")
+    table = prices.edge(act, 0, conv, 0)
+    channels = names(act)[1]
+    whole = 4.0 * 8 * 8 * 8 * 8
+
+    def seconds(nbytes: float, src: int, dst: int) -> float:
+        return float(asked.cost.transfer(np.array([nbytes]), src, dst, cluster)[0])
+
+    inside = table[configuration(act, **{channels: 2}), configuration(conv, out=2)]
+    assert inside == pytest.approx(2 * seconds(whole / 2, 1, 0))
+    across = table[configuration(act, **{channels: 4}), configuration(conv, out=4)]
+    # Forward each lacks three quarters; backward each gets a gradient of its quarter from the three others.
+    assert across == pytest.approx(2 * (seconds(whole / 4, 1, 0) + seconds(whole / 2, 2, 0)))
+    assert across > inside
+
+
+def test_length_and_depth_are_dims_too() -> None:
+    net = Net(4)
+    one = net.tensor("one", (4, 2, 16), "input")
+    weight = net.tensor("w1", (6, 2, 3), "param")
+    net.call("line", "conv1d", (one, weight), (Slot(0), Slot(1), None, (1,), (1,), (1,), 1), (4, 6, 16))
+    cube = net.tensor("cube", (4, 2, 8, 8, 8), "input")
+    weight = net.tensor("w3", (6, 2, 3, 3, 3), "param")
+    made = net.call(
+        "solid", "conv3d", (cube, weight), (Slot(0), Slot(1), None, (1,) * 3, (1,) * 3, (1,) * 3, 1), (4, 6, 8, 8, 8)
+    )
+    layers = layers_of(net.graph(net.mean("loss", made)), 4, 4)
+    assert names(layer(layers, "line")) == ["batch", "out", "s0"]
+    assert names(layer(layers, "solid")) == ["batch", "out", "s0", "s1", "s2"]
+
+
+def test_a_batch_norm_cut_along_samples_sums_its_statistics() -> None:
+    net = Net(8)
+    x = net.conv("conv", net.images(4, 8), 8)
+    per_channel = [
+        net.tensor(n, (8,), role) for n, role in (("w", "param"), ("b", "param"), ("m", "buffer"), ("v", "buffer"))
+    ]  # type: ignore[arg-type]
+    args = (*(Slot(k) for k in range(5)), True)
+    graph = net.graph(net.mean("loss", net.call("norm", "batch_norm", (x, *per_channel), args, (8, 8, 8, 8))))
+    asked = Problem(graph, resolve("a100x2"), Bandwidth(1e10), Recipe(8, compute_dtype="float32"))
+    layers = layers_of(graph, 8, 2)
+    norm = layer(layers, "norm")
+    sums = Prices(asked, 2, "all_reduce").statistics(norm)
+    stat = next(f for f in norm.op.rule.factors if f.kind == "stat")
+    each = 2 * (1 / 2) * 4 * 8 / 1e10
+    assert sums[configuration(norm, batch=2)] == pytest.approx(sum(stat.sums) * each)
+    assert sums[configuration(norm, channels=2)] == sums[0] == 0
+
+
+def test_the_first_wide_layer_of_vgg16_moves_less_cut_by_channels() -> None:
+    """On two GPUs its parameters are 411 MB, summed over samples; its input is 25,088 values a sample."""
+    asked = Problem(vgg16(64), resolve("p100x2"), Bandwidth(1e9), Recipe(64, compute_dtype="float32"))
+    layers = layers_of(asked.graph, 64, 2)
+    prices = Prices(asked, 2, "server")
+    wide, before = layer(layers, "fc6"), layer(layers, "flatten")
+    by_samples = prices.parameters(wide)[configuration(wide, m=2)]
+    assert by_samples == pytest.approx(2 * 25088 * 4096 * 4 / 1e9)
+    channels = prices.edge(before, 0, wide, 0)[configuration(before, **{names(before)[0]: 2}), configuration(wide, n=2)]
+    assert channels == pytest.approx((32 * 25088 * 4 + 32 * 25088 * 4) / 1e9)
+    assert by_samples > 12 * channels
 
 
 def test_small_tiles_lose_efficiency() -> None:

@@ -177,4 +177,4 @@ def test_the_tables_of_pase_reduce_fully(data_folder: Path, file: str, least: fl
     )
     found, reduced = node_edge(graph)
     assert found.value == least
-    assert not reduced.edges and reduced.kernel <= 8
+    assert not reduced.edges and reduced.kernel == 2

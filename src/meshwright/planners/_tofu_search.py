@@ -54,6 +54,7 @@ class Space:
     strategies: Mapping[int, Sequence_] = field(default_factory=dict)
     """Nodes whose strategies are given."""
     tick: Callable[[], None] = lambda: None
+    """Called often; what it raises ends the search."""
     _known: dict[tuple[object, ...], Floats] = field(default_factory=dict)
 
     # ---------------------------------------------------------------- options
@@ -108,9 +109,13 @@ class Space:
         )
         for i in range(len(factors)):
             wide = look_ahead and i + 1 < len(factors)
-            if wide and _largest(self, decision, factors[: i + 2]) > ENTRIES:
-                wide = False
-            decision = self.solve(decision, factors, i, (1, 2) if wide else (1,))
+            wide = wide and _largest(self, decision, factors[: i + 2]) <= ENTRIES
+            try:
+                decision = self.solve(decision, factors, i, (1, 2) if wide else (1,))
+            except Unsupported:  # tables of two steps at once are too large for the elimination
+                if not wide:
+                    raise
+                decision = self.solve(decision, factors, i, (1,))
             self.tick()
         return decision
 
@@ -237,12 +242,15 @@ class _Step:
                 continue
             ends = between[g]
             cost = self._ends(group, ends)
+            self.space.tick()
             if len(ends) == 1:
                 unary[variable[ends[0]]] = unary[variable[ends[0]]] + cost
             elif len(ends) == 2:
                 edges.append((variable[ends[0]], variable[ends[1]]))
                 tables.append(cost)
-        found = eliminate(CostGraph(tuple(unary), tuple(edges), tuple(tables)))
+        found = eliminate(
+            CostGraph(tuple(unary), tuple(edges), tuple(tables)), progress=lambda done, total: self.space.tick()
+        )
         if unary and not found.choice:
             raise Infeasible("no way to cut every op and tensor evenly is left")
         units: dict[int, int] = {}

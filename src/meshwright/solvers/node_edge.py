@@ -177,7 +177,7 @@ def enumerate_rest(graph: CostGraph) -> Found:
     """The best of all joint choices, one connected part after the other; the lowest of equals.
 
     Raises:
-        ValueError: more than `ENTRIES` joint choices in one part.
+        ValueError: more than `ENTRIES` joint choices in one part; says how many.
     """
     graph = graph.simple()
     choice, value = [0] * len(graph.unary), 0.0
@@ -185,7 +185,10 @@ def enumerate_rest(graph: CostGraph) -> Found:
     for part in _parts(graph):
         shape = tuple(len(graph.unary[v]) for v in part)
         if prod(shape) > ENTRIES:
-            raise ValueError(f"{len(part)} variables of {' × '.join(map(str, shape))} options")
+            digits = len(str(prod(shape))) - 1
+            raise ValueError(
+                f"{len(part)} variables of up to {max(shape)} options, more than 10^{digits} joint choices"
+            )
         sums = np.zeros(shape)
         for k, v in enumerate(part):
             sums = sums + graph.unary[v].reshape([-1 if j == k else 1 for j in range(len(part))])

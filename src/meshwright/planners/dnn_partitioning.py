@@ -40,6 +40,10 @@ from .types import Info, Json, Run
 
 CHAIN_GAP = 1e-6
 """The order form searches at least this far: its space is the one that is otherwise solved exactly."""
+DOWNSETS = 4_000_000
+"""Of which the exact search over chains holds all; above them the order form is solved."""
+START_DOWNSETS = 100_000
+"""The same where a chain is only what an integer programme begins with."""
 SHRINK = 8
 """Times that memory is lowered for a captured model whose plan the simulator finds too large."""
 Method = Literal[
@@ -231,7 +235,8 @@ class DnnPartitioning(Planner):
         return self._baseline(problem, run, graph, watch), None
 
     def _exact(self, run: Run, graph: Placement, watch: max_loads.Watch) -> tuple[max_loads.Answer | None, End | None]:
-        chain = max_loads.chain_optimum(graph, watch, tick=lambda: run.tick(0, self.method, 0, 1))
+        limit = DOWNSETS if self.method == "chain" else START_DOWNSETS
+        chain = max_loads.chain_optimum(graph, watch, limit, tick=lambda: run.tick(0, self.method, 0, 1))
         if self.method == "chain" and (chain is None or chain.bound >= chain.value * (1 - 1e-9)):
             return chain, None
         seconds = min(self.seconds, run.left())
@@ -277,7 +282,7 @@ class DnnPartitioning(Planner):
             return (start if start.value < inf else None), None
         starts = [start, calls.split_latency(graph, (graph.accelerators,) * len(graph))]
         self._offer_call(problem, run, graph, starts)
-        chain = max_loads.chain_optimum(graph, tick=lambda: run.tick(0, self.method, 0, 1))
+        chain = max_loads.chain_optimum(graph, None, START_DOWNSETS, lambda: run.tick(0, self.method, 0, 1))
         if chain is not None:
             starts.append(calls.split_latency(graph, chain.split))
         start = self._offer_call(problem, run, graph, starts)

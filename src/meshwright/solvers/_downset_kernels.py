@@ -22,11 +22,11 @@ def _hash(bits: Any, at: int, words: int) -> Any:
     return found
 
 
-@kernel(np.uint64, int, int, int)
-def enumerate_downsets(need: Any, n: int, words: int, limit: int) -> Any:
+@kernel(np.uint64, int, int, int, np.int8)
+def enumerate_downsets(need: Any, n: int, words: int, limit: int, stop: Any) -> Any:
     """All sets that hold, with v, every item of need[v · words …]; breadth first, so by size.
 
-    Returns (bits, ptr, node, target); empty arrays if there are more than `limit` sets.
+    Returns (bits, ptr, node, target); empty arrays if there are more than `limit` sets. Ends early at stop[0] = 1.
     """
     room, count = 1024, 1
     bits = np.zeros(room * words, np.uint64)
@@ -39,7 +39,7 @@ def enumerate_downsets(need: Any, n: int, words: int, limit: int) -> Any:
     ptr = np.zeros(room + 1, np.int64)
     key = np.zeros(words, np.uint64)
     i = 0
-    while i < count:
+    while i < count and not stop[0]:
         ptr[i] = edges
         for v in range(n):
             if (bits[i * words + (v >> 6)] >> np.uint64(v & 63)) & np.uint64(1):

@@ -72,8 +72,12 @@ class Chain:
     pairs: int = 0
 
 
-def lattice_of(n: int, edges: Sequence[tuple[int, int]], limit: int = LIMIT) -> Lattice | None:
+def lattice_of(
+    n: int, edges: Sequence[tuple[int, int]], limit: int = LIMIT, tick: Tick | None = None
+) -> Lattice | None:
     """The downsets of items 0 … n − 1 where (a, b) means that a comes before b; None if there are more than `limit`.
+
+    What `tick` raises ends it.
 
     Raises:
         InputError: an edge names no item.
@@ -86,7 +90,7 @@ def lattice_of(n: int, edges: Sequence[tuple[int, int]], limit: int = LIMIT) -> 
         if not (0 <= a < n and 0 <= b < n):
             raise InputError(f"edge {a} → {b} names an item outside of 0 to {n - 1}")
         need[b, a >> 6] |= np.uint64(1) << np.uint64(a & 63)
-    bits, ptr, node, target = enumerate_downsets(need.reshape(-1), n, words, limit)
+    bits, ptr, node, target = stoppable(lambda stop: enumerate_downsets(need.reshape(-1), n, words, limit, stop), tick)
     if not len(ptr):
         return None
     return Lattice(n, bits.reshape(-1, words), ptr, node, target)

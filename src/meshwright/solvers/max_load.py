@@ -50,7 +50,7 @@ def chain_optimum(
             best = Answer(chain.value, _split(graph, items, chain), bound)
             if watch is not None:
                 watch(best.value, best.split)
-    lattice = lattice_of(len(items.groups), items.edges, limit)
+    lattice = lattice_of(len(items.groups), items.edges, limit, tick)
     if lattice is None:
         return best
     # Only what is better by more than rounding is sought: the value in hand is then proven.

@@ -84,6 +84,7 @@ class GSPMD(Planner):
     ) -> None:
         word("gspmd", "recipe", recipe, get_args(Recipe))
         word("gspmd", "strategy", strategy, get_args(Strategy))
+        word("gspmd", "recompute", recompute, ("none", "light", "full"))
         if rounds < 1 or (micro_batches is not None and micro_batches < 1):
             raise InputError(f"gspmd: rounds = {rounds} and micro_batches = {micro_batches} must be at least 1")
         if rounds > 1 and not pipeline:

@@ -99,6 +99,13 @@ def test_degrees_that_cannot_be_say_why(planner: Megatron, words: str) -> None:
     assert words in result.reason
 
 
+def test_grouped_heads_divide_or_those_that_share_one() -> None:
+    """2 key-value heads, 6 share each: 3 divides the latter, 4 neither."""
+    assert planned(Megatron(tensor=3), "llama-3.1-8b", "a100x6").plan is not None
+    result = planned(Megatron(tensor=4), "llama-3.1-8b")
+    assert "tensor = 4 does not divide the 2 heads, nor the 6 that share each, of" in result.reason
+
+
 def test_features_that_do_not_divide_say_which() -> None:
     problem = Problem(graph("gpt2", 12, 771), cluster_of("a100x8"), Analytic(), Recipe(24))
     result = Megatron(tensor=4).plan(problem)

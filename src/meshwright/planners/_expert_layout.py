@@ -150,7 +150,8 @@ class Expert:
         for node in self._attentions:
             sizes = [node.size[a] for a in self.heads(node)]
             if sizes and not any(s % n == 0 for s in sizes):
-                return f"the {' × '.join(map(str, sizes))} heads of {self.graph.ops[node.index].name}"
+                shared = f", nor the {sizes[1]} that share each," if len(sizes) > 1 else ""
+                return f"the {sizes[0]} heads{shared} of {self.graph.ops[node.index].name}"
         return ""
 
     def heads(self, node: Node) -> list[int]:

@@ -14,6 +14,7 @@ by the simulator: the papers fix them by hand.
 from __future__ import annotations
 
 from functools import partial
+from math import prod
 
 from ..errors import Infeasible, InputError
 from ..graph.ir import Graph
@@ -130,14 +131,18 @@ class MegatronExpert(Expert):
         return any(r.first <= node.index < r.first + r.length * r.count for r in self.graph.runs)
 
     def uncut_features(self, t: int) -> str:
-        """The first product of a block that makes features which `t` does not divide; "" if there is none."""
+        """The first product of a block that makes features which `t` does not divide; "" if there is none.
+
+        One that makes fewer than it reads, as grouped keys and values, may stay whole.
+        """
         for n, node in enumerate(self.atoms.nodes):
             op = self.graph.ops[node.index]
             if op.kind not in PRODUCTS or not self.weighted(node) or not self._in_a_block(node) or n in self.experts:
                 continue
             rows = set(node.operands[0])
             out = [a for a in node.results[0] if a != FIXED and a not in rows and node.kind[a] == "free"]
-            if any(self.whole_feature(node, a) for a in out):
+            narrowing = prod(node.size[a] for a in out) < prod(node.size[a] for a in node.summed)
+            if narrowing or any(self.whole_feature(node, a) for a in out):
                 continue
             if not any(node.size[a] % t == 0 for a in out):
                 sizes = [f.size for k, f in enumerate(op.rule.factors) if k in {node.factor[a] for a in out}]

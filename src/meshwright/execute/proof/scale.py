@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import lcm, prod
+from math import prod
 from typing import TypeVar
 
 from ...cluster.model import Mesh
@@ -17,17 +17,12 @@ from ...errors import Unsupported
 from ...graph.ir import Graph, Run
 from ...graph.source import ModelSource
 from ...graph.zoo import Shrink
-from ...lower.atoms import refine
-from ...lower.fold import fold
-from ...lower.summa import SUMMA
 from ...plan.copies import has_copies, one_copy
-from ...plan.lookup import entry_range, span_entry
-from ...plan.model import Cut, Layout, Plan, Schedule, Stage, Storage
+from ...plan.model import Plan, Schedule
+from . import thinning
+from .small_stages import assigned, small_stages
 
 T = TypeVar("T")
-SEQUENCE, WIDTH, HEADS, FFN, VOCABULARY, EXPERTS, IMAGE = 16, 64, 8, 96, 128, 4, 64
-"""Sizes that divide by 2 and 4; each is made odd where the model's own size does not divide by the plan's degree."""
-MOST_RANKS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,37 +101,41 @@ def scaled(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int =
         return _dealt(plan, graph, source, seq, ranks)
     if has_copies(plan):
         return _pipes(plan, graph, source, seq, ranks)
-    depth, chunks = _pipeline(plan)
-    alike = _alike(plan)
-    kept = _thinned(depth, chunks) if alike else list(range(len(plan.stages)))
+    depth, chunks = thinning.pipeline(plan)
+    alike = thinning.alike(plan)
+    kept = thinning.thinned(depth, chunks) if alike else list(range(len(plan.stages)))
     new_depth, new_chunks = (min(depth, 2), min(chunks, 2)) if alike else (depth, chunks)
-    shapes = [_lengths(plan.stages[0], max(1, ranks // new_depth))] * len(kept) if alike else _shapes(plan, ranks)
-    meshes = _placed([plan.stages[s].mesh for s in kept], shapes)
+    shapes = (
+        [thinning.lengths(plan.stages[0], max(1, ranks // new_depth))] * len(kept)
+        if alike
+        else thinning.shapes(plan, ranks)
+    )
+    meshes = thinning.placed([plan.stages[s].mesh for s in kept], shapes)
     count = len({d for mesh in meshes for d in mesh.devices})
-    if count > MOST_RANKS:
+    if count > thinning.MOST_RANKS:
         raise Unsupported(
-            f"{count} ranks are needed to keep every axis of this plan, {MOST_RANKS} are the most",
+            f"{count} ranks are needed to keep every axis of this plan, {thinning.MOST_RANKS} are the most",
             reason="scale",
         )
     run = max(graph.runs, key=lambda r: r.length * r.count, default=None)
-    if run is not None and not all(_whole_blocks(graph, s, run) for s in plan.stages):
+    if run is not None and not all(thinning.whole_blocks(graph, s, run) for s in plan.stages):
         run = None  # stages that end inside a block: all blocks stay, op by op
-    counts = [_blocks(graph, s, run) for s in plan.stages]
-    thin = [_thin(counts[s], counts) for s in kept]
+    counts = [thinning.blocks(graph, s, run) for s in plan.stages]
+    thin = [thinning.thin(counts[s], counts) for s in kept]
     if run is not None and sum(thin) < 2:
         thin[thin.index(max(thin))] = 2
-    micro_batch, micro_batches = _batch(plan, shapes, depth, new_depth)
-    shrink = _shrink(graph, plan, sum(thin) if run is not None else 0)
-    shrink = replace(shrink, seq=source.sequence(SEQUENCE))
+    micro_batch, micro_batches = thinning.batch(plan, shapes, depth, new_depth)
+    shrink = thinning.shrink(graph, plan, sum(thin) if run is not None else 0)
+    shrink = replace(shrink, seq=source.sequence(thinning.SEQUENCE))
     small, shrink, found = _small(source, graph, run, shrink, micro_batch)
     whole = found is not None and run is not None and found.count == run.count and sum(thin) != run.count
     if found is not None and not whole and found.count != sum(thin):
         raise Unsupported(
             f"{source.name} cannot be built with {sum(thin)} blocks: verify this plan at full size", reason="scale"
         )
-    spans = _assigned(plan, graph, small, run, kept, counts if whole else None, thin)
+    spans = assigned(plan, graph, small, run, kept, counts if whole else None, thin)
     casts = frozenset(name for op in graph.ops if op.kind in CASTS for name in (op.name, *op.outputs))
-    stages = _stages(plan, small, found, kept, spans, meshes, casts)
+    stages = small_stages(plan, small, found, kept, spans, meshes, casts)
     args = {**plan.schedule.args, "v": new_chunks} if "v" in plan.schedule.args else plan.schedule.args
     weights = plan.schedule.weights
     if weights.update_every == plan.schedule.micro_batches:
@@ -224,295 +223,6 @@ def _first_block(graph: Graph, run: Run) -> set[str]:
 def _kinds(graph: Graph, run: Run) -> list[str]:
     """Kinds of one block, casts left out."""
     return [op.kind for op in graph.ops[run.first : run.first + run.length] if op.kind not in CASTS]
-
-
-def _pipeline(plan: Plan) -> tuple[int, int]:
-    """(pipeline ranks, chunks a rank)."""
-    chunks = int(plan.schedule.args.get("v", 1)) if plan.schedule.name != "custom" else 1
-    if plan.schedule.name == "custom" and len(plan.stages) > 1:
-        raise Unsupported(
-            "a schedule written out row by row cannot be scaled down: verify this plan at full size", reason="scale"
-        )
-    return len(plan.stages) // chunks, chunks
-
-
-def _alike(plan: Plan) -> bool:
-    """Whether the stages are those of a pipeline over equal meshes, so that some can stand for all."""
-    meshes = {(s.mesh.axes, s.mesh.shape) for s in plan.stages}
-    return len(meshes) == 1 and (len(plan.stages) == 1 or plan.schedule.name != "dataflow")
-
-
-def _thinned(depth: int, chunks: int) -> list[int]:
-    """Stages of the first and the last rank, of the first and the last chunk."""
-    return [c * depth + r for c in sorted({0, chunks - 1}) for r in sorted({0, depth - 1})]
-
-
-def _shapes(plan: Plan, ranks: int) -> list[tuple[int, ...]]:
-    """New lengths of the axes of stages that are not alike: as they are, if there are no more devices than ranks; otherwise 2
-    for the shortest that is cut, and 4 or 3 for others, as they are multiples of it or not."""
-    if len({d for s in plan.stages for d in s.mesh.devices}) <= ranks:
-        return [s.mesh.shape for s in plan.stages]
-    least = min((n for s in plan.stages for n in s.mesh.shape if n > 1), default=1)
-
-    def length(n: int) -> int:
-        return min(n, 2) if n <= least else min(n, 3 if n % least else 4)
-
-    return [tuple(map(length, s.mesh.shape)) for s in plan.stages]
-
-
-def _placed(meshes: Sequence[Mesh], shapes: Sequence[tuple[int, ...]]) -> list[Mesh]:
-    """Smaller meshes side by side; those of the same devices stay on the same ones."""
-    sizes: dict[tuple[int, ...], int] = {}
-    for mesh, shape in zip(meshes, shapes, strict=True):
-        devices = tuple(mesh.devices)
-        sizes[devices] = max(sizes.get(devices, 0), prod(shape))
-    first, at = {}, 0
-    for devices in sorted(sizes):
-        first[devices] = at
-        at += sizes[devices]
-    found = []
-    for mesh, shape in zip(meshes, shapes, strict=True):
-        start = first[tuple(mesh.devices)]
-        found.append(Mesh(range(start, start + prod(shape)), mesh.axes, shape))
-    return found
-
-
-def _lengths(stage: Stage, ranks: int) -> tuple[int, ...]:
-    """New lengths of the axes: 2 where longer, then doubled from the first axis on while `ranks` allows. The grids of SUMMA
-    stay square."""
-    mesh = stage.mesh
-    square = {own[-1].axis for x in stage.shardings.values() if x.variant == SUMMA for own in x.cuts.values() if own}
-    new = [min(n, 2) for n in mesh.shape]
-    for k, n in enumerate(mesh.shape):
-        while mesh.axes[k] not in square and new[k] * 2 <= n and n % (new[k] * 2) == 0 and prod(new) * 2 <= ranks:
-            new[k] *= 2
-    return tuple(new)
-
-
-def _blocks(graph: Graph, stage: Stage, run: Run | None) -> int:
-    """Blocks of the run that a stage holds."""
-    if run is None:
-        return 0
-    inside = range(run.first, run.first + run.length * run.count)
-    return sum(1 for entry in stage.ops for i in entry_range(graph, entry) if i in inside) // run.length
-
-
-def _whole_blocks(graph: Graph, stage: Stage, run: Run) -> bool:
-    """Whether a stage holds blocks of the run whole, one behind the other."""
-    inside = range(run.first, run.first + run.length * run.count)
-    held = [i for entry in stage.ops for i in entry_range(graph, entry) if i in inside]
-    return len(held) % run.length == 0 and (not held or held == list(range(held[0], held[0] + len(held))))
-
-
-def _thin(count: int, counts: Sequence[int]) -> int:
-    """0 stays 0; the fewest become 1; whoever has more has 2: the unevenness stays."""
-    least = min((n for n in counts if n), default=0)
-    return 0 if count == 0 else 1 if count == least else 2
-
-
-def _batch(plan: Plan, shapes: Sequence[tuple[int, ...]], depth: int, new_depth: int) -> tuple[int, int]:
-    """(samples of a micro-batch, micro-batches). Samples that do not divide over some mesh still do not."""
-    m = max(1, plan.schedule.micro_batches)
-    samples = -(-plan.samples // m)
-    meshes = [s.mesh for s in plan.stages]
-    even = all(samples % prod(x.shape) == 0 or samples % x.shape[0] == 0 for x in meshes if x.shape)
-    replicas = max(prod(shape) for shape in shapes)
-    common = lcm(*(prod(shape) for shape in shapes))
-    new = max(2, (common if even and common <= 2 * MOST_RANKS else replicas) if samples > 1 else 2)
-    fewer = min(m, 2 * new_depth)
-    if plan.schedule.name == "interleaved" and depth > 1:
-        fewer = max(new_depth, fewer // new_depth * new_depth)
-    return new if even else new + 1, fewer
-
-
-def _shrink(graph: Graph, plan: Plan, blocks: int) -> Shrink:
-    longest: dict[str, int] = {}
-    for mesh in (s.mesh for s in plan.stages):
-        for axis, n in zip(mesh.axes, mesh.shape, strict=True):
-            longest[axis] = max(n, longest.get(axis, 1))
-    degree = max((n for axis, n in longest.items() if _cuts_features(graph, plan, axis)), default=1)
-    heads, kv = _heads(graph)
-    odd = {"ffn": 1 if _uneven(graph, "ffn", degree) else 0, "vocab": 1 if _uneven(graph, "vocabulary", degree) else 0}
-    new_heads = HEADS if degree == 1 or heads % degree == 0 else 3
-    new_kv = 0
-    if kv and kv != heads:
-        new_kv = new_heads // 4 if kv % degree == 0 and new_heads % 4 == 0 else 1
-    return Shrink(
-        blocks=blocks,
-        width=WIDTH if new_heads != 3 else 48,
-        heads=new_heads if heads else 0,
-        kv_heads=new_kv,
-        ffn=FFN + odd["ffn"],
-        vocab=VOCABULARY + odd["vocab"],
-        seq=SEQUENCE,
-        experts=EXPERTS if any("expert" in t.name for t in graph.params()) else 0,
-        image=IMAGE if any(len(graph.tensor[t].shape) == 4 for t in graph.inputs) else 0,
-        dropout=0.0,
-    )
-
-
-def _cuts_features(graph: Graph, plan: Plan, axis: str) -> bool:
-    """Whether an axis cuts anything but samples in some op."""
-    for stage in plan.stages:
-        for name, sharding in stage.shardings.items():
-            rule = graph.ops[graph.position[name]].rule if name in graph.position else None
-            for factor, cuts in sharding.cuts.items():
-                if any(c.axis == axis for c in cuts) and (rule is None or not rule.factor(factor).samples):
-                    return True
-    return False
-
-
-def _heads(graph: Graph) -> tuple[int, int]:
-    """(query heads, key-value heads) of the first attention; zeros without one."""
-    for op in graph.ops:
-        if "attention" in op.kind:
-            return graph.tensor[op.inputs[0]].shape[-3], graph.tensor[op.inputs[1]].shape[-3]
-    return 0, 0
-
-
-def _uneven(graph: Graph, what: str, degree: int) -> bool:
-    for op in graph.ops:
-        if what == "vocabulary" and op.kind == "embedding":
-            return graph.tensor[op.inputs[0]].shape[0] % degree != 0
-        if what == "ffn" and op.kind in ("linear", "mm") and ("mlp" in op.module or "ffn" in op.module):
-            return max(graph.tensor[op.inputs[1]].shape) % degree != 0
-    return False
-
-
-# --------------------------------------------------------------------- stages
-
-
-def _assigned(
-    plan: Plan,
-    graph: Graph,
-    small: Graph,
-    run: Run | None,
-    kept: Sequence[int],
-    counts: Sequence[int] | None,
-    thin: Sequence[int],
-) -> list[tuple[list[str], int, int]]:
-    """Per kept stage: (its loose ops, first block, blocks). What a dropped stage held goes to the kept one before it.
-
-    Blocks of other runs that the small model has not are left out: the first block stands for them.
-    """
-    inside = range(run.first, run.first + run.length * run.count) if run is not None else range(0)
-    found: list[tuple[list[str], int, int]] = []
-    at = 0
-    for k, first in enumerate(kept):
-        stop = kept[k + 1] if k + 1 < len(kept) else len(plan.stages)
-        loose = [
-            graph.ops[i].name
-            for s in plan.stages[first:stop]
-            for entry in s.ops
-            for i in entry_range(graph, entry)
-            if i not in inside and (graph.representative[i] == i or graph.ops[i].name in small.position)
-        ]
-        n = thin[k] if counts is None else sum(counts[first:stop])
-        found.append((loose, at, n))
-        at += n
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Stages:
-    stages: tuple[Stage, ...]
-    dropped: tuple[str, ...]
-
-
-def _stages(
-    plan: Plan,
-    small: Graph,
-    run: Run | None,
-    kept: Sequence[int],
-    spans: Sequence[tuple[list[str], int, int]],
-    meshes: Sequence[Mesh],
-    casts: frozenset[str],
-) -> _Stages:
-    atoms = refine(fold(small, frozenset(r.name for r in small.runs)))  # a plan may speak of every block
-    dropped: dict[str, None] = {}
-    memo: dict[int, object] = {}
-
-    def once(mapping: Mapping[str, T], convert: object) -> Mapping[str, T]:
-        """The same mapping object stays one object: lowering knows equal stages by it."""
-        if id(mapping) not in memo:
-            memo[id(mapping)] = convert(mapping)  # type: ignore[operator]
-        return memo[id(mapping)]  # type: ignore[return-value]
-
-    def layout(name: str, given: Layout | None) -> Layout | None:
-        return None if given is None else _layout(small, atoms.size, atoms.dims, name, given, dropped)
-
-    def layouts(given: Mapping[str, Layout]) -> dict[str, Layout]:
-        return {n: new for n, x in given.items() if _known(small, n, casts, dropped) and (new := layout(n, x))}
-
-    def storage(given: Mapping[str, Storage]) -> dict[str, Storage]:
-        return {
-            n: replace(x, param=layout(n, x.param), grad=layout(n, x.grad), state=layout(n, x.state))
-            for n, x in given.items()
-            if _known(small, n, casts, dropped)
-        }
-
-    stages = []
-    for s, mesh, (loose, first, count) in zip(kept, meshes, spans, strict=True):
-        old = plan.stages[s]
-        ops = [name for name in loose if name in small.position]
-        dropped.update(
-            dict.fromkeys(f"op {name}" for name in loose if name not in small.position and name not in casts)
-        )
-        if run is not None and count:
-            head = [n for n in ops if small.position[n] < run.first]
-            ops = [*head, span_entry(run, first, first + count), *ops[len(head) :]]
-        stages.append(
-            replace(
-                old,
-                ops=tuple(ops),
-                mesh=mesh,
-                shardings=once(
-                    old.shardings, lambda m: {n: x for n, x in m.items() if _known(small, n, casts, dropped)}
-                ),
-                layouts=once(old.layouts, layouts),
-                storage=once(old.storage, storage),
-                recompute=frozenset(n for n in old.recompute if n in small.position),
-            )
-        )
-    return _Stages(tuple(stages), tuple(dropped))
-
-
-def _known(small: Graph, name: str, casts: frozenset[str], dropped: dict[str, None]) -> bool:
-    if name in small.position or name in small.tensor:
-        return True
-    if name not in casts:
-        dropped[f"what the plan says of {name}"] = None
-    return False
-
-
-def _layout(
-    small: Graph,
-    sizes: Mapping[str, tuple[int, ...]],
-    counts: Mapping[str, tuple[int, ...]],
-    name: str,
-    given: Layout,
-    dropped: dict[str, None],
-) -> Layout | None:
-    """`given` at the sizes of the small model: sub-dimension by sub-dimension, where both have as many."""
-    if name not in sizes or len(given.dims) != len(counts[name]):
-        dropped[f"the layout of {name}"] = None
-        return None
-    dims: list[tuple[tuple[int, tuple[Cut, ...]], ...]] = []
-    at = 0
-    for subs, count in zip(given.dims, counts[name], strict=True):
-        mine = sizes[name][at : at + count]
-        at += count
-        cut = [k for k, (_, cuts) in enumerate(subs) if cuts]
-        if len(subs) == count:
-            dims.append(tuple((n, cuts) for n, (_, cuts) in zip(mine, subs, strict=True)))
-        elif not cut:
-            dims.append(((0, ()),))
-        elif cut == [0]:
-            dims.append(((0, subs[0][1]),))
-        else:
-            dropped[f"the layout of {name}"] = None
-            return None
-    return Layout(tuple(dims), given.partial)
 
 
 # ---------------------------------------------------------------------- words

@@ -18,7 +18,7 @@ from meshwright.cost import Analytic
 from meshwright.errors import InputError, Unsupported
 from meshwright.graph.ir import Graph
 from meshwright.lower import lower
-from meshwright.lower.stages import unfoldable
+from meshwright.lower.choices import unfoldable
 from meshwright.plan.model import Cut, Layout, Plan
 from meshwright.plan.problem import Annotation, Problem, Recipe
 from meshwright.plan.schedules.clock import timed
@@ -317,6 +317,21 @@ def test_images_are_cut_in_rows_and_experts_in_experts_only_where_there_are_any(
         planned(captured("gpt2"), {"x": 2}, recipe="spatial")
     with pytest.raises(InputError, match=r"recipe moe cannot cut this model's experts in 4: it can in 1$"):
         planned(captured("gpt2"), {"x": 4}, recipe="moe")
+
+
+def test_a_mesh_larger_than_what_it_cuts_is_refused() -> None:
+    graph = captured("gpt2")
+    with pytest.raises(InputError, match="annotations cut the samples in 32, and the batch has 16: use a batch of 32"):
+        planned(graph, {"x": 32}, recipe="dp", micro_batches=None)
+    with pytest.raises(
+        InputError, match="8 micro-batches of the batch of 16 have 2 samples each, which annotations cut in 4"
+    ):
+        planned(graph, {"x": 4}, recipe="fsdp", micro_batches=8)
+    with pytest.raises(
+        InputError, match="recipe megatron cannot cut the weights of this model in 512: it can in 1, 2, 4, 8"
+    ):
+        planned(graph, {"x": 1, "y": 512}, recipe="megatron")
+    assert planned(graph, {"x": 4}, recipe="dp", micro_batches=None)[0].schedule.micro_batches == 1
 
 
 def test_parts_of_an_axis_that_cross_are_refused() -> None:

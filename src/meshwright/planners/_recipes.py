@@ -69,7 +69,12 @@ def annotations_of(problem: Problem, mesh: Mesh, recipe: Recipe) -> tuple[Annota
     if recipe == "moe":
         uses = _over_experts(expert, rows, mesh)
     else:
-        uses = _wide(expert, prod(mesh.size(a) for a in column), column)
+        uses = _wide(expert, ways := prod(mesh.size(a) for a in column), column)
+        if ways > 1 and not any(cut for axes in uses.values() for cut in axes):
+            able = ", ".join(map(str, expert.tensor_degrees(ways)))
+            raise InputError(
+                f"{where} cannot cut the weights of this model in {ways}: it can in {able}", where="recipe"
+            )
     laid = {t: plan_layout(expert.atoms, t, axes) for t, axes in uses.items()}
     late: dict[str, tuple[int, ...]] = {}
     if recipe in ("fsdp", "2d-attempt", "2d"):

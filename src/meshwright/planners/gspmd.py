@@ -34,6 +34,7 @@ from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Annotation, Problem
 from ..simulate.fits import fits
 from ._annotate import annotated, of_atoms, of_dims, unequal_runs
+from ._axes import parts
 from ._checked import word
 from ._expert_layout import expert_of
 from ._grid_space import Units
@@ -142,7 +143,7 @@ class GSPMD(Planner):
         said = annotated(graph, inner, wishes)
         plain = unfoldable(graph) | unequal_runs(graph, said)
         best: tuple[Completed, Plan] | None = None
-        counts = list(self._counts(problem, mesh))
+        counts = self._counts(problem, mesh, _sample_ways(graph, inner, said))
         for k, m in enumerate(counts):
             completed = complete(graph, inner, said, problem.recipe.samples / m, self.strategy, plain)
             stages, schedule = self._stages(completed, mesh, m)
@@ -179,19 +180,29 @@ class GSPMD(Planner):
             )
         return _slice(mesh, self.pipeline, 0)
 
-    def _counts(self, problem: Problem, mesh: Mesh) -> Iterator[int]:
-        """Numbers of micro-batches to try."""
+    def _counts(self, problem: Problem, mesh: Mesh, ways: int) -> list[int]:
+        """Numbers of micro-batches to try, each of at least a sample for each of the `ways` that it is cut in."""
         samples, p = problem.recipe.samples, mesh.size(self.pipeline) if self.pipeline else 1
         if self.micro_batches is not None:
             if samples % self.micro_batches:
                 raise InputError(f"{self.micro_batches} micro-batches do not divide the batch of {samples}")
-            yield self.micro_batches
-            return
+            if samples // self.micro_batches < ways:
+                raise InputError(
+                    f"{self.micro_batches} micro-batches of the batch of {samples} have {samples // self.micro_batches} samples "
+                    f"each, which annotations cut in {ways}: use at most {max(1, samples // ways)}, or a smaller mesh"
+                )
+            return [self.micro_batches]
+        if samples < ways:
+            raise InputError(
+                f"annotations cut the samples in {ways}, and the batch has {samples}: use a batch of {ways}, or a smaller mesh"
+            )
         least = min(4 * p, samples) if p > 1 else 1
-        found = [m for m in range(least, samples + 1) if samples % m == 0 and (self.rounds == 1 or m % p == 0)]
-        if not found:
-            raise InputError(f"no number of micro-batches of the batch of {samples} is a multiple of the {p} stages")
-        yield from found
+        able = [m for m in range(1, samples // ways + 1) if samples % m == 0 and (self.rounds == 1 or m % p == 0)]
+        if not able:
+            raise InputError(
+                f"no number of micro-batches of the batch of {samples}, cut in {ways}, is a multiple of the {p} stages"
+            )
+        return [m for m in able if m >= least] or able[-1:]
 
     def _stages(self, completed: Completed, mesh: Mesh, m: int) -> tuple[tuple[Stage, ...], Schedule]:
         entries, units = completed.entries, Units(completed.atoms.folded)
@@ -213,6 +224,13 @@ class GSPMD(Planner):
         if self.rounds == 1:
             return stages, Schedule("gpipe", m)
         return stages, Schedule("interleaved", m, {"v": self.rounds})
+
+
+def _sample_ways(graph: Graph, mesh: Mesh, said: Mapping[str, Annotation]) -> int:
+    """In how many parts annotations of inputs cut the samples, at most."""
+    sizes = {a: mesh.size(a) for a in mesh.axes}
+    cut = [of_dims(graph.tensor[t].shape, said[t], sizes).dims[:1] for t in graph.inputs if t in said]
+    return max((parts(dims[0].axes) for dims in cut if dims), default=1)
 
 
 def _slice(mesh: Mesh, axis: str, index: int) -> Mesh:

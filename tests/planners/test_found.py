@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from math import inf, prod
 
 import pytest
 
 from meshwright.cluster import resolve as cluster_of
+from meshwright.cluster.model import Mesh
 from meshwright.cost.analytic import Analytic
 from meshwright.errors import InputError
 from meshwright.graph.ir import Graph
+from meshwright.plan.lookup import stage_ops
+from meshwright.plan.model import Cut, OpSharding, Plan, Schedule, Stage
 from meshwright.plan.problem import Limits, Problem, Recipe
-from meshwright.planners import Planner, registry
+from meshwright.planners import Planner, _alpa_model, registry
+from meshwright.planners.alpa import Alpa
 from meshwright.planners.grid import Grid
 from meshwright.simulate import simulate
 from meshwright.simulate.fits import fits
@@ -73,3 +78,38 @@ def test_experts_are_dealt_where_that_is_best_by_far(name: str) -> None:
     plan = searcher(name).plan(problem).plan
     assert plan is not None
     assert simulate(problem, plan, detail=False).step_seconds <= experts * (1 + 1e-9)
+
+
+@pytest.mark.slow
+def test_alpa_is_no_slower_than_the_solution_that_its_authors_stored_for_a_wide_resnet() -> None:
+    """4 billion parameters on two hosts of eight V100, 32 micro-batches, 16 layers: 5, 4 and 7 of them on 4, 4 and 8 devices,
+    the batch cut over each (methods file, stored solutions). Both priced by the simulator; recomputation is in neither."""
+    torch = pytest.importorskip("torch")
+    from meshwright.graph.capture import capture
+    from meshwright.graph.zoo._wide_resnet_net import WideResNet
+
+    with torch.device("meta"):
+        net = WideResNet(depths=(3, 4, 6, 3), widen=2, stem=496, classes=1024).train()
+    data = {
+        "pixel_values": torch.zeros(2, 3, 224, 224, device="meta"),
+        "labels": torch.zeros(2, dtype=torch.int64, device="meta"),
+    }
+    net50 = capture(net, data, 2)
+    recipe = Recipe(1536, param_dtype="float32", compute_dtype="float32")
+    problem = Problem(net50, cluster_of("v100x16"), Analytic(), recipe)
+    layers = _alpa_model.layers_of(net50, _alpa_model.Choices(16, 32, "all", 0.5, 1.0))
+    stages = []
+    for (first, stop), devices in zip(((0, 5), (5, 9), (9, 16)), (range(4), range(4, 8), range(8, 16)), strict=True):
+        stage = Stage(layers.entries(first, stop), Mesh(devices, ("data",), (len(devices),)))
+        cuts = {
+            op.name: OpSharding({f.name: (Cut("data"),)})
+            for op in (net50.ops[i] for i in stage_ops(net50, stage))
+            for f in op.rule.factors[:1]
+            if f.samples
+        }
+        stages.append(replace(stage, shardings=cuts))
+    stored = Plan(net50.digest, 1536, tuple(stages), Schedule("1f1b", 32))
+    found = Alpa(layers=16, micro_batches=32).plan(problem).plan
+    assert found is not None
+    seconds = [simulate(problem, plan, detail=False).step_seconds for plan in (found, stored)]
+    assert seconds[0] <= seconds[1]

@@ -160,6 +160,21 @@ def test_the_layout_of_megatron_is_found_and_not_told() -> None:
     assert cuts["model.layers.0.self_attn.o_proj/linear"] == cuts["model.layers.0.mlp.down_proj/linear"] == {"k"}
 
 
+def test_experts_are_laid_out_no_slower_than_by_expert_parallelism() -> None:
+    """Four blocks of Mixtral on a node, where one expert per device beats tensor and data parallelism."""
+    from meshwright.graph.source import resolve
+    from meshwright.graph.zoo import Shrink
+    from meshwright.planners.grid import Grid
+
+    graph = resolve("mixtral-8x7b").graph(batch=2, seq=4096, dtype="bfloat16", shrink=Shrink(blocks=4), cache=False)
+    asked = Problem(graph, cluster_of("h100x8"), Analytic(), Recipe(8))
+    result = Alpa(layers=1, micro_batches=1).plan(asked)
+    expert = Grid(fix={"ep": 8, "pp": 1}).plan(asked)
+    assert result.plan is not None and expert.plan is not None
+    seconds = [simulate(asked, plan, detail=False).step_seconds for plan in (result.plan, expert.plan)]
+    assert seconds[0] <= seconds[1]
+
+
 def test_a_budget_ends_the_search_with_a_plan() -> None:
     result = Alpa(layers=4, micro_batches=4).plan(problem(), budget=Budget(evaluations=3))
     assert result.status == "budget" and result.plan is not None and len(result.plan.stages) == 1

@@ -32,6 +32,9 @@ from .types import Run
 WEIGHTS = (0.0, 0.05, 0.2, 1.0, 10.0)
 """Of memory: a choice that halves all bytes may cost half of this weight more of all time."""
 
+LONG = 60.0
+"""Seconds after which the best known sharding of an interval is taken without its proof."""
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -109,7 +112,7 @@ class Intervals:
         """Layers i … k on submesh m in configuration c."""
         if (i, k, m, c) not in self.pieces:
             config = self.configs[m][c]
-            self.pieces[i, k, m, c] = self.part(config.shape).piece(i, k, config.weight)
+            self.pieces[i, k, m, c] = self.part(config.shape).piece(i, k, config.weight, self.run)
         return self.pieces[i, k, m, c]
 
     def part(self, shape: tuple[int, ...]) -> _Part:
@@ -168,7 +171,7 @@ class _Part:
         self.done: dict[Hashable, Piece] = {}
         self.scale = self._scale()
 
-    def piece(self, i: int, k: int, weight: float) -> Piece:
+    def piece(self, i: int, k: int, weight: float, run: Run) -> Piece:
         """The best sharding of layers i … k."""
         inside: Bools = np.logical_or.reduce(self.member[i : k + 1], axis=0)
         count = np.bincount(self.same[inside], minlength=self.kinds)
@@ -177,10 +180,10 @@ class _Part:
         edges, times = np.unique(keys, axis=1, return_counts=True)
         key = (count.tobytes(), edges.tobytes(), times.tobytes(), weight)
         if key not in self.done:
-            self.done[key] = self._solved(count, edges, times, weight)
+            self.done[key] = self._solved(count, edges, times, weight, run)
         return self.done[key]
 
-    def _solved(self, count: Ints, edges: Ints, times: Ints, weight: float) -> Piece:
+    def _solved(self, count: Ints, edges: Ints, times: Ints, weight: float, run: Run) -> Piece:
         kinds: list[int] = np.flatnonzero(count).tolist()
         place = {k: p for p, k in enumerate(kinds)}
         price = weight * self.scale
@@ -191,7 +194,11 @@ class _Part:
             if u in place and v in place:
                 pairs.append((place[u], place[v]))
                 tables.append(table)
-        found = certified(CostGraph(unary, tuple(pairs), tuple(tables)))
+        found = certified(
+            CostGraph(unary, tuple(pairs), tuple(tables)),
+            seconds=LONG,
+            progress=lambda *told: run.tick(0, "intra-operator"),
+        )
         if not found.choice:
             return NOTHING
         chosen = dict(zip(kinds, found.choice, strict=True))

@@ -9,13 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from meshwright.cluster import resolve as cluster_of
+from meshwright.cost.analytic import Analytic
 from meshwright.errors import InputError, Unsupported
 from meshwright.formats import factor_graph, pase
 from meshwright.graph.ir import Op
-from meshwright.plan.problem import Problem
+from meshwright.graph.source import resolve
+from meshwright.graph.zoo import Shrink
+from meshwright.plan.problem import Limits, Problem, Recipe
 from meshwright.planners._options import PaSEOptions, options_of
+from meshwright.planners.megatron import Megatron
 from meshwright.planners.pase import PaSE, greedy
+from meshwright.planners.tensoropt import TensorOpt
 from meshwright.planners.types import Budget
+from meshwright.simulate import simulate
+from meshwright.simulate.fits import fits
 from meshwright.solvers.cost_graph import CostGraph
 from meshwright.solvers.elimination import eliminate
 from meshwright.solvers.elimination_order import order_of
@@ -130,6 +138,24 @@ def test_the_published_plans_of_eight_devices_cost_no_less(data_folder: Path) ->
             assert price >= OPTIMA[name][8]
             choice = list(_best_of(options.graph, choice, (8, 9)))
         assert options.graph.cost(choice) == OPTIMA[name][8]
+
+
+def test_on_a_block_that_must_be_cut_both_find_what_is_no_slower_than_megatron() -> None:
+    """One sequence on eight devices of a node, with less memory than a replica needs: there is no batch to cut."""
+    shrink = Shrink(blocks=1, width=4096, heads=32, ffn=16384, vocab=50304, seq=1024, dropout=0.0)
+    graph = resolve("gpt2").graph(batch=1, seq=1024, dtype="bfloat16", shrink=shrink, cache=False)
+    replicated = sum(t.nbytes for t in graph.params()) / 2 * (2 + 4 + 4 + 8)
+    limits = Limits(memory=0.6 * replicated, keep_free=0.0)
+    problem = Problem(graph, cluster_of("a100x8"), Analytic(), Recipe(1), limits=limits)
+    megatron = Megatron().plan(problem).plan
+    assert megatron is not None
+    step = simulate(problem, megatron, detail=False).step_seconds
+    for planner in (PaSE(), TensorOpt()):
+        result = planner.plan(problem)
+        assert result.plan is not None and result.status == "optimal"
+        assert fits(problem, result.plan) is None
+        assert simulate(problem, result.plan, detail=False).step_seconds <= step * (1 + 1e-9)
+        assert planner.objective(problem, megatron) >= result.objective * (1 - 1e-9)
 
 
 def _with(graph: CostGraph, choice: list[int], variable: int, option: int) -> float:

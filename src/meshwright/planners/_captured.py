@@ -32,13 +32,10 @@ SAME = 1e-8
 class CapturedOptions(Options):
     """Variables are those of the builder: one for all equal blocks."""
 
-    def __init__(
-        self, problem: Problem, devices: int, axes: Sequence[int] = (), micro_batches: int = 1, *, tradeoff: bool = True
-    ) -> None:
+    def __init__(self, problem: Problem, mesh: Mesh, micro_batches: int = 1, *, tradeoff: bool = True) -> None:
         """`tradeoff`: every way to store parameters, for memory against time; else the fastest one of each option.
 
         Raises:
-            InputError: axes that do not multiply to the devices.
             Unsupported: a profile, whose ops cannot be cut, or backward ops that are written out.
         """
         super().__init__(problem)
@@ -47,7 +44,7 @@ class CapturedOptions(Options):
                 f"cost model {problem.cost.name} says what whole layers cost, not their shards: plan a captured model, a "
                 "recorded cost graph, or a graph of PaSE's format"
             )
-        self.intra = build(problem, mesh_of(problem, devices, axes), micro_batches, styles=STYLES, tradeoff=tradeoff)
+        self.intra = build(problem, mesh, micro_batches, styles=STYLES, tradeoff=tradeoff)
 
     @property
     def graph(self) -> CostGraph:
@@ -63,20 +60,20 @@ class CapturedOptions(Options):
         raise Unsupported("options of captured models are shown by their plan")
 
 
-def mesh_of(problem: Problem, devices: int, axes: Sequence[int] = ()) -> Mesh:
-    """The problem's own mesh; else one of the first `devices` with these axes; else nodes × devices of a node, or two axes.
+def meshes_of(problem: Problem, devices: int, axes: Sequence[int] = ()) -> list[Mesh]:
+    """The problem's own mesh; else one of the first `devices` with these axes; else those of one axis and of two.
 
     Raises:
         InputError: axes that do not multiply to the devices.
     """
-    if problem.mesh is not None and devices == problem.cluster.count:
-        return problem.mesh
+    if problem.mesh is not None and devices == len(problem.mesh.devices):
+        return [problem.mesh]
     if axes and prod(axes) != devices:
         raise InputError(f"axes {'×'.join(map(str, axes))} make {prod(axes)} devices, the mesh has {devices}")
     node = problem.cluster.node_size
     inner = node if 1 < node < devices and devices % node == 0 else _half(devices)
-    shape = tuple(axes) or tuple(n for n in (devices // inner, inner) if n > 1) or (1,)
-    return Mesh(range(devices), tuple(f"x{i}" for i in range(len(shape))), shape)
+    shapes = [tuple(axes)] if axes else [(devices,), *([(devices // inner, inner)] if inner < devices else [])]
+    return [Mesh(range(devices), tuple(f"x{i}" for i in range(len(shape))), shape) for shape in shapes]
 
 
 def _half(n: int) -> int:

@@ -19,7 +19,7 @@ keeps the last). Prices are the problem's; the prototype's own are cost model `p
 
 On a captured model the axes of one mesh take the place of free numbers of parts: each cuts one dim of an op, or none, so
 that the product of the cuts may be below the devices; the last axis lies within a node, which is the locality that the paper
-assigns devices by afterwards. Equal blocks are cut alike. Where tables would outgrow the limit even after exact reductions,
+assigns devices by afterwards. Meshes of one and of two axes are tried. Equal blocks are cut alike. Where tables would outgrow the limit even after exact reductions,
 the common search with a bound answers (`solvers.certified`).
 """
 
@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from math import inf
 
+from ..cluster.model import Mesh
 from ..errors import Infeasible, Unsupported
 from ..plan.model import Plan
 from ..plan.problem import Problem
@@ -36,9 +37,9 @@ from ..solvers.elimination import LIMIT, eliminate
 from ..solvers.elimination_order import ORDERS, OrderName
 from ..solvers.limited import eliminate_within
 from ..solvers.reductions import reduced
-from ._captured import SAME, CapturedOptions, excess_of, price_of
+from ._captured import SAME, CapturedOptions, excess_of, meshes_of, price_of
 from ._checked import whole, wholes, word
-from ._options import Options, is_recorded, memory_cap, no_choice, options_of
+from ._options import is_recorded, memory_cap, no_choice, options_of
 from .base import Planner
 from .registry import register
 from .types import Info, Json, Run
@@ -54,7 +55,8 @@ class PaSE(Planner):
     Args:
         order: in which ops leave: "min_weight", "min_degree" (GENERATESEQ) or "breadth_first".
         limit: entries of the largest table.
-        axes: sizes of the mesh axes on a captured model, such as 2,2,2; () = nodes × devices of a node, or two axes.
+        axes: sizes of the mesh axes on a captured model, such as 2,2,2; () = one axis, and two: nodes × devices
+            of a node, or as even as can be within one.
         micro_batches: of a step of a captured model.
     """
 
@@ -114,34 +116,42 @@ class PaSE(Planner):
         return {**self._told(graph, found), "chosen": chosen}
 
     def _captured(self, problem: Problem, run: Run) -> Json:
-        """The same on a captured model. Where the optimum does not fit, the limit is lowered until the plan does."""
+        """The same on a captured model, on each mesh: the bound is that of the mesh with the lowest."""
         count = problem.limits.devices or problem.cluster.count
-        options: Options = CapturedOptions(problem, count, self.axes, self.micro_batches, tradeoff=False)
+        bounds, told, why = [], dict[str, Json](), "every choice of configurations has a forbidden price"
+        for mesh in meshes_of(problem, count, self.axes):
+            bound, reason, here = self._on_mesh(problem, mesh, run)
+            bounds.append(bound)
+            told["×".join(map(str, mesh.shape))] = here
+            why = reason or why
+        run.bound(min(bounds))
+        if not any(isinstance(here, dict) and here["fits"] for here in told.values()):
+            raise Infeasible(why)
+        return {"meshes": told}
+
+    def _on_mesh(self, problem: Problem, mesh: Mesh, run: Run) -> tuple[float, str, Json]:
+        """(bound, why nothing fits or "", what is told): where the optimum does not fit, the limit is lowered until a plan does."""
+        options = CapturedOptions(problem, mesh, self.micro_batches, tradeoff=False)
         found = free = self._best(options.graph, run)
-        if not free.choice:
-            raise Infeasible("every choice of configurations has a forbidden price")
-        room, why = memory_cap(problem), ""
+        told: dict[str, Json] = {"fits": False, **self._told(options.graph, free)}
+        room, bound, why = memory_cap(problem), free.bound, ""
         for attempt in range(ATTEMPTS):
+            if not found.choice:
+                return bound, why, told
             plan = options.plan(found.choice)
             price = price_of(problem, plan)
-            if attempt == 0:
-                # The program's sum is the graph's in another order.
-                close = free.bound == free.value and abs(price - free.value) < SAME * price
-                run.bound(price if close else free.bound)
+            if attempt == 0 and free.bound == free.value and abs(price - free.value) < SAME * price:
+                bound = price  # the program's sum is the graph's in another order
             over, why = excess_of(problem, plan)
             if not over:
                 run.offer(price, lambda plan=plan: plan, options.graph.bytes(found.choice))  # type: ignore[misc]
-                break
+                return bound, "", {**told, "fits": True}
             # What the simulator sees besides what the graph counts must fit, too.
             room = min(room, options.graph.bytes(found.choice) - over)
             if attempt == 0:
-                options = CapturedOptions(problem, count, self.axes, self.micro_batches)
+                options = CapturedOptions(problem, mesh, self.micro_batches)
             found = eliminate_within(options.graph, room, lambda g: self._best(g, run))
-            if not found.choice:
-                raise Infeasible(why)
-        else:
-            raise Infeasible(why)
-        return self._told(options.graph, free)
+        return bound, why, told
 
     def _best(self, graph: CostGraph, run: Run) -> Found:
         """Exact reductions, then elimination; where tables would be too large, the common search with a bound."""
@@ -180,13 +190,14 @@ class PaSE(Planner):
         return options.graph.cost(options.choice(plan))
 
     def contains(self, problem: Problem, plan: Plan) -> bool:
-        """On captured models: one stage on all devices, as many micro-batches as are asked for, nothing computed twice."""
+        """On captured models: one stage on a mesh of these, as many micro-batches as are asked for, nothing computed twice."""
         if is_recorded(problem):
             return True
         count = problem.limits.devices or problem.cluster.count
         stage = plan.stages[0]
+        shapes = [sorted(mesh.shape) for mesh in meshes_of(problem, count, self.axes)]
         alike = plan.schedule.micro_batches == self.micro_batches and plan.schedule.weights.flush
-        return len(plan.stages) == 1 and len(stage.mesh.devices) == count and alike and not stage.recompute
+        return len(plan.stages) == 1 and sorted(stage.mesh.shape) in shapes and alike and not stage.recompute
 
 
 def greedy(graph: CostGraph) -> tuple[int, ...]:

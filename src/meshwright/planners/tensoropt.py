@@ -35,7 +35,7 @@ from ..plan.problem import Goal, Problem
 from ..solvers.domination import thinned
 from ..solvers.elimination_order import Order, counted
 from ..solvers.pareto import LIMIT, Frontier, frontier
-from ._captured import SAME, CapturedOptions, excess_of, peak_of, price_of
+from ._captured import SAME, CapturedOptions, excess_of, meshes_of, peak_of, price_of
 from ._checked import above, whole, wholes, word
 from ._options import Options, is_recorded, memory_cap, no_choice, options_of, resized
 from .base import Planner
@@ -68,6 +68,9 @@ class TensorOpt(Planner):
         handles=frozenset({"dag", "memory"}),
         goals=frozenset({"time", "memory", "devices"}),
         family="tensor",
+        missing=(
+            "captured models: the frontier is that of one mesh axis unless axes are given, since two take minutes",
+        ),
     )
 
     def __init__(
@@ -163,7 +166,7 @@ class TensorOpt(Planner):
         if is_recorded(problem):
             options = options_of(problem if devices == problem.cluster.count else resized(problem, devices))
         else:
-            options = CapturedOptions(problem, devices, self.axes or (devices,), self.micro_batches)
+            options = CapturedOptions(problem, meshes_of(problem, devices, self.axes)[0], self.micro_batches)
         small = thinned(options.graph)
         graph = small.graph
         order, how = tracking_order([len(u) for u in graph.unary], graph.edges, self.limit)

@@ -397,6 +397,13 @@ def test_recorded_cost_graphs(data_folder: Path, file: str, settings: dict[str, 
     assert isinstance(result.carry, dict) and result.carry["left"] == 1
 
 
+@pytest.mark.parametrize("planner", ["optcnn", "tofu"])
+@pytest.mark.parametrize("file", ["pipedream/vgg16.graph.txt", "piper/bert32a100.json", "accpar/Alexnet.txt"])
+def test_profiles_without_shapes_are_refused(data_folder: Path, file: str, planner: str) -> None:
+    with pytest.raises(Unsupported, match=f"planner {planner} cuts tensors along their dims, and a recorded profile"):
+        load(planner).plan(read(data_folder / file))
+
+
 def test_it_is_part_of_the_catalogue() -> None:
     assert isinstance(load("optcnn"), OptCNN)
     assert OptCNN().plan(problem_of(mlp(3), "a100x4")).plan is not None

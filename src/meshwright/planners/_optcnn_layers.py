@@ -16,7 +16,9 @@ from math import prod
 import numpy as np
 
 from ..cluster.model import Mesh
-from ..graph.ir import Dims, Factor, Graph, Ints, Op
+from ..errors import Unsupported
+from ..graph.ir import ITEM_BYTES, Dims, Factor, Graph, Ints, Op
+from ..lower.atoms import PROFILED
 from ..lower.halo import DATA
 from ..plan.layout import part_ranges
 from ..plan.model import Cut, SubDim
@@ -61,6 +63,17 @@ class Layer:
         """Factor -> degree, of those that are cut."""
         mesh = self.mesh(configuration)
         return {name: n for name, n in zip(mesh.axes, mesh.shape, strict=True) if n > 1}
+
+
+def check_shapes(graph: Graph, planner: str) -> None:
+    """Raises Unsupported for a graph whose tensors are known by their bytes alone, as those of recorded profiles are."""
+    flat = [t.name for t in graph.tensors if t.nbytes > prod(t.shape) * ITEM_BYTES.get(t.dtype, 8)]
+    profiled = [op.name for op in graph.ops if op.kind == PROFILED]
+    if flat or profiled:
+        raise Unsupported(
+            f'planner {planner} cuts tensors along their dims, and a recorded profile says no shapes (of "{(flat + profiled)[0]}" '
+            "for one): plan a captured model"
+        )
 
 
 def constant_tensors(graph: Graph) -> frozenset[str]:

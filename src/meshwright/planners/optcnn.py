@@ -29,7 +29,7 @@ from ..plan.problem import Problem
 from ..solvers.cost_graph import CostGraph, Found
 from ..solvers.elimination import eliminate
 from ..solvers.node_edge import enumerate_rest, node_edge
-from ._optcnn_layers import Layer, layers_of
+from ._optcnn_layers import Layer, check_shapes, layers_of
 from ._optcnn_prices import Prices, Sync, cost_graph
 from ._options import Options, options_of
 from .base import Planner
@@ -118,6 +118,7 @@ class OptCNN(Planner):
             raise Unsupported(
                 "optcnn chooses configurations itself: a recorded cost graph has its own, plan it with pase"
             )
+        check_shapes(problem.graph, "optcnn")
         devices = problem.limits.devices or problem.cluster.count
         layers = layers_of(problem.graph, problem.recipe.samples, devices, every=self.degrees == "any")
         return layers, Prices(problem, devices, self.sync)

@@ -20,12 +20,14 @@ from math import prod
 from typing import Literal
 
 from ..cluster.model import Mesh
+from ..cost.pase_flops import PaSEFlops
 from ..cost.tables import Tables
 from ..errors import InputError, Unsupported
 from ..graph.expand import expand_training
 from ..plan.lookup import layout_of, sharding_of, storage_of
 from ..plan.model import Cut, Layout, OpSharding, Plan, Schedule, Stage, Storage
 from ..plan.problem import Problem
+from ._optcnn_layers import check_shapes
 from ._tofu_groups import Coarse, coarsened
 from ._tofu_prices import WHOLE, Sequence_
 from ._tofu_search import Decision, Space, by_rows, exact, greedy, is_small
@@ -128,8 +130,11 @@ class Tofu(Planner):
         return (workers,) if self.method == "equalchop" and workers > 1 else prime_factors(workers)
 
     def _coarse(self, problem: Problem) -> Coarse:
-        if isinstance(problem.cost, Tables) or any(not t.shape and t.nbytes > 16 for t in problem.graph.tensors):
-            raise Unsupported("tofu splits tensors along their dims: a recorded profile does not know these")
+        check_shapes(problem.graph, "tofu")
+        if isinstance(problem.cost, (Tables, PaSEFlops)):
+            raise Unsupported(
+                "tofu writes out the training step of a model, and a recorded cost graph has none: plan a captured model"
+            )
         return coarsened(expand_training(problem.graph), problem.recipe.samples, elements=self.count == "elements")
 
     def _decided(self, space: Space, factors: Sequence[int]) -> Decision:

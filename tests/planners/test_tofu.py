@@ -19,7 +19,7 @@ from meshwright.graph.ir import Graph, Slot
 from meshwright.plan.model import Cut, Layout, OpSharding, Plan, Schedule
 from meshwright.plan.problem import Problem, Recipe
 from meshwright.planners._tofu_groups import Coarse, Node, Touch, Unit, coarsened, time_steps
-from meshwright.planners._tofu_prices import WHOLE, Sequence_, moved, sequences
+from meshwright.planners._tofu_prices import WHOLE, Way, moved, sequences
 from meshwright.planners._tofu_search import NOTHING, Decision, Space, exact
 from meshwright.planners.tofu import METHODS, Tofu, prime_factors
 from meshwright.testing import PlannerConformance
@@ -95,9 +95,7 @@ def test_steps_do_not_commute() -> None:
     assert ji == 1.5 * ij == 0.75 * 64
 
 
-def by_elements(
-    node: Node, t: Touch, shape: tuple[int, ...], op: Sequence_, split: Sequence_, factors: tuple[int, ...]
-) -> int:
+def by_elements(node: Node, t: Touch, shape: tuple[int, ...], op: Way, split: Way, factors: tuple[int, ...]) -> int:
     """The definition, worker by worker and element by element, from nested halves found by repeated cutting."""
 
     def part(n: int, steps: list[tuple[int, int]]) -> range:
@@ -448,6 +446,7 @@ def test_the_plan_says_how_tensors_rest_and_forward_ops_are_cut() -> None:
     assert set(stage.storage) == {t.name for t in asked.graph.params()}
     assert set(result.carry["backward"]) >= {"head/linear:input_grad", "head/linear:weight_grad"}  # type: ignore[call-overload, arg-type]
     assert sum(result.carry["steps"]) == result.objective  # type: ignore[arg-type]
+    assert result.carry["looked_ahead"] == 1  # the last step has nothing to look ahead to
 
 
 def test_replicas_are_priced_by_the_same_definition() -> None:

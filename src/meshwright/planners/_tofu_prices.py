@@ -21,13 +21,11 @@ from ._tofu_groups import Node, Touch, Unit
 
 WHOLE = -1
 """In a sequence: not cut in that step, since nothing divides."""
-Sequence_: TypeAlias = tuple[int, ...]
+Way: TypeAlias = tuple[int, ...]
 """Per step the index variable of an op, or the dim of a tensor, that is cut."""
 
 
-def sequences(
-    sizes: Sequence[int], options: Sequence[int], begun: Sequence_, factors: Sequence[int]
-) -> list[Sequence_]:
+def sequences(sizes: Sequence[int], options: Sequence[int], begun: Way, factors: Sequence[int]) -> list[Way]:
     """All ways to go on from `begun` to one entry for each factor: each step cuts something that its factor divides.
 
     Where nothing divides, the step cuts nothing.
@@ -36,7 +34,7 @@ def sequences(
     for k, v in zip(factors, begun):
         if v != WHOLE:
             left[v] //= k
-    found: list[tuple[Sequence_, list[int]]] = [(begun, left)]
+    found: list[tuple[Way, list[int]]] = [(begun, left)]
     for k in factors[len(begun) :]:
         longer = []
         for own, rest in found:
@@ -58,7 +56,7 @@ def digits(factors: Sequence[int]) -> Ints:
     return np.array(np.unravel_index(np.arange(count), tuple(factors)), np.int64).T.reshape(count, len(factors))
 
 
-def nested(sizes: Sequence[int], ways: Sequence[Sequence_], factors: Sequence[int]) -> tuple[Ints, Ints]:
+def nested(sizes: Sequence[int], ways: Sequence[Way], factors: Sequence[int]) -> tuple[Ints, Ints]:
     """(first element, number of elements) [ways, sizes, workers] of each worker's part."""
     worker = digits(factors)
     first = np.zeros((len(ways), len(sizes), len(worker)), np.int64)
@@ -73,7 +71,7 @@ def nested(sizes: Sequence[int], ways: Sequence[Sequence_], factors: Sequence[in
 
 
 def moved(
-    node: Node, touch: Touch, unit: Unit, ops: Sequence[Sequence_], splits: Sequence[Sequence_], factors: Sequence[int]
+    node: Node, touch: Touch, unit: Unit, ops: Sequence[Way], splits: Sequence[Way], factors: Sequence[int]
 ) -> Floats:
     """[ways to cut the op, ways to split the unit]: bytes of one operand or result."""
     at, count = nested(node.sizes, ops, factors)

@@ -25,7 +25,7 @@ from ..graph.ir import Floats
 from ..solvers.cost_graph import CostGraph
 from ..solvers.elimination import eliminate
 from ._tofu_groups import Coarse
-from ._tofu_prices import Sequence_, moved, sequences
+from ._tofu_prices import Way, moved, sequences
 
 ENTRIES = 1 << 22
 """Of one table of a group of ops; with more, ties are not looked at."""
@@ -35,8 +35,8 @@ ENTRIES = 1 << 22
 class Decision:
     """Per node and per unit what is cut in each step."""
 
-    ops: Mapping[int, Sequence_]
-    units: Mapping[int, Sequence_]
+    ops: Mapping[int, Way]
+    units: Mapping[int, Way]
 
 
 NOTHING = Decision({}, {})
@@ -49,23 +49,25 @@ class Space:
     coarse: Coarse
     reduction: bool = True
     """False: no strategy that leaves partial results (OptCNN's space)."""
-    splits: Mapping[int, Sequence_] = field(default_factory=dict)
+    splits: Mapping[int, Way] = field(default_factory=dict)
     """Units whose splits are given, a dim for each step."""
-    strategies: Mapping[int, Sequence_] = field(default_factory=dict)
+    strategies: Mapping[int, Way] = field(default_factory=dict)
     """Nodes whose strategies are given."""
     tick: Callable[[], None] = lambda: None
     """Called often; what it raises ends the search."""
+    looked_ahead: int = 0
+    """Steps that `recursion` chose with the next one behind them."""
     _known: dict[tuple[object, ...], Floats] = field(default_factory=dict)
 
     # ---------------------------------------------------------------- options
 
-    def of_unit(self, u: int, begun: Sequence_, factors: Sequence[int]) -> list[Sequence_]:
+    def of_unit(self, u: int, begun: Way, factors: Sequence[int]) -> list[Way]:
         if u in self.splits:
             return [self.splits[u][: len(factors)]]
         shape = self.coarse.units[u].shape
         return sequences(shape, range(len(shape)), begun, factors)
 
-    def of_node(self, n: int, begun: Sequence_, factors: Sequence[int]) -> list[Sequence_]:
+    def of_node(self, n: int, begun: Way, factors: Sequence[int]) -> list[Way]:
         if n in self.strategies:
             return [self.strategies[n][: len(factors)]]
         node = self.coarse.nodes[n]
@@ -112,6 +114,7 @@ class Space:
             wide = wide and _largest(self, decision, factors[: i + 2]) <= ENTRIES
             try:
                 decision = self.solve(decision, factors, i, (1, 2) if wide else (1,))
+                self.looked_ahead += wide
             except Unsupported:  # tables of two steps at once are too large for the elimination
                 if not wide:
                     raise
@@ -325,9 +328,9 @@ class _Step:
         return int(np.argmin(table[index]))
 
 
-def _cut(ways: Sequence[Sequence_], length: int) -> tuple[list[Sequence_], list[int]]:
+def _cut(ways: Sequence[Way], length: int) -> tuple[list[Way], list[int]]:
     """(different beginnings of that length, which of them each way has)."""
-    known: dict[Sequence_, int] = {}
+    known: dict[Way, int] = {}
     at = [known.setdefault(way[:length], len(known)) for way in ways]
     return list(known), at
 
@@ -363,9 +366,9 @@ def greedy(space: Space, factors: Sequence[int]) -> Decision:
     """
     coarse = space.coarse
     order = sorted(range(len(coarse.units)), key=lambda u: (not coarse.units[u].forward, -coarse.units[u].nbytes, u))
-    splits: dict[int, Sequence_] = {}
+    splits: dict[int, Way] = {}
     for i in range(len(factors)):
-        now, fixed = factors[: i + 1], dict[int, Sequence_]()
+        now, fixed = factors[: i + 1], dict[int, Way]()
         for u in order:
             ways = space.of_unit(u, splits.get(u, ()), now)
             nodes = [n for n, node in enumerate(coarse.nodes) if any(t.unit == u for t in node.touches)]
@@ -375,7 +378,7 @@ def greedy(space: Space, factors: Sequence[int]) -> Decision:
     return replace(space, splits=splits).recursion(factors, look_ahead=False)
 
 
-def _known_cost(space: Space, n: int, fixed: Mapping[int, Sequence_], factors: Sequence[int]) -> float:
+def _known_cost(space: Space, n: int, fixed: Mapping[int, Way], factors: Sequence[int]) -> float:
     """Least bytes of an op for the tensors whose splits are known."""
     node = space.coarse.nodes[n]
     ways = space.of_node(n, (), factors)
@@ -386,11 +389,11 @@ def _known_cost(space: Space, n: int, fixed: Mapping[int, Sequence_], factors: S
     return float(cost.min())
 
 
-def by_rows(coarse: Coarse, factors: Sequence[int]) -> dict[int, Sequence_]:
+def by_rows(coarse: Coarse, factors: Sequence[int]) -> dict[int, Way]:
     """AllRow: every tensor split along its first dim that the step's factor divides."""
     splits = {}
     for u, unit in enumerate(coarse.units):
-        way: Sequence_ = ()
+        way: Way = ()
         for i in range(len(factors)):
             way = sequences(unit.shape, range(len(unit.shape)), way, factors[: i + 1])[0]
         splits[u] = way

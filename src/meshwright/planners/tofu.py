@@ -29,7 +29,7 @@ from ..plan.model import Cut, Layout, OpSharding, Plan, Schedule, Stage, Storage
 from ..plan.problem import Problem
 from ._optcnn_layers import check_shapes
 from ._tofu_groups import Coarse, coarsened
-from ._tofu_prices import WHOLE, Sequence_
+from ._tofu_prices import WHOLE, Way
 from ._tofu_search import Decision, Space, by_rows, exact, greedy, is_small
 from .base import Planner
 from .registry import register
@@ -224,6 +224,7 @@ def _facts(coarse: Coarse, space: Space, decision: Decision, done: Decision, fac
     return {
         "factors": list(factors),
         "steps": [b - a for a, b in pairwise(totals)],
+        "looked_ahead": space.looked_ahead,
         "groups": len(coarse.groups),
         "ops": len(coarse.graph.ops),
         "whole": list(whole),
@@ -242,7 +243,7 @@ def _read(problem: Problem, coarse: Coarse, plan: Plan) -> tuple[tuple[int, ...]
     axes = [(a, n) for a, n in zip(stage.mesh.axes, stage.mesh.shape, strict=True) if n > 1]
     names = [a for a, _ in axes]
 
-    def sequence(cuts: Sequence[tuple[int, tuple[Cut, ...]]], what: str) -> Sequence_:
+    def sequence(cuts: Sequence[tuple[int, tuple[Cut, ...]]], what: str) -> Way:
         found = [WHOLE] * len(names)
         for place, own in cuts:
             order = [names.index(cut.axis) for cut in own if cut.axis in names]
@@ -254,7 +255,7 @@ def _read(problem: Problem, coarse: Coarse, plan: Plan) -> tuple[tuple[int, ...]
                 found[i] = place
         return tuple(found)
 
-    ops: dict[int, Sequence_] = {}
+    ops: dict[int, Way] = {}
     for n, node in enumerate(coarse.nodes):
         if node.forward:
             ways = set()
@@ -265,7 +266,7 @@ def _read(problem: Problem, coarse: Coarse, plan: Plan) -> tuple[tuple[int, ...]
             if len(ways) > 1:
                 raise Unsupported(f'tofu cuts all time steps alike: "{node.name}" is cut in {len(ways)} ways')
             (ops[n],) = ways
-    units: dict[int, Sequence_] = {}
+    units: dict[int, Way] = {}
     for u, unit in enumerate(coarse.units):
         own = [t for t in unit.tensors if t in graph.tensor]
         if own:

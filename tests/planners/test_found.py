@@ -16,7 +16,7 @@ from meshwright.graph.ir import Graph
 from meshwright.plan.lookup import stage_ops
 from meshwright.plan.model import Cut, OpSharding, Plan, Schedule, Stage
 from meshwright.plan.problem import Limits, Problem, Recipe
-from meshwright.planners import Planner, _alpa_model, registry
+from meshwright.planners import _alpa_model, registry
 from meshwright.planners.alpa import Alpa
 from meshwright.planners.grid import Grid
 from meshwright.simulate import simulate
@@ -37,13 +37,6 @@ def graph(name: str, seq: int, blocks: int) -> Graph:
     )
 
 
-def searcher(name: str) -> Planner:
-    planner = registry.load(name)
-    if planner.info.missing and any("captured" in part for part in planner.info.missing):
-        pytest.skip(f"{name} does not plan captured models yet")
-    return planner
-
-
 def seconds(problem: Problem, **fix: int) -> float:
     """The best expert layout of one kind, as simulated; inf if there is none or none fits."""
     try:
@@ -62,7 +55,7 @@ def test_one_sequence_on_one_node_is_cut_as_megatron_cuts_it_or_better(name: str
     memory = (0.7 * state + Analytic().workspace(cluster.types[0])) / 0.9
     problem = Problem(gpt, cluster, Analytic(), Recipe(1), limits=Limits(memory=memory, keep_free=0.1 * memory))
     assert seconds(problem, tp=1) == inf
-    plan = searcher(name).plan(problem).plan
+    plan = registry.load(name).plan(problem).plan
     assert plan is not None
     assert fits(problem, plan) is None
     assert simulate(problem, plan, detail=False).step_seconds <= seconds(problem, tp=8) * (1 + 1e-9)
@@ -75,7 +68,7 @@ def test_experts_are_dealt_where_that_is_best_by_far(name: str) -> None:
     problem = Problem(moe, cluster_of("h100x8"), Analytic(), Recipe(8))
     experts = seconds(problem, ep=8)
     assert 1.05 * experts <= min(seconds(problem, tp=8), seconds(problem, dp=8))
-    plan = searcher(name).plan(problem).plan
+    plan = registry.load(name).plan(problem).plan
     assert plan is not None
     assert simulate(problem, plan, detail=False).step_seconds <= experts * (1 + 1e-9)
 

@@ -27,7 +27,7 @@ LAYERS = 8
 """Layers unless told; the authors' grid is 6 to 32."""
 FEW_HOSTS = 8
 """Up to these every number of hosts is a submesh, unless told; of more, powers of two."""
-TRIES = 6
+TRIES = 24
 """Times that the stages are chosen again with less memory, because what is simulated needs more than what is summed up."""
 
 
@@ -77,8 +77,8 @@ class _Found:
         self.told: Json = None
         self.reason = ""
 
-    def over(self, intervals: Intervals, chosen: Sequence[StageChoice]) -> float:
-        """Bytes over the limit of these stages; offers them if there are none."""
+    def over(self, intervals: Intervals, chosen: Sequence[StageChoice]) -> list[int]:
+        """Which of these stages are simulated to need more memory than there is; offers them if none does."""
         problem, b = self.problem, intervals.b
         schedule = Schedule("1f1b" if len(chosen) > 1 else "gpipe", b)
         plan = Plan(problem.graph.digest, problem.recipe.samples, intervals.stages(chosen), schedule)
@@ -93,7 +93,12 @@ class _Found:
             self.run.offer(value, lambda: plan, memory)
             if value < self.best:
                 self.best, self.told = value, _told(chosen, intervals)
-        return over
+        full = {
+            lane.first_device
+            for lane, peak in zip(simulation.lanes, simulation.peak, strict=True)
+            if float(peak) > self.usable
+        }
+        return [k for k, stage in enumerate(plan.stages) if full & set(stage.mesh.devices)]
 
 
 def _whole(found: _Found, intervals: Intervals) -> None:
@@ -114,16 +119,21 @@ def _staged(found: _Found, intervals: Intervals, count: int) -> None:
     """The stages of least cost that fit, by sums of bytes first, then by the simulator."""
     seconds, rest, kept = intervals.tables(count)
     sizes = [prod(m) for m in intervals.submeshes]
-    room = found.usable
+    allowed = following(rest, kept, found.usable)
     for _ in range(TRIES):
-        stages = best_stages(seconds, following(rest, kept, room), sizes, count, intervals.b).stages
+        stages = best_stages(seconds, allowed, sizes, count, intervals.b).stages
         if not stages:
             found.reason = found.reason or least_need(rest, kept, found.usable)
             return
-        over = found.over(intervals, stages)
-        if not over:
+        full = found.over(intervals, stages)
+        if not full:
             return
-        room -= max(over, 0.02 * found.usable)
+        for s in full:
+            # So many stages may not follow this one, nor any configuration that comes to the same.
+            choice, after = stages[s], len(stages) - 1 - s
+            at = choice.first, choice.stop - 1, choice.mesh
+            same = (rest[at] == rest[at][choice.config]) & (kept[at] == kept[at][choice.config])
+            allowed[at][same] = np.minimum(allowed[at][same], after - 1)
 
 
 def objective(problem: Problem, plan: Plan) -> float:

@@ -68,9 +68,7 @@ class TensorOpt(Planner):
         handles=frozenset({"dag", "memory"}),
         goals=frozenset({"time", "memory", "devices"}),
         family="tensor",
-        missing=(
-            "captured models: the frontier is that of one mesh axis unless axes are given, since two take minutes",
-        ),
+        missing=("frontiers over two or more mesh axes at once, which take minutes, unless axes are given",),
     )
 
     def __init__(

@@ -34,6 +34,8 @@ CHUNK = 1 << 28
 """Sums in one call of the kernel, which nothing can interrupt: a tenth of a second."""
 TRIALS = 4096
 """Eliminations at most when hubs are conditioned on."""
+WORK = 1e12
+"""Sums at most in all of them: some minutes."""
 ALL = 5_000_000
 """Choices that `brute_force` looks at."""
 
@@ -146,7 +148,9 @@ def _hubs(
         ]
         order, hub = min(tried, key=lambda t: (t[0].largest, t[0].operations * sizes[t[1]], t[1]))
         hubs = (*hubs, hub)
-        if prod(sizes[h] for h in hubs) > TRIALS:
+        trials = prod(sizes[h] for h in hubs)
+        small = order.largest <= limit
+        if trials > TRIALS or (small and order.operations * trials > WORK):
             raise Unsupported(
                 f"the {name} order needs a table of {first.largest:.3g} entries, more than the limit of {limit:.3g}, and "
                 f"fixing {len(hubs)} hubs is not enough: restrict the options, or search with a bound instead"

@@ -354,6 +354,8 @@ def test_plans_outside_of_its_space_are_refused() -> None:
     assert plan is not None
     with pytest.raises(Unsupported, match="one micro-batch"):
         OptCNN().objective(asked, replace(plan, schedule=Schedule("dataflow", 2)))
+    with pytest.raises(Unsupported, match="128 are too many, plan on at most 64"):
+        OptCNN().plan(replace(asked, cluster=resolve("a100x128")))
     with pytest.raises(InputError, match='optcnn has no sync "ring": there are all_reduce and server'):
         OptCNN(sync="ring")  # type: ignore[arg-type]
 

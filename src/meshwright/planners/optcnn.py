@@ -36,6 +36,9 @@ from .base import Planner
 from .registry import register
 from .types import Info, Json, Run
 
+MOST = 64
+"""Devices; of a convolution these have 210 configurations."""
+
 
 @register
 class OptCNN(Planner):
@@ -120,6 +123,11 @@ class OptCNN(Planner):
             )
         check_shapes(problem.graph, "optcnn")
         devices = problem.limits.devices or problem.cluster.count
+        if devices > MOST:
+            raise Unsupported(
+                f"planner optcnn looks at every pair of devices under every pair of configurations: {devices:,} are too many, plan "
+                f"on at most {MOST} (set a limit of devices)"
+            )
         layers = layers_of(problem.graph, problem.recipe.samples, devices, every=self.degrees == "any")
         return layers, Prices(problem, devices, self.sync)
 

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import isclose
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -168,6 +169,11 @@ def _shown(stated: Stated, considered: Sequence[Considered], pricer: Pricer) -> 
     # Model FLOPs over peak are the same for every plan of a problem, so one simulation tells them for all rows.
     first = simulate(stated.problem, considered[0].plan(), detail=False, pricer=pricer)
     full_use = first.mfu * first.step_seconds
+    seconds = [c.objective for c in considered]
+    simulated = isclose(first.step_seconds, seconds[0], rel_tol=1e-6)
+    if not simulated:  # the planner's objective is another: rows are judged by the simulator, whoever made them
+        others = [simulate(stated.problem, c.plan(), detail=False, pricer=pricer) for c in considered[1:]]
+        seconds = [first.step_seconds, *(s.step_seconds for s in others)]
     rows = [
         Candidate(
             c.layout,
@@ -175,16 +181,19 @@ def _shown(stated: Stated, considered: Sequence[Considered], pricer: Pricer) -> 
             c.micro_batches,
             c.recompute,
             c.schedule,
-            c.objective,
-            q.items / c.objective / q.cluster.count,
-            full_use / c.objective,
+            step,
+            q.items / step / q.cluster.count,
+            full_use / step,
             c.memory,
             c.over,
             plan=c.plan,
         )
-        for c in considered
+        for c, step in zip(considered, seconds, strict=True)
     ]
-    return [r for r in rows if r.fits], [r for r in rows if not r.fits]
+    fitting = [r for r in rows if r.fits]
+    if not simulated:
+        fitting[1:] = sorted(fitting[1:], key=lambda r: r.step_s)
+    return fitting, [r for r in rows if not r.fits]
 
 
 def _family(problem: Problem) -> str:

@@ -8,6 +8,7 @@ from math import inf, prod
 
 import numpy as np
 
+from .._words import plural
 from ..errors import Infeasible, InputError
 from ..graph.ir import Floats, Graph, Ints
 from ..graph.kinds import kind_of
@@ -228,6 +229,6 @@ def _row(plan: Plan, b: int, value: float, memory: float, over: float) -> Consid
     shape = " + ".join("×".join(map(str, s.mesh.shape)) or "1" for s in plan.stages[:6])
     more = f" + {len(plan.stages) - 6} more" if len(plan.stages) > 6 else ""
     return Considered(
-        f"{len(plan.stages)} stages: {shape}{more}", plan.samples // b, b, "none", plan.schedule.name, value, memory, over,
+        f"{plural(len(plan.stages), 'stage')}: {shape}{more}", plan.samples // b, b, "none", plan.schedule.name, value, memory, over,
         lambda: plan,
     )  # fmt: skip

@@ -57,7 +57,7 @@ class PaSE(Planner):
         limit: entries of the largest table.
         axes: sizes of the mesh axes on a captured model, such as 2,2,2; () = one axis, and two: nodes × devices
             of a node, or as even as can be within one.
-        micro_batches: of a step of a captured model.
+        micro_batches: of a step of a captured model; None = 1, or the fewest of 2, 4, 8, … that fit.
     """
 
     info = Info(
@@ -77,7 +77,7 @@ class PaSE(Planner):
         order: OrderName = "min_weight",
         limit: int = LIMIT,
         axes: tuple[int, ...] = (),
-        micro_batches: int = 1,
+        micro_batches: int | None = None,
     ) -> None:
         word("pase", "order", order, ORDERS)
         whole("pase", "limit", limit)
@@ -118,20 +118,30 @@ class PaSE(Planner):
     def _captured(self, problem: Problem, run: Run) -> Json:
         """The same on a captured model, on each mesh: the bound is that of the mesh with the lowest."""
         count = problem.limits.devices or problem.cluster.count
-        bounds, told, why = [], dict[str, Json](), "every choice of configurations has a forbidden price"
-        for mesh in meshes_of(problem, count, self.axes):
-            bound, reason, here = self._on_mesh(problem, mesh, run)
-            bounds.append(bound)
-            told["×".join(map(str, mesh.shape))] = here
-            why = reason or why
+        bounds, why = [], "every choice of configurations has a forbidden price"
+        for micro_batches in self._micro_batches(problem):
+            told: dict[str, Json] = {}
+            for mesh in meshes_of(problem, count, self.axes):
+                bound, reason, here = self._on_mesh(problem, mesh, micro_batches, run)
+                bounds.append(bound)
+                told["×".join(map(str, mesh.shape))] = here
+                why = reason or why
+            if any(isinstance(here, dict) and here["fits"] for here in told.values()):
+                run.bound(min(bounds))
+                return {"micro_batches": micro_batches, "meshes": told}
         run.bound(min(bounds))
-        if not any(isinstance(here, dict) and here["fits"] for here in told.values()):
-            raise Infeasible(why)
-        return {"meshes": told}
+        raise Infeasible(why)
 
-    def _on_mesh(self, problem: Problem, mesh: Mesh, run: Run) -> tuple[float, str, Json]:
+    def _micro_batches(self, problem: Problem) -> list[int]:
+        """Numbers of micro-batches to try until something fits."""
+        if self.micro_batches is not None:
+            return [self.micro_batches]
+        samples = problem.recipe.samples
+        return [2**k for k in range(samples.bit_length()) if samples % 2**k == 0]
+
+    def _on_mesh(self, problem: Problem, mesh: Mesh, micro_batches: int, run: Run) -> tuple[float, str, Json]:
         """(bound, why nothing fits or "", what is told): where the optimum does not fit, the limit is lowered until a plan does."""
-        options = CapturedOptions(problem, mesh, self.micro_batches, tradeoff=False)
+        options = CapturedOptions(problem, mesh, micro_batches, tradeoff=False)
         found = free = self._best(options.graph, run)
         told: dict[str, Json] = {"fits": False, **self._told(options.graph, free)}
         room, bound, why = memory_cap(problem), free.bound, ""
@@ -149,7 +159,7 @@ class PaSE(Planner):
             # What the simulator sees besides what the graph counts must fit, too.
             room = min(room, options.graph.bytes(found.choice) - over)
             if attempt == 0:
-                options = CapturedOptions(problem, mesh, self.micro_batches)
+                options = CapturedOptions(problem, mesh, micro_batches)
             found = eliminate_within(options.graph, room, lambda g: self._best(g, run))
         return bound, why, told
 
@@ -196,7 +206,7 @@ class PaSE(Planner):
         count = problem.limits.devices or problem.cluster.count
         stage = plan.stages[0]
         shapes = [sorted(mesh.shape) for mesh in meshes_of(problem, count, self.axes)]
-        alike = plan.schedule.micro_batches == self.micro_batches and plan.schedule.weights.flush
+        alike = plan.schedule.micro_batches == (self.micro_batches or 1) and plan.schedule.weights.flush
         return len(plan.stages) == 1 and sorted(stage.mesh.shape) in shapes and alike and not stage.recompute
 
 

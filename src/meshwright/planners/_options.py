@@ -15,6 +15,7 @@ from math import inf, prod
 
 import numpy as np
 
+from .._words import size
 from ..cluster.model import Mesh
 from ..cost.pase_flops import PaSEFlops, configurations, tensor_cuts
 from ..cost.tables import Tables
@@ -97,9 +98,10 @@ def memory_cap(problem: Problem) -> float:
 def no_choice(problem: Problem, graph: CostGraph, cap: float) -> str:
     """Why no choice of options is legal, of a graph where that is so."""
     least = sum(float(m.min()) for m in graph.memory)
+    said = size if problem.cost.unit == "s" else "{:.6g}".format  # native cost models count elements
     if least > cap:
-        return f"the least memory of any plan on {problem.cluster.count} devices is {least:.6g}, above the limit of {cap:.6g}"
-    within = f" within the memory limit of {cap:.6g}" if cap < inf else ""
+        return f"the least memory of any plan on {problem.cluster.count} devices is {said(least)}, above the limit of {said(cap)}"
+    within = f" within the memory limit of {said(cap)}" if cap < inf else ""
     return f"every choice of configurations{within} has a forbidden price"
 
 

@@ -98,7 +98,10 @@ def memory_cap(problem: Problem) -> float:
 def no_choice(problem: Problem, graph: CostGraph, cap: float) -> str:
     """Why no choice of options is legal, of a graph where that is so."""
     least = sum(float(m.min()) for m in graph.memory)
-    said = size if problem.cost.unit == "s" else "{:.6g}".format  # native cost models count elements
+    native = problem.cost.unit != "s" or isinstance(
+        problem.cost, Tables
+    )  # counts elements, or whatever it was recorded in
+    said = "{:.6g}".format if native else size
     if least > cap:
         return f"the least memory of any plan on {problem.cluster.count} devices is {said(least)}, above the limit of {said(cap)}"
     within = f" within the memory limit of {said(cap)}" if cap < inf else ""

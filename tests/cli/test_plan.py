@@ -5,10 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from in_process import Command
+
+from meshwright.errors import InputError
+from meshwright.output_folder import check_free
+from meshwright.request import Request, to_toml
 
 SMALL = ("gpt2", "-c", "a100x8", "--batch", "64", "--seq", "256")
 
@@ -54,6 +59,17 @@ def test_the_same_problem_is_overwritten_and_another_is_refused(meshwright: Comm
     assert refused.err.splitlines()[-1] == (
         "meshwright: gpt2-a100x8/ holds another problem (batch 64, not 32): use -o gpt2-a100x8-2"
     )
+
+
+def test_of_a_file_spelled_from_elsewhere_the_true_difference_is_said(tmp_path: Path) -> None:
+    """problem.toml names the file from its own folder."""
+    folder = tmp_path / "answer"
+    folder.mkdir()
+    held = Request(f"{tmp_path}/model.py:build", "a100x8", batch=64)
+    (folder / "problem.toml").write_text(to_toml(held.seen_from(folder)))
+    check_free(folder, held)
+    with pytest.raises(InputError, match=r"holds another problem \(batch 64, not 32\)"):
+        check_free(folder, replace(held, batch=32))
 
 
 def test_a_folder_of_other_files_is_left_alone(meshwright: Command, tmp_path: Path) -> None:

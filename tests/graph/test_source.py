@@ -194,7 +194,9 @@ def test_a_damaged_config_says_so(tmp_path: Path) -> None:
     file.write_text("{")
     assert refusal(str(file)).startswith(f"{file}: not a JSON file")
     file.write_text('{"hidden_size": 4}')
-    assert refusal(str(file)) == f'{file}: no "model_type": a configuration of transformers has one'
+    assert refusal(str(file)).startswith(
+        f'{file}: neither a configuration of transformers, which has a "model_type", nor '
+    )
     file.write_text('{"model_type": "elephant"}')
     assert "elephant" in refusal(str(file))
     file.write_text(json.dumps({"model_type": "gpt2", "n_embd": 100, "n_head": 12}))

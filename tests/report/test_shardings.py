@@ -11,6 +11,7 @@ from meshwright.lower import lower
 from meshwright.plan.model import Plan
 from meshwright.plan.problem import Problem, Recipe
 from meshwright.planners.grid import Grid
+from meshwright.planners.summa_2d import Summa2D
 from meshwright.report.shardings import (
     OpRow,
     sharding_diff_lines,
@@ -72,3 +73,14 @@ def test_terminal_page_and_json_hold_the_same_ops() -> None:
     for row, record in zip(found, sharding_object(found), strict=True):
         assert row.op in lines and row.op in page and record["op"] == row.op
     assert max(len(line.text) for line in sharding_lines(found, 100)) <= 120
+
+
+def test_blocks_of_products_in_steps_are_said_at_their_op() -> None:
+    problem = Problem(graph(), cluster_of("h100x4"), Analytic(), Recipe(16))
+    plan = Summa2D().plan(problem).plan
+    assert plan is not None
+    found = {r.op: r for r in sharding_rows(graph(), plan, problem.recipe) if r.part.startswith("model.layers")}
+    row = found["self_attn.o_proj/linear"]
+    # Both operands come, each q = 2 times; backward brings one again and sums the other's gradient, twice.
+    assert sum(w.startswith("2 × broadcast blocks for") for w in row.forward) == 2
+    assert sum(w.startswith("2 × sum blocks of") for w in row.backward) == 2

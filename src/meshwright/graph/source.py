@@ -240,7 +240,10 @@ def _from_config(spec: str, file: Path) -> ModelSource:
     except ValueError as error:
         raise InputError(f"{file}: not a JSON file: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise InputError(f'{file}: no "model_type": a configuration of transformers has one')
+        raise InputError(
+            f'{file}: neither a configuration of transformers, which has a "model_type", nor a recorded profile of a known '
+            "format (docs/profiles.md lists them)"
+        )
     parent = file.resolve().parent.name
     name = parent if file.name == "config.json" and parent else file.stem
     return ConfigSource(spec, name, "config", config, 32, default_seq(config))

@@ -109,7 +109,8 @@ class GSPMD(Planner):
         graph, mesh = problem.graph, problem.mesh
         if mesh is None:
             raise InputError(
-                "gspmd propagates over a mesh with named axes, and this problem has none: give Problem.mesh"
+                "gspmd propagates annotations over a mesh with named axes, and this problem has none: plan a captured model or a "
+                "tensor program, or give Problem.mesh"
             )
         if self.recipe is not None or self.pipeline:
             raise InputError("a recipe and a pipeline are for captured models: a tensor program brings its annotations")

@@ -21,7 +21,12 @@ from .charts.base import table
 from .lines import Line, columns
 
 HEAD = ("op", "cut", "result rests as", "forward", "backward")
-WORDS = {"all_gather": "gather", "reduce_scatter": "scatter sum", "all_reduce": "sum", "all_to_all": "swap"}
+WORDS = {
+    "all_gather": "gather", "reduce_scatter": "scatter sum", "all_reduce": "sum", "all_to_all": "swap",
+    "broadcast": "broadcast blocks for", "reduce": "sum blocks of",
+}  # fmt: skip
+OWN = ("stat", "panel")
+"""Kinds of instructions that an op says of itself: they name no values, as statistics and blocks of products in steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,7 @@ class _Rows:
             for i in instrs:
                 if i.communicates:
                     values = [v.removeprefix(GRAD) for v in (*i.outputs, *i.inputs)]
-                    on = i.on if i.kind == "stat" else next((serves[v] for v in values if v in serves), "")
+                    on = i.on if i.kind in OWN else next((serves[v] for v in values if v in serves), "")
                     if on:
                         into.setdefault(on, []).append(self._words(i))
         found = []
@@ -90,7 +95,7 @@ class _Rows:
     def _serves(self, reader: dict[str, str], maker: dict[str, str]) -> dict[str, str]:
         """Value of a conversion -> the op for which it is made: that whose result comes to rest, else the first reader."""
         found: dict[str, str] = {}
-        steps = [i for i in self.segment.forward if i.kind not in ("compute", "stat")]
+        steps = [i for i in self.segment.forward if i.kind not in ("compute", *OWN)]
         for i in steps:
             made = found.get(i.inputs[0]) or (maker.get(i.inputs[0]) if i.inputs[0].endswith(RAW) else None)
             if made is not None:

@@ -34,9 +34,9 @@ def plan(
 ) -> int:
     """Search for a plan, predict its step time and memory, and write a folder with plan, report and trace.
 
-    MODEL may be a recorded profile of dnn-partitioning, piper, pipedream or dapple, or a tensor program with annotated
-    shardings, recognised by its content: it brings its own costs and devices, --set overrides them, and a folder is written
-    only where -o says.
+    MODEL may be a recorded profile (of dnn-partitioning, piper, pipedream, dapple, PaSE, AccPar, autoparallel, parts of
+    Alpa, …: docs/profiles.md) or a tensor program with annotated shardings, recognised by its content: it brings its own
+    costs and devices, --set overrides them, and a folder is written only where -o says.
     """
     from ... import answer, exporting, save
     from ...output_folder import check_free

@@ -17,6 +17,7 @@ from ..cost.base import Collective, CostModel, Group
 from ..graph.ir import ITEM_BYTES, Floats, Graph, Ints
 from ..lower.program import Instr, Segment, StageCode
 from ..plan.problem import Recipe
+from .samples import sizes_of
 from .segment import (
     BACKWARD,
     BYTES,
@@ -32,7 +33,6 @@ from .segment import (
     SegmentPricer,
     base,
     exposed,
-    sizes_of,
 )  # fmt: skip
 
 __all__ = ["KINDS", "PARTS", "Pricer", "SegmentPrice", "StagePrice", "base", "exposed"]

@@ -23,6 +23,7 @@ from ..lower.atoms import PRODUCTS
 from ..lower.program import GRAD, RAW, Instr, Segment
 from .panels import hidden
 from .phases import backward_phase, is_product
+from .samples import Samples, affine, local_samples, sizes_of
 
 KINDS: tuple[Collective, ...] = (
     "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "permute",
@@ -84,25 +85,6 @@ def base(value: str) -> str:
     return stem if at else value
 
 
-class _Samples:
-    """Samples [n] of a micro-batch on the fullest device, by the axes that cut them."""
-
-    def __init__(self, mesh: Mesh, usual: tuple[str, ...], micro: Ints) -> None:
-        """`usual`: axes of most ops of a segment, and of those that say nothing."""
-        self.n = len(micro)
-        self._mesh, self._usual, self._micro = mesh, usual, micro
-        self._known: dict[tuple[str, ...], Ints] = {}
-
-    def over(self, axes: tuple[str, ...]) -> Ints:
-        if axes not in self._known:
-            self._known[axes] = local_samples(self._mesh, axes, self._micro)
-        return self._known[axes]
-
-    def of(self, instr: Instr) -> Ints:
-        """Of one op: experts see the samples of all devices that share them."""
-        return self.over(self._usual if instr.samples is None else instr.samples)
-
-
 class SegmentPricer:
     """Prices blocks of one graph on one cluster."""
 
@@ -129,7 +111,7 @@ class SegmentPricer:
         n = len(micro)
         if segment.name == "constants":  # position tables and masks: computed once, not once a micro-batch
             return SegmentPrice(np.zeros((n, WIDTH)), np.zeros((n, 2)), np.zeros(n))
-        samples = _Samples(mesh, segment.samples, micro)
+        samples = Samples(mesh, segment.samples, micro)
         local = samples.over(segment.samples)
         forward, backward, rerun, weight = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n)
         for device in self.devices(mesh):
@@ -159,17 +141,17 @@ class SegmentPricer:
             phases.append(parts)
         kept, summed = segment.kept, sum(i.nbytes * k for i, k in sums)
         space, stays = self._workspace(segment, samples)
-        transient = np.maximum(_affine(kept.transient, local), space)
+        transient = np.maximum(affine(kept.transient, local), space)
         table = np.empty((n, WIDTH))
         table[:, FORWARD], table[:, BACKWARD], table[:, WEIGHT] = phases[0], phases[1], weight
         streams[:, TENSOR] += streams[:, GRADIENT]
         table[:, STREAMS] = streams[:, :GRADIENT].reshape(4, n).T
         table[:, BYTES], table[:, CALLS] = nbytes, calls
-        table[:, KEPT] = _affine(kept.activations, local) + stays[0]
-        again = transient + _affine(kept.rerun, local) + stays[1] + np.maximum(summed, self._fresh(segment))
+        table[:, KEPT] = affine(kept.activations, local) + stays[0]
+        again = transient + affine(kept.rerun, local) + stays[1] + np.maximum(summed, self._fresh(segment))
         if kept.op_by_op is not None:  # the worst instants are known; what is kept is among them
-            own = _affine(kept.activations, local) + _affine(kept.loss, local)
-            alive = [_affine(columns, local) - own for columns in kept.op_by_op]
+            own = affine(kept.activations, local) + affine(kept.loss, local)
+            alive = [affine(columns, local) - own for columns in kept.op_by_op]
             transient, again = alive[0], alive[1] + stays[1] + summed
         return SegmentPrice(table, np.stack([transient, again], axis=1), self._gathered(segment, mesh, micro))
 
@@ -195,7 +177,7 @@ class SegmentPricer:
                     found = max(found, self.item * prod(i.sizes[column[f]] for dim in dims for f in dim))
         return found
 
-    def _workspace(self, segment: Segment, samples: _Samples) -> tuple[Floats, tuple[Floats, Floats]]:
+    def _workspace(self, segment: Segment, samples: Samples) -> tuple[Floats, tuple[Floats, Floats]]:
         """What heavy ops hold: (bytes [n] of the largest work space besides the result, (bytes kept beyond what lowering
         counts, the same of ops that run again and keep nothing)).
 
@@ -216,11 +198,11 @@ class SegmentPricer:
             into += more
             np.maximum(space, room, out=space)
         if as_torch:
-            stays += _affine(kept.loss, local)
-            np.maximum(space, _affine(kept.loss_transient, local), out=space)
+            stays += affine(kept.loss, local)
+            np.maximum(space, affine(kept.loss_transient, local), out=space)
         return space, (stays, remade)
 
-    def _loss(self, instr: Instr, samples: _Samples) -> OpMemory | None:
+    def _loss(self, instr: Instr, samples: Samples) -> OpMemory | None:
         """See `CostModel.loss`."""
         op = self.graph.ops[self.graph.position[instr.on]]
         return self.cost.loss(op, sizes_of(instr, op, samples.of(instr))) if op.kind in CROSS_ENTROPIES else None
@@ -257,7 +239,7 @@ class SegmentPricer:
         return total
 
     def _compute(
-        self, instrs: Sequence[Instr], device: DeviceType, samples: _Samples, split: bool = False
+        self, instrs: Sequence[Instr], device: DeviceType, samples: Samples, split: bool = False
     ) -> tuple[Floats, Floats]:
         """Seconds [n] of the heavy ops of a list, and of the weight gradients among them."""
         seconds, weight = np.zeros(samples.n), np.zeros(samples.n)
@@ -285,7 +267,7 @@ class SegmentPricer:
         found: Floats = instr.steps * self._known(instr, (phase, device.name), local, price)[0]
         return found
 
-    def _double_buffered(self, segment: Segment, mesh: Mesh, micro: Ints, samples: _Samples) -> Floats:
+    def _double_buffered(self, segment: Segment, mesh: Mesh, micro: Ints, samples: Samples) -> Floats:
         """Seconds [phase, n] of broadcasts beside products that run in steps."""
         found = np.zeros((2, len(micro)))
         for which, instrs in enumerate((segment.forward, segment.rerun, segment.backward)):
@@ -393,26 +375,6 @@ class SegmentPricer:
             again = sum(i.kind == "compute" for i in segment.rerun) / issued if issued else 0.0
             floors += [forward, backward + again * forward]
         return max(floors[::2]), max(floors[1::2])
-
-
-def local_samples(mesh: Mesh, axes: tuple[str, ...], micro: Ints) -> Ints:
-    """Samples [n] on the fullest device of micro-batches that are cut over `axes`."""
-    parts = prod(mesh.size(a) for a in axes)
-    found: Ints = -(-micro // parts)
-    return found
-
-
-def _affine(columns: tuple[float, float], local: Ints) -> Floats:
-    found: Floats = columns[0] + columns[1] * local.astype(np.float64)
-    return found
-
-
-def sizes_of(instr: Instr, op: Op, local: Ints) -> Ints:
-    """Local factor sizes [n, factors] at `local` samples."""
-    per_sample = np.array([f.samples for f in op.rule.factors], bool)
-    sizes = np.array(instr.sizes, np.float64)
-    found: Ints = np.ceil(np.where(per_sample, sizes * local[:, None], sizes) - 1e-9).astype(np.int64)
-    return found
 
 
 def _rerun_shares(segment: Segment) -> Floats:

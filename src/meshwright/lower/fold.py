@@ -59,9 +59,11 @@ class Folded:
 
 def foldable(graph: Graph, run: Run) -> bool:
     """Whether one block can stand for all: what a block reads from outside is the same for all, its own, or comes from
-    the block before, and the rest of the graph reads each result from one block only."""
+    the block before, never one value in block 0 and several in others, and the rest of the graph reads each result from one
+    block only."""
     inside = range(run.first, run.first + run.length * run.count)
     trained = needs_grad(graph)
+    later: dict[str, str] = {}
     for k in range(run.length):
         ops = [graph.ops[run.first + b * run.length + k] for b in range(run.count)]
         for j, first in enumerate(ops[0].inputs):
@@ -71,6 +73,8 @@ def foldable(graph: Graph, run: Run) -> bool:
             if made in inside:
                 continue
             others = {op.inputs[j] for op in ops[1:]}
+            if later.setdefault(first, ops[-1].inputs[j]) != ops[-1].inputs[j]:
+                return False
             if others == {first}:
                 continue
             if any(graph.producer.get(t, -1) not in inside for t in others):

@@ -72,5 +72,5 @@ def _uncut(graph: Graph, recipe: Recipe) -> Uncut:
                         writes.append(k)
             light[name] = Traffic(tuple(reads), tuple(writes))
         keeper = Keeper(v, piece.kernels, {}, frozenset())
-        kept.update(v.tensor(value) for value in keeper.leaves() if not v.constant(value))
+        kept.update(v.tensor(value) for value in keeper.leaves if not v.constant(value))
     return Uncut(light, frozenset(kept))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 
 from ..cost.losses import CROSS_ENTROPIES
 from ..plan.model import OpSharding
@@ -80,12 +81,20 @@ class Keeper:
                 out.append(i.grouped(self.kernels.of_op[i.on]) if light else i)
         return tuple(out), made
 
-    def op_by_op(self, made_again: set[str], rerun: tuple[Instr, ...], backward: tuple[Instr, ...]) -> Kept:
+    def op_by_op(
+        self,
+        made_again: set[str],
+        rerun: tuple[Instr, ...],
+        backward: tuple[Instr, ...],
+        elsewhere: frozenset[str] = frozenset(),
+    ) -> Kept:
         """The same where every op runs alone, with the most that is alive at once."""
-        live = Live(self.v, backward, rerun, self.leaves(), self._extra, self.recomputed)
-        return replace(self.kept(made_again), op_by_op=(live.forward(), live.backward()))
+        live = Live(self.v, backward, rerun, self.leaves, self._extra, self.recomputed, elsewhere)
+        return replace(self.kept(made_again, elsewhere), op_by_op=(live.forward(), live.backward()))
 
+    @cached_property
     def leaves(self) -> dict[str, None]:
+        """Values that the backward finds, each with a storage of its own."""
         v = self.v
         leaves: dict[str, None] = {}
         for n in v.nodes:
@@ -93,7 +102,19 @@ class Keeper:
                 leaves |= dict.fromkeys(sorted(self._leaves(value)))
         return leaves
 
-    def kept(self, made_again: set[str]) -> Kept:
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """Kept value -> its bytes over those that it has as it is; what rests all the time is not among them."""
+        v, found = self.v, dict[str, float]()
+        operands = self._operands() if self.operand else set()
+        for value in self.leaves:
+            if not v.constant(value) or (v.maker(value) is not None and v.atoms.role[v.tensor(value)] == "param"):
+                narrow = value in operands
+                found[value] = self.operand / item_bytes(v.atoms, v.tensor(value)) if narrow else 1.0
+        return found
+
+    def kept(self, made_again: set[str], elsewhere: frozenset[str] = frozenset()) -> Kept:
+        """`elsewhere`: values that another segment counts."""
         v = self.v
         activations = loss = (0.0, 0.0)
         for n in v.nodes:
@@ -103,11 +124,9 @@ class Keeper:
                 loss = add(loss, self._extra(n))
             else:
                 activations = add(activations, self._extra(n))
-        operands = self._operands() if self.operand else set()
-        for value in self.leaves():
-            if not v.constant(value) or (v.maker(value) is not None and v.atoms.role[v.tensor(value)] == "param"):
+        for value, share in self.shares.items():
+            if value not in elsewhere:
                 fixed, each = v.size(value)
-                share = self.operand / item_bytes(v.atoms, v.tensor(value)) if value in operands else 1.0
                 activations = add(activations, (fixed * share, each * share))
         rerun = (0.0, 0.0)
         for value in sorted(made_again):

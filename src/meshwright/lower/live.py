@@ -63,9 +63,12 @@ class Live:
         leaves: Iterable[str],
         extra: Callable[[int], Bytes],
         recomputed: Iterable[int],
+        elsewhere: frozenset[str] = frozenset(),
     ) -> None:
-        """`backward`: in the order in which it runs. `leaves`: storages kept for it. `extra`: statistics saved by a node."""
+        """`backward`: in the order in which it runs. `leaves`: storages kept for it. `extra`: statistics saved by a node.
+        `elsewhere`: storages that are there all the time and that another piece counts."""
         self.v, self.backward_list, self.rerun_list = v, backward, rerun
+        self.elsewhere = elsewhere
         self.leaves = {r for r in leaves if self._size(r) != NONE}
         self.extra, self.recomputed = extra, set(recomputed)
         self.statistic = {i.on for i in (*v.w.forward, *backward) if i.kind == "stat" and i.op != "count"}
@@ -74,7 +77,8 @@ class Live:
 
     def _size(self, root: str) -> Bytes:
         """A parameter at rest and what is computed once for all micro-batches are counted elsewhere."""
-        return NONE if self.v.constant(root) and self.v.maker(root) is None else self.v.size(root)
+        rests = self.v.constant(root) and self.v.maker(root) is None
+        return NONE if rests or root in self.elsewhere else self.v.size(root)
 
     def _working(self, instr: Instr, backward: bool) -> Bytes:
         if instr.kind == "collective" and instr.collective in ("all_gather", "reduce_scatter") and instr.dim > 0:

@@ -24,6 +24,7 @@ from .memo import memo
 from .parameters import Over
 from .pieces import Lowered, atoms_of, lowered
 from .program import Instr, Kept, Program, Segment, StageCode, Transfer
+from .shared import Elsewhere
 from .stages import Owner, Span, stages_of
 
 
@@ -101,16 +102,18 @@ def _stage(
     """Stages that hold the same pieces, as many blocks of each, have the same code but for the number of the first block."""
     spans = owner.spans[k]
     shared = {t: (tuple(s for s in stages if s != k), alike[t]) for t, stages in tied.items() if k in stages}
-    key = (tuple((p, n) for p, _, n in spans), tuple(shared.items()), stage.mesh.shape)
+    elsewhere = low.shared.elsewhere(spans)
+    key = (tuple((p, n) for p, _, n in spans), tuple(elsewhere), tuple(shared.items()), stage.mesh.shape)
     like = low.stages.get(key)
     if like is None:
-        like = low.stages[key] = _assemble(graph, folded, stage, low, spans, shared)
+        like = low.stages[key] = _assemble(graph, folded, stage, low, spans, shared, elsewhere)
     code, pieces = like
     starts = {p: first for p, first, _ in spans}
     segments = code.segments
     if any(starts.values()):
         segments = tuple(
-            s.placed(starts[p], s.count) if starts.get(p) else s for s, p in zip(segments, pieces, strict=True)
+            s.placed(starts[p] + s.block, s.count) if starts.get(p) else s
+            for s, p in zip(segments, pieces, strict=True)
         )
     return StageCode(
         k, stage.mesh, segments, code.params, code.grads, code.update, code.inputs
@@ -124,21 +127,25 @@ def _assemble(
     low: Lowered,
     spans: list[Span],
     shared: dict[str, tuple[tuple[int, ...], bool]],
+    elsewhere: Sequence[Elsewhere],
 ) -> tuple[StageCode, tuple[int, ...]]:
     """The code of a stage whose spans begin at block 0, and the piece of each of its segments (-1: constants).
 
-    `shared`: tied parameter -> (other stages that hold it, whether all of them hold it alike).
+    `shared`: tied parameter -> (other stages that hold it, whether all of them hold it alike). `elsewhere`: by span.
     """
     mesh = dict(zip(stage.mesh.axes, stage.mesh.shape))
     segments: list[Segment] = []
     pieces: list[int] = []
     counts: dict[str, int] = {}
-    for p, _, n in spans:
+    for (p, _, n), (first, later) in zip(spans, elsewhere, strict=True):
         segment = low.segments[p]
         if segment is None:
             continue
-        segments.append(segment.placed(0, n))
-        pieces.append(p)
+        # A first block may keep what those behind it find kept by the block before.
+        parts = [(0, 1, first), (1, n - 1, later)] if n > 1 and first != later else [(0, n, first)]
+        for block, count, without in parts:
+            segments.append(replace(segment.placed(block, count), kept=low.shared.kept(p, without)))
+            pieces.append(p)
         for t in low.of_piece[p]:
             counts[t] = max(counts.get(t, 0), n if _per_block(folded, low, p, t) else 1)
     constants = _constants(graph, folded, spans, low)

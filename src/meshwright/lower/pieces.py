@@ -24,7 +24,8 @@ from .keep import Keeper
 from .kernels import Kernels, kernels
 from .memo import memo
 from .parameters import Over, ParameterPlan
-from .program import Instr, Segment, StageCode, Transfer
+from .program import Instr, Kept, Segment, StageCode, Transfer
+from .shared import Shared
 from .summa import SUMMA
 from .values import Values
 
@@ -57,11 +58,14 @@ class Lowered:
     choices: Choices
     """Held so that the identities in the cache key stay taken."""
     segments: list[Segment | None]
+    """Without `kept`, which depends on what else is in the stage."""
     constants: dict[int, Instr]
     """Index of op -> instruction."""
     params: dict[str, ParameterPlan]
     of_piece: list[list[str]]
     """Parameters read by each piece, folded names."""
+    shared: Shared
+    """What segments of a stage keep of the same storages."""
     instructions: dict[tuple[str, Over, tuple[int, ...]], tuple[list[Instr], list[Instr]]] = field(default_factory=dict)
     stages: dict[object, tuple[StageCode, tuple[int, ...]]] = field(default_factory=dict)
     """Codes of stages, by what they hold."""
@@ -94,7 +98,7 @@ def lowered(
         # Storages that leave parameters as they are used differ in what follows the backward only.
         moved = tuple((t, s.param) for t, s in choices.storage.items() if s.param is not None)
         written = memo(graph, ("written", *place, moved), lambda: write(graph, folded, choices, sizes, recipe, whole))
-        return _lower(written, choices, recipe.fused, operand)
+        return _lower(written, folded, choices, recipe.fused, operand)
 
     found: Lowered = memo(graph, key, make)
     return found
@@ -166,18 +170,32 @@ def write(
     return found
 
 
-def _lower(written: _Written, choices: Choices, fused: bool, operand: float) -> Lowered:
+def _lower(written: _Written, folded: Folded, choices: Choices, fused: bool, operand: float) -> Lowered:
     segments: list[Segment | None] = []
+    keepers: list[Keeper | None] = []
+    again: list[set[str]] = []
     for piece in written.pieces:
         if piece is None:
             segments.append(None)
+            keepers.append(None)
+            again.append(set())
             continue
         keeper = Keeper(piece.values, piece.kernels, choices.shardings, choices.recompute, operand)
         rerun, made = keeper.rerun()
-        kept = keeper.kept(made) if fused else keeper.op_by_op(made, rerun, piece.segment.backward)
-        segments.append(replace(piece.segment, rerun=rerun, kept=kept))
+        keepers.append(keeper)
+        again.append(made)
+        segments.append(replace(piece.segment, rerun=rerun))
+
+    def kept(p: int, elsewhere: frozenset[str]) -> Kept:
+        keeper, segment = keepers[p], segments[p]
+        assert keeper is not None and segment is not None
+        if fused:
+            return keeper.kept(again[p], elsewhere)
+        return keeper.op_by_op(again[p], segment.rerun, segment.backward, elsewhere)
+
     params = {t: ParameterPlan(written.emit, t, choices.storage.get(t)) for ts in written.of_piece for t in ts}
-    return Lowered(written.emit, choices, segments, written.constants, params, written.of_piece)
+    shared = Shared(folded, keepers, kept)
+    return Lowered(written.emit, choices, segments, written.constants, params, written.of_piece, shared)
 
 
 def _samples(emit: Emitter, nodes: range) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.errors import InputError
-from meshwright.exporting import asked, profile_text
+from meshwright.exporting import WRITTEN, asked, profile_text
 from meshwright.formats import dapple, detect, dnn_partitioning, pipedream, piper
 from meshwright.plan.problem import Problem
 from meshwright.planners._tiers import tiers_of
@@ -41,7 +41,7 @@ def entries(text: str) -> list[str]:
     return [json.dumps(rounded(row)) for row in [*rows, document]]
 
 
-@pytest.mark.parametrize("name", detect.FORMATS)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_what_is_written_reads_the_same(captured: Problem, tmp_path: Path, name: str) -> None:
     file = tmp_path / "model"
     file.write_text(text := profile_text(captured, name, "mlp"))

@@ -87,3 +87,5 @@ _WRITERS: Mapping[str, Callable[[Problem, str], str]] = {
     "pipedream": _pipedream,
     "dapple": _dapple,
 }
+WRITTEN = tuple(_WRITERS)
+"""Formats that a captured model can be written in; the others hold no model's times and bytes."""

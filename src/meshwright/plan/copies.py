@@ -15,7 +15,9 @@ from math import gcd
 
 from ..cluster.model import Mesh
 from ..errors import Unsupported
+from ..graph.ir import Graph
 from .model import Plan, Stage
+from .pieces import in_pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,15 @@ def copies_of(plan: Plan) -> tuple[Copy, ...]:
         for meshes in (dealt_meshes(stage, k),)
         for replica, mesh in enumerate(meshes)
     )
+
+
+def copies_that_run(graph: Graph, plan: Plan) -> tuple[Copy, ...]:
+    """One for each stage of the program: `copies_of`, or the pieces of stages that feed each other (`in_pieces`).
+
+    Raises:
+        Unsupported: what `copies_of` raises.
+    """
+    return copies_of(plan if has_copies(plan) else in_pieces(graph, plan))
 
 
 def one_copy(plan: Plan) -> Plan:

@@ -16,7 +16,7 @@ from ...errors import Unsupported
 from ...graph.ir import Graph
 from ...lower import lower
 from ...lower.program import Program
-from ...plan.copies import copies_of
+from ...plan.copies import copies_of, copies_that_run
 from ...plan.model import Action, Plan
 from ...plan.problem import Recipe
 from ...plan.schedules import rows, workers
@@ -188,7 +188,7 @@ def _of_weights(plan: Plan, program: Program) -> Iterator[Refusal]:
 
 def _of_statistics(plan: Plan, program: Program, graph: Graph) -> Iterator[Refusal]:
     """Running statistics are renewed in one place."""
-    copies = copies_of(plan)
+    copies = copies_that_run(graph, plan)
     place: dict[str, int] = {}
     for code in program.stages:
         for op in (i.on for segment in code.segments for i in segment.forward if i.on in graph.running):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...graph.ir import Graph
 from ...lower.program import Program, StageCode
-from ...plan.copies import copies_of
+from ...plan.copies import copies_that_run
 from ...plan.model import Layout, Plan
 from ..ops.running import RunningPart
 from ..ranks.mesh_groups import Groups, Members, MeshView, sharing
@@ -65,7 +65,7 @@ class Statistics:
         """`constants`: buffers of the module, whole."""
         self._program, self._graph, self._constants = program, graph, constants
         self._groups, self._device, self._each = groups, device, each
-        self._base = [copy.base for copy in copies_of(plan)]
+        self._base = [copy.base for copy in copies_that_run(graph, plan)]
         self._views: dict[int, MeshView] = {}
         self.of: dict[int, dict[str, RunningPart]] = {}
         """Stage -> op -> its statistics."""

@@ -106,10 +106,16 @@ def search(
 
 
 def outcome_of(stated: Stated, planner: Planner, result: Result, *, top: int = 5, stopped: bool = False) -> Outcome:
-    """What a planner answered, with its plans priced by the shared simulator."""
+    """What a planner answered, with its plans priced by the shared simulator.
+
+    Raises:
+        InputError: the budget ended before the planner had any plan, which says nothing of whether one fits.
+    """
     from .simulate import Pricer, simulate
 
     problem = stated.problem
+    if result.plan is None and result.status == "budget" and not stopped:
+        raise InputError(f"{planner.info.name}: {result.reason}: give it more", where="--budget")
     if result.plan is not None:
         result = replace(result, plan=stated.described(result.plan))
     pricer = Pricer(problem.graph, problem.cluster, problem.cost, problem.recipe)

@@ -70,7 +70,8 @@ def searched_words(outcome: Outcome) -> str:
     """ "grid: 296 plans priced in 6.3 s, 41 do not fit"."""
     of = f" of {count(outcome.points)}" if outcome.points > outcome.evaluated else ""
     plans = "plan" if outcome.evaluated == 1 and not of else "plans"
-    words = f"{outcome.planner}: {count(outcome.evaluated)}{of} {plans} priced"
+    priced = f"{count(outcome.evaluated)}{of} {plans} priced" if outcome.evaluated else "searched"
+    words = f"{outcome.planner}: {priced}"
     if outcome.seconds:
         words += f" in {number(outcome.seconds, 2)} s"
     if outcome.refused:

@@ -115,7 +115,9 @@ def outcome_of(stated: Stated, planner: Planner, result: Result, *, top: int = 5
 
     problem = stated.problem
     if result.plan is None and result.status == "budget" and not stopped:
-        raise InputError(f"{planner.info.name}: {result.reason}: give it more", where="--budget")
+        raise InputError(
+            f"planner {planner.info.name} had no plan yet when its budget ended: give it more", where="--budget"
+        )
     if result.plan is not None:
         result = replace(result, plan=stated.described(result.plan))
     pricer = Pricer(problem.graph, problem.cluster, problem.cost, problem.recipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -199,3 +200,13 @@ def test_what_a_stage_keeps_of_another_is_its_own(name: str) -> None:
         plan = plan_of(graph, stages)
         folded, by_op = (kept(lowered(graph, own)) for own in (plan, written_out(graph, plan)))
         assert folded == by_op == by_stage(graph, plan)
+
+
+def test_a_lowered_graph_travels_without_what_lowering_keeps_of_it(small: Callable[[str], Graph]) -> None:
+    graph = small("gpt2")
+    plan = Plan(graph.digest, 2, (Stage(tuple(op.name for op in graph.ops), Mesh((0,))),))
+    lower(graph, plan, Recipe(2))
+    assert "_lowering" in graph.__dict__
+    other = pickle.loads(pickle.dumps(graph))
+    assert "_lowering" not in other.__dict__
+    assert other.digest == graph.digest and other.ops == graph.ops

@@ -169,6 +169,10 @@ class Graph:
     running: Mapping[str, Running] = field(default_factory=dict)
     """Op (a batch norm in training mode, which reads none of it) -> the statistics that it leaves behind."""
 
+    def __getstate__(self) -> dict[str, object]:
+        """Without what lowering keeps with a graph (`lower.memo`): its keys hold identities, which are another process's."""
+        return {name: value for name, value in self.__dict__.items() if name != "_lowering"}
+
     @cached_property
     def tensor(self) -> Mapping[str, Tensor]:
         return {t.name: t for t in self.tensors}

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from meshwright.cluster.model import Mesh
@@ -69,6 +69,7 @@ def slope(crew: Sequence[Worker], forward: Sequence[float], backward: Sequence[f
     return (begun[540] - begun[180]) / 360
 
 
+@example(replicas=[1, 1, 1], times=[(1, 1)] * 4, send=0.5)
 @settings(max_examples=40, deadline=None)
 @given(
     replicas=st.lists(st.integers(1, 3), min_size=1, max_size=4),

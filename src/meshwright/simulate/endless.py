@@ -87,13 +87,13 @@ def _starts(order: Orders, tasks: PipelineTasks, start: Floats, group: int) -> F
 
 
 def _repeats(rows: Floats) -> float:
-    """Seconds of a group, where the last rows are those some groups before, all later by the same; else 0."""
-    last = rows[-1]
-    for c in range(1, len(rows) // 2):
-        moves = last - rows[-1 - c]
-        before = rows[-2] - rows[-2 - c]
-        both = np.concatenate([moves, before])
-        if both.max() - both.min() <= SAME * max(float(both.max()), 1e-300):
+    """Seconds of a group, where all rows of the last third, and of a whole cycle, are those c groups before, all later by the
+    same; else 0. Two rows would not do: 2.5, 2.5, 3 seconds in turn look alike twice in three."""
+    n = len(rows)
+    for c in range(1, n // 3):
+        checked = max(c + 1, n // 3)
+        moves = rows[n - checked :] - rows[n - checked - c : n - c]
+        if moves.max() - moves.min() <= SAME * max(float(moves.max()), 1e-300):
             return float(moves.mean()) / c
     return 0.0
 

@@ -11,17 +11,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from meshwright.cluster.model import Mesh
 from meshwright.errors import InputError
 from meshwright.execute.ops.site import own_part
 from meshwright.execute.proof.counting import Counting
-from meshwright.execute.proof.verification import Task
+from meshwright.execute.proof.verification import Answer, Task, answered, runtime_of
 from meshwright.execute.ranks.collectives import apply
 from meshwright.execute.ranks.mesh_groups import MeshView, members
 from meshwright.execute.ranks.worker import Context
-from meshwright.execute.step.optimizer import MakeOptimizer
+from meshwright.execute.step.optimizer import MakeOptimizer, made
 from meshwright.execute.step.runtime import Runtime
 from meshwright.lower.program import Instr
 
@@ -102,12 +102,37 @@ class Trained:
     """(stage, parameter) -> own part at rest after the last step."""
 
 
+def proven_and_trained(context: Context, job: Training) -> tuple[Answer, Trained]:
+    """The counted plain step that verifies a plan; then, from the same first weights, the steps of `job`.
+
+    The first of them has the gradients of the plain step, which do not depend on the optimizer: it is left out of the losses.
+    """
+    runtime = runtime_of(context, job.task)
+    before = {key: master.detach().clone() for key, master in runtime.masters.items()}
+    first = answered(runtime, job.batches[0])
+    first.gradients = {key: x.clone() for key, x in first.gradients.items()}
+    first.updated = {key: x.clone() for key, x in first.updated.items()}
+    runtime.optimizer = made(job.optimizer, list(runtime.masters.values()) or [nn.Parameter(torch.empty(0))])
+    with torch.no_grad():
+        for key, master in runtime.masters.items():
+            master.copy_(before[key])
+            master.grad = first.gradients[key].clone() if key in first.gradients else None
+    runtime.optimizer.step()
+    runtime.optimizer.zero_grad()
+    runtime.spread()
+    return first, _trained(runtime, job.batches[1:])
+
+
 def trained(context: Context, job: Training) -> Trained:
     task = job.task
     runtime = Runtime(
         task.program, task.graph, task.plan, task.values, task.constants, job.optimizer, context.hardware, context.groups,
         rank=context.rank, seed=job.seed, dropout=task.dropout,
     )  # fmt: skip
-    losses = [tuple(runtime.train_step(batch).losses) for batch in job.batches]
+    return _trained(runtime, job.batches)
+
+
+def _trained(runtime: Runtime, batches: Sequence[Sequence[Mapping[str, Tensor]]]) -> Trained:
+    losses = [tuple(runtime.train_step(batch).losses) for batch in batches]
     weights = {(s, name): x.detach().clone() for s, own in runtime.locals.items() for name, x in own.params.items()}
     return Trained(losses, weights)

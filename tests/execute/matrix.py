@@ -20,11 +20,22 @@ from execute.jobs import Trained, Training
 from execute.layouts import plan_of
 from meshwright.execute.ops.params import Values
 from meshwright.execute.ops.site import own_part
-from meshwright.execute.proof.verification import ROUNDING, constants_of, load_values, loss_of, reference
+from meshwright.execute.proof.verification import (
+    BUCKET,
+    ROUNDING,
+    Answer,
+    compare,
+    constants_of,
+    load_values,
+    loss_of,
+    reference,
+)
 from meshwright.execute.ranks.mesh_groups import Groups, MeshView, ranks_of
+from meshwright.execute.step.buckets import CAPACITY
 from meshwright.execute.step.optimizer import SGD, AdamW
 from meshwright.graph.source import resolve
 from meshwright.graph.zoo import Shrink
+from meshwright.lower.program import Program
 from meshwright.plan.model import Plan
 
 SMALL = {
@@ -33,6 +44,8 @@ SMALL = {
 """Two key-value heads: fewer than the ranks of most layouts."""
 STEPS = 3
 RULES = {"momentum": SGD(lr=0.05, momentum=0.9), "adamw": AdamW(lr=1e-3)}
+BUCKETS = {"momentum": BUCKET, "adamw": CAPACITY}
+"""Bytes of gradients that are summed together: several sums a stage with the one rule, one with the other."""
 WEIGHT_LIMIT = 1e-5
 """Of a weight after three steps, over the larger of its own largest element and one step's change."""
 LOSS_LIMIT = 1e-4
@@ -130,23 +143,22 @@ def plan_of_cell(cell: Cell) -> Plan:
 def problems(cell: Cell, pools: Pools) -> list[str]:
     """Whatever is not as on one process; empty if the cell runs right."""
     key, plan = key_of(cell), plan_of_cell(cell)
-    pool = pools(cell.ranks)
-    result = small(*key).model.check(plan, pool)
+    own, rule = small(*key), cell.optimizer
+    task = replace(own.model.task(plan), batch=(), bucket_bytes=BUCKETS[rule])
+    answers: list[tuple[Answer, Trained]] = pools(cell.ranks).run(
+        "execute.jobs:proven_and_trained", Training(task, RULES[rule], own.batches)
+    )
+    result = compare(task, own.model.truth, [answer for answer, _ in answers])
     found = [*result.problems, *result.not_verified]
-    return found or differences(key, cell.optimizer, plan, pools)
+    return found or differences(own.model, task.program, [after for _, after in answers], truth_of(*key, rule), rule)
 
 
-def differences(key: tuple[str, int, int], optimizer: str, plan: Plan, pools: Pools) -> list[str]:
-    """Of three steps under `optimizer`: losses, and weights under SGD, against one process."""
-    own, truth = small(*key), truth_of(*key, optimizer)
-    task = own.model.task(plan)
-    ranks = ranks_of(task.program)
-    training = Training(replace(task, batch=()), RULES[optimizer], own.batches)
-    answers: list[Trained] = pools(len(ranks)).run("execute.jobs:trained", training)
+def differences(model: Model, program: Program, answers: Sequence[Trained], truth: Truth, optimizer: str) -> list[str]:
+    """Of three steps under `optimizer`: losses of all but the first, and weights under SGD, against one process."""
     found = []
     limit = LOSS_LIMIT * max(1.0, *(abs(x) for step in truth.losses for x in step)) + ROUNDING * truth.loss_rounding
     for rank, answer in enumerate(answers):
-        for k, (got, want) in enumerate(zip(answer.losses, truth.losses, strict=True)):
+        for k, (got, want) in enumerate(zip(answer.losses, truth.losses[1:], strict=True), 1):
             found += [
                 f"rank {rank}, step {k}: loss {a:.7g}, one process {b:.7g}"
                 for a, b in zip(got, want if got else (), strict=True)
@@ -155,24 +167,28 @@ def differences(key: tuple[str, int, int], optimizer: str, plan: Plan, pools: Po
     if not any(answer.losses[-1] for answer in answers):
         found.append("no rank computed a loss")
     if optimizer == "momentum":
-        found += _weights(own.model, task.program, answers, truth)
+        found += _weights(model, program, answers, truth)
     return found
 
 
-def _weights(model: Model, program: object, answers: Sequence[Trained], truth: Truth) -> list[str]:
-    found, ranks = [], ranks_of(program)  # type: ignore[arg-type]
-    for code in program.stages:  # type: ignore[attr-defined]
-        for rank in {ranks[d] for d in code.mesh.devices}:
-            view = MeshView(code.mesh, rank, ranks, Groups())
-            for p in code.params:
-                whole = truth.weights[p.name]
-                before = model.values.whole(model.graph.tensor[p.name])
-                got, want = answers[rank].weights[code.stage, p.name], own_part(whole, p.rest, view)
+def _weights(model: Model, program: Program, answers: Sequence[Trained], truth: Truth) -> list[str]:
+    found, ranks = [], ranks_of(program)
+    for code in program.stages:
+        views = [MeshView(code.mesh, rank, ranks, Groups()) for rank in sorted({ranks[d] for d in code.mesh.devices})]
+        for p in code.params:
+            whole = truth.weights[p.name]
+            if not whole.numel():
+                continue
+            before = model.values.whole(model.graph.tensor[p.name])
+            size = max(float(whole.abs().max()), float((whole - before).abs().max()))
+            limit = WEIGHT_LIMIT * size + ROUNDING * truth.rounding.get(p.name, 0.0)
+            for view in views:
+                got, want = answers[view.rank].weights[code.stage, p.name], own_part(whole, p.rest, view)
                 if not want.numel():
                     continue
-                size = max(float(whole.abs().max()), float((whole - before).abs().max()))
-                limit = WEIGHT_LIMIT * size + ROUNDING * truth.rounding.get(p.name, 0.0)
                 error = float((got - want).abs().max()) if got.shape == want.shape else float("inf")
                 if not error <= limit:
-                    found.append(f"rank {rank}: {p.name} after {STEPS} steps differs by {error:.1e}, limit {limit:.1e}")
+                    found.append(
+                        f"rank {view.rank}: {p.name} after {STEPS} steps differs by {error:.1e}, limit {limit:.1e}"
+                    )
     return found

@@ -135,7 +135,12 @@ class Answer:
 
 def answer(context: Context, task: Task) -> Answer:
     """Runs in each rank: one step, counted."""
-    runtime = Runtime(
+    return answered(runtime_of(context, task), task.batch)
+
+
+def runtime_of(context: Context, task: Task) -> Runtime:
+    """This rank's, before the plain step."""
+    return Runtime(
         task.program,
         task.graph,
         task.plan,
@@ -148,15 +153,20 @@ def answer(context: Context, task: Task) -> Answer:
         dropout=task.dropout,
         bucket_bytes=task.bucket_bytes,
     )
+
+
+def answered(runtime: Runtime, batch: Sequence[MicroBatch]) -> Answer:
+    """One step, counted. Gradients and weights are those of the runtime, whose next step changes them."""
     found = Answer({})
 
     def seen(stage: int, name: str, grad: Tensor) -> None:
         found.gradients[stage, name] = grad.detach().cpu()
 
-    runtime.seen = seen
+    unseen, runtime.seen = runtime.seen, seen
     with Counting() as counting:
-        found.losses = {k: loss for (_, k), loss in runtime.gradients(task.batch).items()}
+        found.losses = {k: loss for (_, k), loss in runtime.gradients(batch).items()}
         runtime.update()
+    runtime.seen = unseen
     found.calls = counting.calls
     for number, local in runtime.locals.items():
         found.updated |= {(number, name): x.detach().cpu() for name, x in local.params.items()}
@@ -236,28 +246,32 @@ def compare(task: Task, truth: Reference, answers: Sequence[Answer], promised: P
                 problems.append(f"rank {rank} has loss {got:.7g} in micro-batch {k}, one process has {wanted:.7g}")
     if sorted(found) != list(range(len(truth.losses))):
         problems.append(f"ranks computed the losses of micro-batches {sorted(found)} of {len(truth.losses)}")
-    largest = max((float(g.abs().max()) for g in truth.gradients.values() if g.numel()), default=0.0)
     worst, compared, blind = ("", 0.0), set(), set()
     ranks = ranks_of(task.program)
+    sizes = {name: float(g.abs().max()) if g.numel() else 0.0 for name, g in truth.gradients.items()}
+    largest = max(sizes.values(), default=0.0)
     for code in task.program.stages:
-        for rank in {ranks[d] for d in code.mesh.devices}:
-            view = MeshView(code.mesh, rank, ranks, Groups())
-            for p in code.params:
-                scale = max(float(truth.gradients[p.name].abs().max()), FLOOR * largest, 1e-30)
-                rounding = ROUNDING * truth.rounding[p.name]
-                if rounding > BLIND * scale:
-                    blind.add(p.name)
-                scale = max(scale, rounding / LIMIT)
-                want = own_part(truth.gradients[p.name], p.state, view)
-                error = _error(answers[rank].gradients.get((code.stage, p.name)), want, scale)
-                compared.add(p.name)
+        views = [MeshView(code.mesh, rank, ranks, Groups()) for rank in sorted({ranks[d] for d in code.mesh.devices})]
+        for p in code.params:
+            gradient = truth.gradients[p.name]
+            after = truth.values.whole(task.graph.tensor[p.name]).sub(gradient, alpha=STEP)
+            scale = max(sizes[p.name], FLOOR * largest, 1e-30)
+            rounding = ROUNDING * truth.rounding[p.name]
+            if rounding > BLIND * scale:
+                blind.add(p.name)
+            scale = max(scale, rounding / LIMIT)
+            compared.add(p.name)
+            for view in views:
+                own = answers[view.rank]
+                error = _error(own.gradients.get((code.stage, p.name)), own_part(gradient, p.state, view), scale)
                 if not error <= worst[1]:
                     worst = (p.name, error)
                 if not error <= LIMIT:
                     problems.append(
-                        f"the gradient of {p.name} differs by {error:.1e} on rank {rank}, limit {LIMIT:.0e}"
+                        f"the gradient of {p.name} differs by {error:.1e} on rank {view.rank}, limit {LIMIT:.0e}"
                     )
-                problems += _updated(code.stage, p.name, p.rest, view, answers[rank], truth, task, scale)
+                want = own_part(after, p.rest, view)
+                problems += _updated(p.name, own.updated.get((code.stage, p.name)), want, view.rank, scale)
     missing = [t.name for t in task.graph.params() if t.name not in compared]
     problems += [f"no stage holds parameter {name}" for name in missing]
     counts, odd = _collectives(task, answers, promised or task.program)
@@ -283,18 +297,14 @@ def _error(got: Tensor | None, want: Tensor, scale: float) -> float:
     return difference / scale if difference == difference else float("inf")
 
 
-def _updated(
-    stage: int, name: str, layout: Any, view: MeshView, found: Answer, truth: Reference, task: Task, scale: float
-) -> list[str]:
+def _updated(name: str, got: Tensor | None, want: Tensor, rank: int, scale: float) -> list[str]:
     """The weight at rest after w − g; rounding of w adds to the gradient's own error."""
-    before = truth.values.whole(task.graph.tensor[name])
-    want = own_part(before.sub(truth.gradients[name], alpha=STEP), layout, view)
     size = float(want.abs().max()) if want.numel() else 0.0
     allowed = STEP * LIMIT * scale + 4 * torch.finfo(want.dtype).eps * size
-    error = _error(found.updated.get((stage, name)), want, 1.0)
+    error = _error(got, want, 1.0)
     if error <= allowed:
         return []
-    return [f"{name} after one step differs by {error:.1e} on rank {view.rank}, limit {allowed:.0e}"]
+    return [f"{name} after one step differs by {error:.1e} on rank {rank}, limit {allowed:.0e}"]
 
 
 def _collectives(

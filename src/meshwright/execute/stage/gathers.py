@@ -10,6 +10,7 @@ what it ends in enters as a leaf, and the chain's dual goes before what happens 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -69,15 +70,15 @@ def gathers_of(code: StageCode) -> tuple[Gather, ...]:
     found = []
     for k, segment in enumerate(code.segments):
         moves = moves_of(segment, {i.on: () for i in segment.forward if i.kind not in LOCAL})
+        here = Counter(name for i in segment.forward for name in i.inputs)
         for move in moves.values():
             alone = [move.source, *(i.outputs[0] for i in move.steps[:-1])]
-            here = sum(i.inputs.count(move.target) for i in segment.forward)
             if (
                 move.source in params
                 and move.duals
                 and any(_gathers(i, code) for i in move.steps)
                 and all(reads[name] == 1 for name in alone)
-                and reads.get(move.target) == here
+                and reads.get(move.target, 0) == here[move.target]
                 and added.get(GRAD + move.source) == 1
             ):
                 found.append(_gather(move, k, code))

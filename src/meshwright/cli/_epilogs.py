@@ -23,6 +23,7 @@ _EXAMPLES: dict[str, tuple[str, str]] = {
     "verify": ("meshwright verify llama-3.1-8b-h100x64", "meshwright verify gpt2-localx4 --ranks 4"),
     "run": ("meshwright run gpt2-localx4 --steps 20", "meshwright run gpt2-localx4 --steps 20 --resume run/step-10"),
     "check": ("meshwright check grid", "meshwright check ./greedy_tp.py"),
+    "new": ("meshwright new planner greedy_tp", "meshwright new planner greedy_tp --package"),
     "calibrate": ("meshwright calibrate", "meshwright calibrate --from-steps steps.toml -o our-stack"),
     "validate": ("meshwright validate", "meshwright validate --device h100 --max-error 14"),
     "planners": ("meshwright planners", "meshwright planners grid"),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ._epilogs import EPILOG
-from .commands import calibrate, compare, listings, plan, prove, run, show, simulate, validate
+from .commands import calibrate, compare, listings, new, plan, prove, run, show, simulate, validate
 
 app = typer.Typer(
     name="meshwright",
@@ -46,6 +46,7 @@ _COMMANDS: dict[str, tuple[Callable[..., int | None], str]] = {
     "verify": (prove.verify, "Does the plan compute what one device computes?"),
     "run": (run.run, "Train a plan on this machine."),
     "check": (prove.check, "Does a planner keep its promises?"),
+    "new": (new.new, "A planner to start from."),
     "calibrate": (calibrate.calibrate, "Measure this machine, or learn from your own steps."),
     "validate": (validate.validate, "Predicted against measured step times and memory."),
     "planners": (listings.planners, "What planners there are."),

@@ -116,6 +116,14 @@ Set = Annotated[
 ]  # fmt: skip
 
 
+NEW_KINDS = ("planner",)
+"""What `new` makes."""
+
+
+def new_kinds(incomplete: str) -> list[str]:
+    return [kind for kind in NEW_KINDS if kind.startswith(incomplete)]
+
+
 def model_or_plan(incomplete: str) -> list[str]:
     return [*model_names(incomplete), *plan_paths(incomplete)]
 

@@ -15,10 +15,11 @@ from statistics import median
 from meshwright.cluster import resolve as cluster_of
 from meshwright.cost import Analytic
 from meshwright.graph.source import resolve
+from meshwright.layouts.expert import Expert
+from meshwright.layouts.point import Point
 from meshwright.plan.problem import Problem, Recipe
-from meshwright.planners._expert_layout import Expert
 from meshwright.planners._grid_price import Evaluator
-from meshwright.planners._grid_space import Point, Space
+from meshwright.planners._grid_space import Space
 from meshwright.planners.grid import Grid
 
 COLD_GATE_MS, WARM_GATE_MS = 10.0, 1.0

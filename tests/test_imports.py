@@ -18,15 +18,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plan": {"cost"},
     "formats": {"plan"},
     "lower": {"plan"},
+    "layouts": {"lower"},
     "simulate": {"lower"},
-    "planners": {"simulate", "solvers"},
+    "planners": {"simulate", "solvers", "layouts"},
     "execute": {"lower"},
-    "report": {"simulate"},
+    "report": {"simulate", "layouts"},
+    "export": {"simulate", "layouts"},
     "testing": {"planners"},
     "calibration": {"planners", "execute"},
     "validation": {"planners", "calibration"},
 }
-"""DESIGN's table; a folder may import what these may import, too. Everything else (the glue, cli) may import all."""
+"""The layers; a folder may import what these may import, too. Everything else (the glue, cli) may import all."""
 ALWAYS = {"errors", "_callable", "_jit", "_spelling", "_toml", "_views", "_words"}
 
 

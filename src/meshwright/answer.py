@@ -210,7 +210,7 @@ def _family(problem: Problem) -> str:
 
 def _kind(problem: Problem) -> str:
     """Of the problem, as published measurements tell them apart; "" is what none of them is."""
-    from .planners._expert_layout import expert_of
+    from .layouts.expert import expert_of
 
     dtype = problem.recipe.matmul_dtype or problem.recipe.compute_dtype
     if not any("attention" in op.kind for op in problem.graph.ops) or dtype == "float32":

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meshwright.graph.ir import Graph
+from meshwright.layouts.expert import Expert
+from meshwright.layouts.point import Point
+from meshwright.layouts.units import Units
 from meshwright.plan.model import Plan, Schedule, Stage
-from meshwright.planners._expert_layout import Expert
-from meshwright.planners._grid_space import Point, Units
 
 
 @dataclass(frozen=True)

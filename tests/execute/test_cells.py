@@ -28,7 +28,7 @@ from execute.cells import (
 from execute.layouts import Layout, plan_of
 from execute.matrix import key_of, plan_of_cell, small
 from meshwright.execute import refusals
-from meshwright.planners._expert_layout import Expert
+from meshwright.layouts.expert import Expert
 
 REASONS = {
     "no experts",

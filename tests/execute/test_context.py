@@ -8,9 +8,9 @@ import pytest
 
 from execute.conftest import Pools, zoo_model
 from execute.layouts import Layout, plan_of
+from meshwright.layouts.style import CONTEXTS
 from meshwright.lower import lower
 from meshwright.plan.problem import Recipe
-from meshwright.planners._expert_layout import CONTEXTS
 
 LAYOUTS = (
     Layout(cp=2),

@@ -10,8 +10,8 @@ from meshwright.cost.analytic import Analytic
 from meshwright.execute import verify
 from meshwright.graph.ir import Graph
 from meshwright.graph.source import resolve
+from meshwright.layouts.expert import expert_of
 from meshwright.plan.problem import Problem, Recipe
-from meshwright.planners._expert_layout import expert_of
 from meshwright.planners._profile import profile_of
 from meshwright.planners.distir import DistIRGrid, Point
 

@@ -17,10 +17,12 @@ from meshwright.execute import verify
 from meshwright.execute.ops.params import Values
 from meshwright.execute.proof.verification import reference
 from meshwright.graph.source import ModelSource, resolve
+from meshwright.layouts.expert import Expert
+from meshwright.layouts.point import Point
+from meshwright.layouts.style import Style
+from meshwright.layouts.units import Units
 from meshwright.lower.summa import SUMMA
 from meshwright.plan.model import Plan, Schedule, Stage
-from meshwright.planners._expert_layout import Expert, Style
-from meshwright.planners._grid_space import Point, Units
 from meshwright.planners._products import Scheme, choices_on
 from meshwright.planners.base import Planner
 from meshwright.planners.cube_3d import Cube3D

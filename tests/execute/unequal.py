@@ -9,10 +9,10 @@ from math import prod
 from execute.random_plans import random_rest, random_sharding, random_storage
 from meshwright.cluster.model import Mesh
 from meshwright.graph.ir import Graph
+from meshwright.layouts.expert import Expert
+from meshwright.layouts.point import Point
 from meshwright.plan.model import OpSharding, Plan, Schedule, Stage
 from meshwright.plan.schedules import conditions
-from meshwright.planners._expert_layout import Expert
-from meshwright.planners._grid_space import Point
 
 Shape = tuple[tuple[str, int], ...]
 """(axis, length), major first."""

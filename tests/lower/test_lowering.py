@@ -13,12 +13,14 @@ from meshwright.cluster.model import Mesh
 from meshwright.cost import Analytic
 from meshwright.errors import InputError, Unsupported
 from meshwright.graph.ir import Graph
+from meshwright.layouts.expert import Expert
+from meshwright.layouts.point import Point
+from meshwright.layouts.style import Style
 from meshwright.lower import instructions, lower, unrolled
 from meshwright.lower.program import Program
 from meshwright.plan.model import Cut, OpSharding, Plan, Schedule, Stage
 from meshwright.plan.problem import Problem, Recipe
-from meshwright.planners._expert_layout import Expert, Style
-from meshwright.planners._grid_space import Point, Space
+from meshwright.planners._grid_space import Space
 from meshwright.simulate.simulator import simulate
 
 Small = Callable[[str], Graph]

@@ -16,11 +16,11 @@ import meshwright
 from meshwright.errors import InputError, Unsupported
 from meshwright.graph.ir import Run
 from meshwright.graph.serial import digest_of
+from meshwright.layouts.expert import expert_of
 from meshwright.plan.model import Action, Plan, Schedule
 from meshwright.plan.problem import Problem
 from meshwright.plan.schedules import generate
 from meshwright.planners._blocks import block_ends, equal_parts
-from meshwright.planners._expert_layout import expert_of
 from meshwright.planners._profile import profile_of
 from meshwright.planners.distir import DistIRGrid, Point
 from meshwright.simulate import simulate

@@ -13,9 +13,9 @@ from meshwright.cluster.model import Cluster
 from meshwright.cost import Analytic
 from meshwright.errors import InputError
 from meshwright.graph.ir import Graph
+from meshwright.layouts.expert import Expert
 from meshwright.plan.problem import Limits, Problem, Recipe
 from meshwright.plan.validate import validate
-from meshwright.planners._expert_layout import Expert
 from meshwright.planners._grid_price import Evaluator
 from meshwright.planners._grid_space import Space
 from meshwright.planners.grid import Grid

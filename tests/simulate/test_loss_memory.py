@@ -11,9 +11,10 @@ from meshwright.cost import Analytic
 from meshwright.cost.base import CostModel, OpMemory
 from meshwright.cost.constants import generation
 from meshwright.graph.ir import Graph, Ints, Op
+from meshwright.layouts.expert import Expert
+from meshwright.layouts.point import Point
 from meshwright.plan.problem import Problem, Recipe
-from meshwright.planners._expert_layout import Expert
-from meshwright.planners._grid_space import Point, Space
+from meshwright.planners._grid_space import Space
 from meshwright.simulate import Simulation, simulate
 from meshwright.validation.models import Dense, Graphs
 

@@ -11,11 +11,12 @@ import pytest
 from meshwright.cluster import resolve as cluster_of
 from meshwright.cost import Analytic
 from meshwright.graph.ir import Graph
+from meshwright.layouts.expert import Expert
+from meshwright.layouts.point import Point
 from meshwright.lower import lower
 from meshwright.lower.program import Program, Segment
 from meshwright.plan.problem import Problem, Recipe
-from meshwright.planners._expert_layout import Expert
-from meshwright.planners._grid_space import Point, Space
+from meshwright.planners._grid_space import Space
 from meshwright.simulate import Simulation, simulate
 
 LAYERS, SEQ, WIDTH, FFN, EXPERTS = 2, 128, 256, 512, 8

@@ -10,10 +10,11 @@ from meshwright.cluster import presets
 from meshwright.cost import Analytic
 from meshwright.graph.serial import from_json, to_json
 from meshwright.graph.validate import validate_graph
+from meshwright.layouts.expert import Expert
+from meshwright.layouts.point import Point
 from meshwright.lower import lower
 from meshwright.plan.problem import Problem, Recipe
-from meshwright.planners._expert_layout import Expert
-from meshwright.planners._grid_space import Point, Space
+from meshwright.planners._grid_space import Space
 from meshwright.simulate import simulate
 from meshwright.validation.models import Adapted, Dense, Graphs
 from meshwright.validation.shapes import ATTENTION

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+from meshwright.layouts.again import recomputed
+from meshwright.layouts.expert import expert_of
 from meshwright.lower import lower
 from meshwright.validation.columns import Columns
 from meshwright.validation.models import Graphs
 from meshwright.validation.moe import Latent, Sparse
 from meshwright.validation.plans import Case, Cases
-from meshwright.validation.recompute import recomputed
 from meshwright.validation.settings import recompute_of
 from validation.test_moe import SMALL, row
 
@@ -28,7 +29,7 @@ def test_words_of_megatron_name_modules() -> None:
 
 def test_up_projections_run_again_and_their_results_are_not_kept() -> None:
     graph = Graphs().of(LATENT)
-    names = recomputed(graph, "mla_up_proj+")
+    names = recomputed(expert_of(graph).atoms.folded, "mla_up_proj+")
     products = {graph.ops[graph.position[n]].module.rpartition(".")[2] for n in names if n.endswith("linear")}
     assert products == {"q_b_proj", "kv_b_proj"}
     plain, again = (Cases().of(row(LATENT, recompute=how)) for how in ("none", "mla_up_proj+"))

@@ -12,7 +12,8 @@ from typing import TypeAlias, TypeVar
 
 from ..cluster.model import Mesh
 from ..graph.ir import Graph
-from ..plan.lookup import stage_ops
+from ..plan.lookup import first_blocks, stage_ops
+from ..plan.lookup import spans as lookup_spans
 from ..plan.model import Layout, OpSharding, Plan, Stage, Storage
 from .assign import Choices
 from .fold import foldable
@@ -30,13 +31,14 @@ def choices_of(graph: Graph, plan: Plan, mesh: Mesh) -> Choices:
     first = plan.stages[0]
     said = [_said(graph, s, mesh) for s in plan.stages]
     alike = len({tuple(map(id, tables)) for tables in said}) == 1
+    blocks = tuple(s.recompute_blocks for s in plan.stages)
     alike = alike and all(s.recompute == first.recompute for s in plan.stages)
     if alike:
         found = Choices(*said[0], first.recompute)
         runs = written_out(graph, plan) | differing(graph, found)
         if not runs:
             return found
-        key = ("written out", *map(id, said[0]), first.recompute, runs, tuple(s.ops for s in plan.stages))
+        key = ("written out", *map(id, said[0]), first.recompute, blocks, runs, tuple(s.ops for s in plan.stages))
         made: tuple[Choices, object] = memo(graph, key, lambda: (_together(graph, plan.stages, said, runs), said[0]))
         return made[0]
     order = sorted(range(len(said)), key=lambda k: _alike(plan.stages[k].mesh, mesh))
@@ -62,7 +64,8 @@ def _again(graph: Graph, stage: Stage, own: Own) -> set[str]:
         return set()
     held: frozenset[str] = memo(graph, ("held", stage.ops), lambda: _held(graph, stage))
     found = {name for name in stage.recompute if name in held and name not in own}
-    return found.union(*(own[name] for name in stage.recompute if name in own))
+    found = found.union(*(own[name] for name in stage.recompute if name in own))
+    return found & {graph.ops[i].name for i in first_blocks(graph, stage)} if stage.recompute_blocks else found
 
 
 def _held(graph: Graph, stage: Stage) -> frozenset[str]:
@@ -92,7 +95,19 @@ def written_out(graph: Graph, plan: Plan) -> frozenset[str]:
     heads = {entry.rpartition("[")[0] for s in plan.stages for entry in s.ops if entry.endswith("]")}
     inside: Mapping[str, str] = memo(graph, "ops of runs", lambda: _ops_of_runs(graph))
     named = {inside[entry] for s in plan.stages for entry in s.ops if entry in inside}
-    return unfoldable(graph) | (every - heads) | named
+    return unfoldable(graph) | (every - heads) | named | _partly_again(graph, plan)
+
+
+def _partly_again(graph: Graph, plan: Plan) -> set[str]:
+    """Runs of which a stage holds blocks that run again and others that do not."""
+    found: set[str] = set()
+    for stage in plan.stages:
+        if stage.recompute and stage.recompute_blocks:
+            again = first_blocks(graph, stage)
+            parts = [s for s in lookup_spans(graph, stage) if s.run is not None]
+            if any(i not in again for s in parts for i in (s.stop - 1,)):
+                found |= {s.run.name for s in parts if s.run is not None}
+    return found
 
 
 def _ops_of_runs(graph: Graph) -> dict[str, str]:

@@ -158,6 +158,7 @@ class Pools:
                 RecomputeAt,
                 one_of(fields.get("recompute_at", "block"), fields.at("recompute_at"), get_args(RecomputeAt)),
             ),
+            recompute_blocks=fields.integer("recompute_blocks", 0),
             keep_last=fields.integer("keep_last", 0),
             offload=frozenset(fields.listed("offload", text)),
             deal=fields.text("deal", ""),

@@ -122,12 +122,16 @@ def _check_alike(first: Stage, other: Stage, pipe: int, of: int) -> None:
         ("other cuts", first.shardings is other.shardings or first.shardings == other.shardings),
         ("other layouts", first.layouts is other.layouts or first.layouts == other.layouts),
         ("other storage", first.storage is other.storage or first.storage == other.storage),
-        ("other recomputed ops", (first.recompute, first.recompute_at) == (other.recompute, other.recompute_at)),
+        ("other recomputed ops", _again(first) == _again(other)),
         ("another keep_last", first.keep_last == other.keep_last),
     )
     for what, alike in same:
         if not alike:
             raise Unsupported(_unlike(pipe, of, what), reason="schedule")
+
+
+def _again(stage: Stage) -> tuple[object, ...]:
+    return stage.recompute, stage.recompute_at, stage.recompute_blocks
 
 
 def _unlike(pipe: int, of: int, what: str) -> str:

@@ -96,9 +96,21 @@ def storage_of(graph: Graph, stage: Stage, param: str) -> Storage | None:
 
 def recomputes(graph: Graph, stage: Stage, op: int) -> bool:
     """Does this op run again before the backward of its block?"""
-    return bool(stage.recompute) and (
+    named = bool(stage.recompute) and (
         graph.ops[op].name in stage.recompute or graph.ops[graph.representative[op]].name in stage.recompute
     )
+    return named and (not stage.recompute_blocks or op in first_blocks(graph, stage))
+
+
+def first_blocks(graph: Graph, stage: Stage) -> frozenset[int]:
+    """Indices of the ops of the stage's first `recompute_blocks` blocks, of whatever runs."""
+    found: set[int] = set()
+    left = stage.recompute_blocks
+    for span in spans(graph, stage):
+        if span.run is not None and left > 0:
+            found.update(range(span.first, span.first + min(left, span.count) * span.length))
+            left -= span.count
+    return frozenset(found)
 
 
 def offloads(graph: Graph, stage: Stage, tensor: str) -> bool:

@@ -109,6 +109,8 @@ class Stage:
     recompute_at: RecomputeAt = "block"
     """stage: all recomputed ops of the stage run again as one group, so that of a stage recomputed whole only its input
     waits for the backward (GPipe's cells)."""
+    recompute_blocks: int = 0
+    """Of this stage's blocks only the first so many run again; 0 = all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,6 +205,7 @@ def _stage(stage: Stage, pools: Mapping[str, _Pool]) -> dict[str, object]:
         found["recompute"] = pools["sets"].add(sorted(stage.recompute))
     rest: dict[str, object] = {
         "recompute_at": stage.recompute_at if stage.recompute_at != "block" else "",
+        "recompute_blocks": stage.recompute_blocks,
         "keep_last": stage.keep_last,
         "offload": sorted(stage.offload),
         "deal": stage.deal,

@@ -85,6 +85,8 @@ def _check_stage(
     for name in sorted(stage.offload):
         if name not in graph.tensor:
             raise InputError(f'stage {s}: offload names "{name}", which is no tensor' + _near(name, graph.tensor))
+    if stage.recompute_blocks < 0:
+        raise InputError(f"stage {s}: recompute_blocks = {stage.recompute_blocks} must be 0 (all) or more blocks")
     if stage.keep_last < 0:
         raise InputError(f"stage {s}: keep_last = {stage.keep_last} must be 0 or more micro-batches")
     if stage.deal and stage.deal not in mesh.axes:

@@ -13,6 +13,8 @@ from math import prod
 import numpy as np
 
 from ..graph.ir import ITEM_BYTES, Floats
+from ..layouts.point import Point
+from ..layouts.style import Style
 from ..lower import lower
 from ..lower.program import Program, StageCode
 from ..plan.model import Plan
@@ -24,8 +26,7 @@ from ..simulate.sends import sends_of
 from ..simulate.simulator import simulate
 from ..simulate.tasks import Sends
 from ..solvers.capped_partition import Run, capped_partition
-from ._expert_layout import Style
-from ._grid_space import RECOMPUTE, Point, Space
+from ._grid_space import RECOMPUTE, Space
 from .types import Considered
 
 
@@ -112,7 +113,8 @@ class Evaluator:
         units = self.space.units
         counts = tuple(p.count if p.run else 1 for p in units.folded.pieces)
         point = Point(
-            dp, style.tp, len(counts), style.sequence, 1, 1, style.zero, style.recompute, "1f1b", style.cp, style.ep, style.context
+            dp, style.tp, len(counts), style.sequence, 1, 1, style.zero, style.recompute, "1f1b", style.cp, style.ep, style.context,
+            style.whole_experts, style.replicate, style.reshard,
         )  # fmt: skip
         plan = self.space.on_first_devices(self.space.plan(point, counts))
         program = lower(self.graph, plan, self.problem.recipe)
@@ -143,7 +145,7 @@ class Evaluator:
 
     def first_bound(self, point: Point) -> float:
         """`bound` of the same layout with nothing recomputed, nothing stored cut and one replica: never above its own."""
-        base = replace(point.style, zero=0, recompute="none")
+        base = replace(point.style, zero=0, recompute="none", replicate=1)
         pieces, b = self.pieces(base, 1), self.sizes(point.ep).index(point.micro_batch)
         if point.schedule in SPLIT:
             return self._stepped(self.micro_batches(point) * self._total(pieces, b) / point.pp)
@@ -170,7 +172,7 @@ class Evaluator:
             return rest - self.usable
         key = point.style.compute, point.ep
         if key not in self._firsts:
-            ways = [self.pieces(replace(point.style, zero=0, recompute=how), 1) for how in RECOMPUTE]
+            ways = [self.pieces(replace(point.style, zero=0, recompute=how, replicate=1), 1) for how in RECOMPUTE]
             least = np.min([np.asarray(w.counts, np.float64) @ w.held for w in ways], axis=0)
             space = np.min([w.forward_buffer.max(axis=0) for w in ways], axis=0)
             self._firsts[key] = least, space if self.problem.recipe.fused else 0.0 * space

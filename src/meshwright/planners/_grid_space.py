@@ -5,121 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
-from ..cluster.model import Mesh
 from ..errors import InputError
 from ..graph.ir import Graph
-from ..lower.fold import Folded
-from ..plan.lookup import span_entry
-from ..plan.model import Plan, Schedule, Stage
+from ..layouts.again import known
+from ..layouts.build import plan_of
+from ..layouts.expert import Expert
+from ..layouts.point import Point
+from ..layouts.style import CONTEXTS
+from ..layouts.units import Units
+from ..plan.model import Plan
 from ..plan.problem import Problem
-from ._expert_layout import CONTEXTS, CP, DP, EP, TP, Expert, Style
 
 RECOMPUTE = ("none", "light", "full")
 CHUNKS = (2, 3, 4, 5, 6, 8)
-MARKS = {"ulysses": "+ul", "gather": "+kv", "halo": "+halo"}
 LONG = 16384
 """Positions from which context parallelism is tried unasked: below, cutting samples or features costs less."""
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One layout of the whole cluster."""
-
-    dp: int
-    tp: int
-    pp: int
-    sequence: bool
-    chunks: int
-    micro_batch: int
-    """Samples of one micro-batch on one replica."""
-    zero: int
-    recompute: str
-    schedule: str
-    cp: int = 1
-    ep: int = 1
-    context: str = "ulysses"
-    """Says nothing where cp is 1."""
-    whole_experts: bool = False
-    """Experts are cut over tp as over ep, none inside: not tried by the grid itself."""
-
-    @property
-    def style(self) -> Style:
-        return Style(
-            self.tp, self.sequence, self.zero, self.recompute, self.cp, self.ep, self.context, self.whole_experts
-        )
-
-    @property
-    def replicas(self) -> int:
-        """Parts into which a micro-batch is cut."""
-        return self.dp * self.ep
-
-    @property
-    def size(self) -> int:
-        """Devices of one stage."""
-        return self.dp * self.ep * self.cp * self.tp
-
-    def mesh(self, rank: int) -> Mesh:
-        """Devices of a pipeline rank; axes of length 1 other than dp and tp are left out."""
-        axes = [(DP, self.dp), *((a, n) for a, n in ((EP, self.ep), (CP, self.cp)) if n > 1), (TP, self.tp)]
-        devices = range(rank * self.size, (rank + 1) * self.size)
-        return Mesh(devices, tuple(a for a, _ in axes), tuple(n for _, n in axes))
-
-    def words(self) -> str:
-        parts = [f"dp{self.dp}"] if self.dp > 1 or self.size * self.pp == 1 else []
-        parts += [f"ep{self.ep}"] if self.ep > 1 else []
-        parts += [f"cp{self.cp}" + MARKS[self.context]] if self.cp > 1 else []
-        parts += [f"tp{self.tp}" + ("+sp" if self.sequence else "")] if self.tp > 1 else []
-        parts += [f"pp{self.pp}" + (f"×{self.chunks}" if self.chunks > 1 else "")] if self.pp > 1 else []
-        parts += [f"z{self.zero}"] if self.zero else []
-        return " ".join(parts)
 
 
 KEYS: Mapping[str, str] = {
     "dp": "dp", "ep": "ep", "cp": "cp", "tp": "tp", "pp": "pp", "sp": "sequence", "vpp": "chunks", "chunks": "chunks", "zero": "zero",
     "micro-batch": "micro_batch", "micro_batch": "micro_batch", "recompute": "recompute", "schedule": "schedule",
-    "context": "context",
+    "context": "context", "replicate": "replicate", "reshard": "reshard", "whole-experts": "whole_experts",
 }  # fmt: skip
 """What `--fix` and `--allow` call the fields."""
-
-
-class Units:
-    """The model as a chain of pieces that a stage takes whole: each block of a run, each stretch between runs."""
-
-    def __init__(self, folded: Folded) -> None:
-        self.folded = folded
-        self.runs = {r.name: r for r in folded.graph.runs}
-        self.piece: list[int] = []
-        self.block: list[int] = []
-        for p, piece in enumerate(folded.pieces):
-            for b in range(piece.count if piece.run else 1):
-                self.piece.append(p)
-                self.block.append(b)
-
-    def __len__(self) -> int:
-        return len(self.piece)
-
-    @cached_property
-    def blocks(self) -> int:
-        """Units that are blocks of a run: the most stages that are worth having, if there are any."""
-        return sum(1 for p in self.piece if self.folded.pieces[p].run) or len(self)
-
-    def ops(self, first: int, stop: int) -> tuple[str, ...]:
-        """Entries of `Stage.ops` for units first … stop − 1."""
-        graph, out, k = self.folded.graph, [], first
-        while k < stop:
-            p = self.piece[k]
-            piece = self.folded.pieces[p]
-            if piece.run:
-                last = k
-                while last < stop and self.piece[last] == p:
-                    last += 1
-                out.append(span_entry(self.runs[piece.run], self.block[k], self.block[k] + last - k))
-                k = last
-            else:
-                out += [graph.ops[i].name for i in range(piece.first, piece.first + piece.length)]
-                k += 1
-        return tuple(out)
 
 
 @dataclass(frozen=True)
@@ -173,9 +83,30 @@ class Space:
         for b in self._some("micro_batch", sizes):
             for schedule, chunks in self._schedules(pp, samples // b):
                 for sequence in self._some("sequence", [False, True] if tp > 1 else [False]):
-                    for zero in self._some("zero", [0, 1, 2, 3] if dp > 1 else [0]):
-                        for recompute in self._some("recompute", list(RECOMPUTE)):
-                            yield Point(dp, tp, pp, sequence, chunks, b, zero, recompute, schedule, cp, ep, context)
+                    for zero, replicate, reshard in self._stored(dp):
+                        for recompute in self._recomputed():
+                            yield Point(
+                                dp, tp, pp, sequence, chunks, b, zero, recompute, schedule, cp, ep, context,
+                                replicate=replicate, reshard=reshard,
+                            )  # fmt: skip
+
+    def _stored(self, dp: int) -> Iterator[tuple[int, int, bool]]:
+        """ZeRO stage, copies of what it cuts, and whether weights are gathered again for the backward; of the latter two
+        what is not asked for is not tried."""
+        for zero in self._some("zero", [0, 1, 2, 3] if dp > 1 else [0]):
+            asked: dict[str, list[Any]] = {
+                "replicate": [n for n in _divisors(dp) if n < dp] if zero else [1],
+                "reshard": [True, False] if zero == 3 else [True],
+            }
+            copies, again = (vs if {k} & {*self.fix, *self.allow} else vs[:1] for k, vs in asked.items())
+            for replicate in self._some("replicate", copies):
+                for reshard in self._some("reshard", again):
+                    yield zero, replicate, reshard
+
+    def _recomputed(self) -> list[str]:
+        """What is recomputed: of `again.WORDS` only what the grid tries, unless others are asked for."""
+        wishes = [self.fix["recompute"]] if "recompute" in self.fix else self.allow.get("recompute", RECOMPUTE)
+        return [how for how in map(str, wishes) if known(how)]
 
     def _schedules(self, pp: int, m: int) -> list[tuple[str, int]]:
         if pp == 1:
@@ -196,21 +127,7 @@ class Space:
 
     def plan(self, point: Point, parts: Sequence[int]) -> Plan:
         """The plan of a point; `parts[s]` = units of stage s = chunk · pp + rank."""
-        choices = self.expert.choices(point.style)
-        stages, at = [], 0
-        meshes = [point.mesh(rank) for rank in range(point.pp)]
-        for s, n in enumerate(parts):
-            mesh = meshes[s % point.pp]
-            stages.append(
-                Stage(
-                    self.units.ops(at, at + n), mesh, choices.shardings, choices.layouts, choices.storage, choices.recompute
-                )
-            )  # fmt: skip
-            at += n
-        recipe = self.problem.recipe
-        args = {"v": point.chunks} if point.chunks > 1 else {}
-        m = recipe.samples // (point.replicas * point.micro_batch)
-        return Plan(self.graph.digest, recipe.samples, tuple(stages), Schedule(point.schedule, m, args))
+        return plan_of(self.expert, self.units, point, parts, self.problem.recipe.samples)
 
     def on_first_devices(self, plan: Plan) -> Plan:
         """All stages on the devices of the first: for pricing pieces, whose number says nothing of the cluster's size."""
@@ -238,7 +155,7 @@ def read_fix(fix: Mapping[str, object]) -> dict[str, int | str | bool]:
             )
         if isinstance(value, str) and value.lstrip("-").isdigit():
             value = int(value)
-        if name == "sequence":
+        if name in ("sequence", "reshard", "whole_experts"):
             value = bool(value) if not isinstance(value, str) else value.lower() in ("true", "yes", "on")
         if name == "context" and value not in CONTEXTS:
             raise InputError(f'no context "{value}" of context parallelism: it may be {", ".join(CONTEXTS)}')

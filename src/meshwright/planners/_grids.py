@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from functools import partial
 
 from ..errors import Infeasible, InputError
+from ..layouts.expert import Expert, expert_of
 from ..plan.problem import Problem
-from ._expert_layout import Expert, expert_of
 from ._products import Scheme, choices_on
 from ._schemes import Candidate, Judge, SchemePlanner
 from .types import Json, Run

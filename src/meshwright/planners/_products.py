@@ -25,13 +25,15 @@ from typing import Literal
 
 from ..cluster.model import Mesh
 from ..graph.ir import Graph
+from ..layouts.computing import Computing
+from ..layouts.expert import Expert
+from ..layouts.style import DP, Style
 from ..lower import summa
 from ..lower.assign import Choices, on, plan_layout
 from ..lower.atoms import FIXED, PRODUCTS, Node
 from ..lower.convert import Axes
 from ..lower.memo import memo
 from ..plan.model import Layout, OpSharding, Storage
-from ._expert_layout import DP, Computing, Expert, Style
 
 DEPTH, ROWS, COLUMNS = "depth", "row", "column"
 CUBE = ("i", "j", "l")

@@ -11,7 +11,7 @@
     moe           X        experts over X, all else whole
     spatial       _ _ X _  _  _          _  _           free        (rows of images)
 
-Which weights widen and which narrow is found as the expert layouts find it (`_expert_layout`): a product whose operand
+Which weights widen and which narrow is found as the expert layouts find it (`layouts.expert`): a product whose operand
 arrives cut on what it sums over is a W_out, any other a W_in; an embedding table is cut on its vocabulary.
 """
 
@@ -23,13 +23,14 @@ from typing import Literal, get_args
 
 from ..cluster.model import Mesh
 from ..errors import InputError
+from ..layouts.expert import Expert, expert_of
+from ..layouts.style import EP, TP, Style
 from ..lower.assign import cuts_along, plan_layout
 from ..lower.atoms import FIXED, Atoms, Node
 from ..lower.convert import Axes
 from ..plan.lookup import representative_tensor
 from ..plan.model import Layout
 from ..plan.problem import Annotation, Problem
-from ._expert_layout import EP, TP, Expert, Style, expert_of
 
 Recipe = Literal["dp", "fsdp", "megatron", "2d-attempt", "2d", "moe", "spatial"]
 RECIPES: tuple[Recipe, ...] = get_args(Recipe)

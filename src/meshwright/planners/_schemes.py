@@ -10,6 +10,8 @@ from typing import Literal, get_args
 
 from ..cluster.model import Mesh
 from ..errors import Infeasible, InputError
+from ..layouts.expert import expert_of
+from ..layouts.units import Units
 from ..lower import lower
 from ..lower.assign import Choices
 from ..lower.volumes import received
@@ -18,8 +20,7 @@ from ..plan.problem import Problem
 from ..simulate.fits import excess
 from ..simulate.price import Pricer
 from ..simulate.simulator import simulate
-from ._expert_layout import expert_of
-from ._grid_space import RECOMPUTE, Units
+from ._grid_space import RECOMPUTE
 from .base import Planner
 from .types import Considered, Run
 

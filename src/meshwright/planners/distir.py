@@ -5,7 +5,7 @@ call (`simulate.distir`); the fastest that fits in memory is the plan (section 5
 
     grid         D · H · P = all devices, each a power of two; K = 1 without a pipeline, else 2, 4, … 128; K · D | samples
     D            samples are cut, gradients summed once a step, each parameter alone
-    H            products alternate between columns and rows, summed after every second (`_expert_layout`)
+    H            products alternate between columns and rows, summed after every second (`layouts.expert`)
     P            equally many blocks a stage, whole blocks only; micro-batches by the authors' list schedule: a device
                  alternates between forward and backward when both are ready, which is DAPPLE's policy B
     devices      D groups of H groups of P neighbours
@@ -28,13 +28,14 @@ from typing import Literal
 from ..cluster.model import Mesh
 from ..cost.distir import LAUNCH, DistIR
 from ..errors import Infeasible, InputError, Unsupported
+from ..layouts.expert import Expert, expert_of
+from ..layouts.style import DP, TP, Style
 from ..plan.model import Plan, Schedule, Stage
 from ..plan.problem import Problem
 from ..simulate.distir import Charge, Step, distir_step
 from ..simulate.fits import fits
 from ._blocks import equal_parts
 from ._checked import above, wholes
-from ._expert_layout import DP, TP, Expert, Style, expert_of
 from ._profile import Profile, profile_of
 from .base import Planner
 from .registry import register

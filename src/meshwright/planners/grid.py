@@ -24,13 +24,14 @@ from math import inf
 from typing import Any
 
 from ..errors import Infeasible, InputError
+from ..layouts.expert import expert_of
+from ..layouts.point import Point
 from ..plan.model import Plan
 from ..plan.problem import Problem
 from ..simulate.simulator import simulate
 from ._checked import whole
-from ._expert_layout import expert_of
 from ._grid_price import Evaluator, Priced
-from ._grid_space import Point, Space, read_fix
+from ._grid_space import Space, read_fix
 from .base import Planner
 from .registry import register
 from .types import Considered, Info, Json, Run

@@ -25,6 +25,8 @@ from typing import Literal, get_args
 from ..cluster.model import Mesh
 from ..errors import InputError
 from ..graph.ir import Graph
+from ..layouts.expert import expert_of
+from ..layouts.units import Units
 from ..lower.atoms import Atoms
 from ..lower.atoms import refine as atoms_of
 from ..lower.choices import unfoldable
@@ -36,8 +38,6 @@ from ..simulate.fits import fits
 from ._annotate import annotated, of_atoms, of_dims, unequal_runs
 from ._axes import parts
 from ._checked import word
-from ._expert_layout import expert_of
-from ._grid_space import Units
 from ._moved import moved_bytes
 from ._propagate import Sharding, Strategy, propagate
 from ._recipes import Recipe, annotations_of, mesh_of

@@ -18,12 +18,13 @@ from math import prod
 
 from ..errors import Infeasible, InputError
 from ..graph.ir import Graph
+from ..layouts.expert import Expert
+from ..layouts.point import Point
+from ..layouts.style import Style
 from ..lower.atoms import FIXED, PRODUCTS, Node
 from ..lower.memo import memo
 from ..plan.problem import Problem
 from ._checked import whole
-from ._expert_layout import Expert, Style
-from ._grid_space import Point
 from ._products import ROOMY
 from ._schemes import Candidate, Judge, SchemePlanner, divisors
 from .registry import register

@@ -6,12 +6,13 @@ from math import prod
 
 from ..graph.ir import Graph
 from ..graph.kinds import kind_of
+from ..layouts.style import CP, DP, EP, OUTER, TP
 from ..plan.model import Layout, Plan, Stage
 
 
 def layout_words(plan: Plan) -> str:
     """ "dp32 cp4+kv tp2+sp pp2×4 z1": mesh axes, how attention sees what cp cuts, sequence parallelism, pipeline depth ×
-    chunks a device, ZeRO stage.
+    chunks a device, ZeRO stage; "dp32 z3/8": copies of what groups of 8 replicas share.
 
     Stages of different meshes give the number of stages and devices instead: "8 stages on 8 devices".
     """
@@ -22,10 +23,15 @@ def layout_words(plan: Plan) -> str:
     if len(shapes) > 1 or (plan.schedule.name == "dataflow" and len(plan.stages) > 1):
         return f"{len(plan.stages)} stages on {len(devices)} devices"
     mesh = plan.stages[0].mesh
+    sizes = dict(zip(mesh.axes, mesh.shape, strict=True))
+    copies = sizes.pop(OUTER, 1)
+    within = f"/{sizes[DP]}" if copies > 1 and DP in sizes else ""
+    if within:
+        sizes[DP] *= copies
     words = [
         f"{axis}{'×' if axis[-1:].isdigit() else ''}{size}"
-        + ("+sp" if axis == "tp" and _sequence_parallel(plan) else _context(plan) if axis == "cp" else "")
-        for axis, size in zip(mesh.axes, mesh.shape, strict=True)
+        + ("+sp" if axis == TP and _sequence_parallel(plan) else _context(plan) if axis == CP else "")
+        for axis, size in sizes.items()
         if size > 1
     ]
     chunks = len(plan.stages) * prod(mesh.shape) // max(1, len(devices))
@@ -34,13 +40,15 @@ def layout_words(plan: Plan) -> str:
         words.append(f"pp{depth}" + (f"×{chunks}" if chunks > 1 else ""))
     level = max(zero_level(stage) for stage in plan.stages)
     if level:
-        words.append(f"z{level}")
+        words.append(
+            f"z{level}{within}" + ("+keep" if any(x.kept for s in plan.stages for x in s.shardings.values()) else "")
+        )
     return " ".join(words) or "1 device"
 
 
 def _sequence_parallel(plan: Plan) -> bool:
     """Some activation rests cut over "tp"."""
-    return any("tp" in _axes(layout) for stage in plan.stages for layout in stage.layouts.values())
+    return any(TP in _axes(layout) for stage in plan.stages for layout in stage.layouts.values())
 
 
 def _context(plan: Plan) -> str:
@@ -70,7 +78,7 @@ def _axes(layout: Layout) -> set[str]:
 
 
 def _sample_axes(stage: Stage) -> set[str]:
-    return {axis for axis in stage.mesh.axes if axis.startswith(("dp", "data", "fsdp"))}
+    return {axis for axis in stage.mesh.axes if axis.startswith((DP, EP, "data", "fsdp"))}
 
 
 def recompute_words(plan: Plan, graph: Graph) -> str:
@@ -84,10 +92,12 @@ def recompute_words(plan: Plan, graph: Graph) -> str:
     }
     again = {graph.ops[graph.representative[graph.position[n]]].name for n in again if n in graph.position}
     if (inside and inside <= again) or again >= first:
-        return "full"
+        some = {s.recompute_blocks for s in plan.stages} - {0}
+        return f"first {max(some)}" if some else "full"
     kinds = {graph.ops[graph.position[n]].kind for n in again if n in graph.position}
     light = all((kind := kind_of(k)) is not None and kind.light for k in kinds)
-    return "light" if light else f"{len(again)} ops"
+    attention = all("attention" in k for k in kinds)
+    return "light" if light else "attention" if attention else f"{len(again)} ops"
 
 
 def micro_batch_words(plan: Plan) -> tuple[int, int]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from ..cluster.model import Mesh
 from ..cost.volumes import Scheme, grid_side
 from ..graph.ir import Factor, Graph, Rule
+from ..layouts.expert import Expert
+from ..layouts.style import DP, TP
 from ..lower import lower
 from ..lower.assign import Choices
 from ..lower.program import Program
@@ -15,7 +17,6 @@ from ..lower.volumes import received
 from ..plan.model import Cut, Layout, OpSharding, Plan, Schedule, Stage, Storage
 from ..plan.problem import Recipe
 from ..planners import _products
-from ..planners._expert_layout import DP, TP, Expert
 from .tiny import Builder
 
 LINEAR, X, W, Y = "fc/linear", "shift.out", "fc.weight", "fc.out"

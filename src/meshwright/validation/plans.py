@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from ..cost import Analytic
 from ..cost.base import CostModel
 from ..cost.constants import Family, Software, generation
+from ..layouts.expert import Expert
+from ..layouts.point import Point
+from ..layouts.units import Units
 from ..lower import Program, lower
 from ..plan.model import Plan
 from ..plan.problem import Problem, Recipe
-from ..planners._expert_layout import Expert
-from ..planners._grid_space import Point, Space, Units
+from ..planners._grid_space import Space
 from .machines import cluster_of
 from .models import Graphs, Shape
-from .recompute import recomputed
 from .rows import Row
 from .settings import LEARNED, LEARNED_SKEW
 
@@ -57,7 +58,6 @@ class Cases:
     def __init__(self) -> None:
         self._graphs = Graphs()
         self._experts: dict[Shape, Expert] = {}
-        self._again: dict[tuple[Shape, str], frozenset[str]] = {}
 
     def of(self, row: Row, cost: CostModel | None = None) -> Case:
         """The problem, plan and program of a row.
@@ -81,20 +81,14 @@ class Cases:
         )
         problem = Problem(graph, cluster_of(row), cost or cost_of(row), recipe)
         space = Space(problem, expert, {}, {})
-        how = row.recompute if row.recompute in ("none", "full") else "none"
         schedule = "interleaved" if row.chunks > 1 else "1f1b"
         point = Point(
-            row.dp, row.tp, row.pp, row.sequence, row.chunks, row.micro_batch, row.zero, how, schedule,
+            row.dp, row.tp, row.pp, row.sequence, row.chunks, row.micro_batch, row.zero, row.recompute, schedule,
             row.cp, row.ep, "ulysses", row.whole_experts,
         )  # fmt: skip
         plan = space.plan(point, _parts(space.units, row))
         if row.short_warm_up:
             plan = replace(plan, schedule=replace(plan.schedule, args={**plan.schedule.args, "short": 1}))
-        if how != row.recompute:
-            key = (row.model, row.recompute)
-            if key not in self._again:
-                self._again[key] = recomputed(graph, row.recompute)
-            plan = replace(plan, stages=tuple(replace(s, recompute=self._again[key]) for s in plan.stages))
         return Case(row, problem, plan, lower(graph, plan, recipe))
 
 

@@ -75,8 +75,7 @@ class Row:
     micro_batch: int
     batch: int
     recompute: str
-    """none, full, attention (its scores again), alternate (light ops and every other product), mlp (activation and norms), or words of
-    `recompute.MODULES`."""
+    """A word of `layouts.again`."""
     seconds: float
     """0 if not measured: out of memory."""
     memory: float

@@ -11,12 +11,12 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from ..cost.constants import Attention, generation
+from ..layouts.again import MODULES
 from . import layouts
 from .columns import Columns, Refused
 from .machines import MIXED
 from .models import Shape
 from .moe import Sparse
-from .recompute import MODULES
 
 SMALL, NOISY = "small", "noisy"
 """Flags of rows that say little of large training: bound by the host; on a shared host, a device short of power, or
@@ -29,6 +29,8 @@ MUTE = frozenset({SMALL, NOISY, LEARNED})
 """Flags of rows that teach no constant."""
 ASIDE = MUTE | {UNSTATED}
 """Flags of rows that stand in strata of their own."""
+AGAIN = frozenset(MODULES) - {"core_attn"}
+"""Words of Megatron-LM's recompute_modules that change what is kept: a fused attention computes its scores again anyway."""
 LEARNED_SKEW = 1.5
 """Tokens of the busiest device over the mean under learned routing: Qwen3-30B on 16 H100, equal degrees, 30.3 s against
 20.1 s evenly (megatron-bridge-cards). As it is read from such rows, they are no test of it (`ASIDE`)."""
@@ -187,7 +189,7 @@ def recompute_of(row: Columns, known: Mapping[str, Any], software: str) -> str:
     how = row.text("recompute")
     place = f"{row.text('model')} {row.text('accel').partition('-')[0]}"
     if modules := row.settings.get("recompute_modules") or known.get("recompute_modules", {}).get(place):
-        return "".join(f"{word}+" for word in sorted(modules.strip("[]").split()) if word in MODULES) or "none"
+        return "".join(f"{word}+" for word in sorted(modules.strip("[]").split()) if word in AGAIN) or "none"
     if how in ("", "unknown"):
         how = known.get("recompute", "none")
     if re.fullmatch(r"[0 ]+", how):

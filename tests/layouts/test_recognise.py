@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -37,7 +38,7 @@ def drawn(space: Space, count: int, seed: int) -> list[Plan]:
     for point in rng.sample(points, min(count, len(points))):
         n, stages = len(space.units), point.pp * point.chunks
         at = [0, *sorted(rng.sample(range(1, n), stages - 1)), n]
-        plans.append(space.plan(point, [b - a for a, b in zip(at, at[1:], strict=False)]))
+        plans.append(space.plan(point, [b - a for a, b in pairwise(at)]))
     return plans
 
 
@@ -73,6 +74,7 @@ def test_other_devices_are_kept(small: Callable[[str], Graph]) -> None:
     found = recognise(space.graph, replace(plan, stages=(replace(plan.stages[0], mesh=swapped),)))
     assert found.point == point
     assert found.devices == (tuple(swapped.devices),)
+    assert found.plan(space.expert).stages[0].mesh == swapped
     turned = Mesh(tuple(d for t in range(4) for d in range(t, 16, 4)), ("tp", "dp"), (4, 4))
     assert recognise(space.graph, replace(plan, stages=(replace(plan.stages[0], mesh=turned),))).devices == (
         tuple(mesh.devices),

@@ -49,8 +49,14 @@ class Recognised:
         return self.schedule.micro_batches
 
     def plan(self, expert: Expert) -> Plan:
-        """The plan again, on devices in the order of `Point.mesh`."""
-        return plan_of(expert, Units(expert.atoms.folded), self.point, self.parts, self.samples, self.schedule)
+        """The plan again."""
+        units = Units(expert.atoms.folded)
+        plan = plan_of(expert, units, self.point, self.parts, self.samples, self.schedule)
+        meshes = [self.point.mesh(rank) for rank in range(self.point.pp)]
+        if all(tuple(mesh.devices) == own for mesh, own in zip(meshes, self.devices, strict=True)):
+            return plan
+        own = {mesh: replace(mesh, devices=d) for mesh, d in zip(meshes, self.devices, strict=True)}
+        return replace(plan, stages=tuple(replace(s, mesh=own[s.mesh]) for s in plan.stages))
 
 
 def recognise(graph: Graph, plan: Plan) -> Recognised:

@@ -1,0 +1,87 @@
+"""Export one plan to one target: what level, which files, which sentences, and both prices where the target runs it otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import Unsupported
+from ..plan.model import Plan
+from ..plan.problem import Problem
+from ..simulate.result import Simulation
+from ..simulate.simulator import simulate
+from .base import Exporter
+from .said import WORDS, Level, Said
+from .setup import Setup, setup_of
+
+RANK: Mapping[str, int] = {"exact": 0, "close": 1, "refused": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The answer of a target. Refused without `lossy`: no files."""
+
+    exporter: Exporter
+    level: Level
+    sentences: tuple[str, ...]
+    """Why it is close or refused."""
+    said: tuple[Said, ...]
+    files: Mapping[str, str]
+    setup: Setup
+    """As the plan has it."""
+    runs: Setup
+    """As the target runs it; the same where it is exact."""
+
+    def prices(self) -> tuple[Simulation, Simulation]:
+        """Simulated as the plan has it, and as the target runs it."""
+        problem = self.setup.problem
+        own = simulate(problem, self.setup.plan(), detail=False)
+        return own, own if self.runs == self.setup else simulate(problem, self.runs.plan(), detail=False)
+
+
+def export(exporter: Exporter, problem: Problem, plan: Plan, *, name: str = "", lossy: bool = False) -> Exported:
+    """One plan for one target.
+
+    Args:
+        name: of the model.
+        lossy: write the nearest that the target can say, where it cannot say the plan.
+
+    Raises:
+        Unsupported: the plan says what no trainer but our own runner says; the sentence names it.
+    """
+    try:
+        setup = setup_of(problem, plan, name)
+    except Unsupported as error:
+        raise Unsupported(
+            f"{exporter.called} cannot say this plan: {error.message}; our own runner can (meshwright run)",
+            where="--to",
+        ) from None
+    return answer(exporter, setup, lossy=lossy)
+
+
+def answer(exporter: Exporter, setup: Setup, *, lossy: bool = False) -> Exported:
+    """The same for a plan that is in words already."""
+    said = tuple(exporter.said(setup))
+    missing = set(WORDS) - {s.word for s in said}
+    if missing:
+        raise AssertionError(f"{exporter.name} says nothing of {', '.join(sorted(missing))}")
+    level: Level = max((s.level for s in said), key=RANK.__getitem__)
+    sentences = [s.why for s in said if s.level != "exact"]
+    changed: dict[str, Any] = {}
+    for s in said:
+        changed.update(s.runs_as)
+    runs = setup.with_words(**changed) if changed else setup
+    broken = [f"{exporter.called} needs {words}" for c in exporter.conditions() if (words := c.broken(runs))]
+    if broken:
+        level = "refused"
+    written = not broken and (level != "refused" or lossy)
+    return Exported(
+        exporter,
+        level,
+        tuple(dict.fromkeys([*sentences, *broken])),
+        said,
+        exporter.files(runs) if written else {},
+        setup,
+        runs,
+    )

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from ..cluster.model import Cluster, DeviceType, Mesh
 from ..graph.ir import Floats, Ints, Op, Phase
 
@@ -101,6 +103,11 @@ class CostModel(abc.ABC):
     def holds_all(self) -> bool:
         """Does `memory` say all that an op holds, its weights and what it keeps for the backward? Then nothing else is counted."""
         return False
+
+    def gradients(self, op: Op, sizes: Ints) -> Floats:
+        """Bytes [n] of gradients of parameters that are not tensors of the graph: copies of the op sum them once a step.
+        Asked of models that hold all only."""
+        return np.zeros(len(sizes))
 
     def variants(self, op: Op, sizes: Ints) -> tuple[str, ...]:
         """Implementations of an op that this model knows."""

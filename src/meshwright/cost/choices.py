@@ -99,6 +99,10 @@ class Profile(Recorded):
             np.zeros(len(sizes)),
         )
 
+    def gradients(self, op: Op, sizes: Ints) -> Floats:
+        """Bytes of n shards: all weights of the first configuration."""
+        return self._of(op, sizes, "", "weights")
+
     def variants(self, op: Op, sizes: Ints) -> tuple[str, ...]:
         """Names of the configurations at the first shard's degree."""
         return tuple(c.name for c in self._choices(op, int(np.asarray(sizes)[0][1])))

@@ -140,7 +140,7 @@ class Recorded(CostModel):
     def _share(self, op: Op, local: Floats, skip: Sequence[int] = ()) -> Floats:
         found = np.ones(len(local))
         for i, factor in enumerate(op.rule.factors):
-            if factor.size > 1 and i not in skip:
+            if (factor.size > 1 or factor.samples) and i not in skip:
                 found = found * (local[:, i] / factor.size)
         return found
 

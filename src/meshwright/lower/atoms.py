@@ -206,11 +206,16 @@ def _node(atoms: Atoms, n: int, index: int, inputs: tuple[str, ...], factor: dic
         of += [k] * len(parts)
         kind += [f.kind] * len(parts)
     unseen: set[int] = set()
+    single = {f.name for f in op.rule.factors if f.samples and f.size == 1}  # grows, though the graph has one sample
 
     def mapped(t: str, dims: tuple[tuple[str, ...], ...]) -> tuple[int, ...]:
         found: list[int] = []
         have, counts, at = atoms.size[t], atoms.dims[t], 0
         for fs, count in zip(dims, counts, strict=True):
+            if len(fs) == 1 and fs[0] in single:
+                found.append(first[fs[0]])
+                at += count
+                continue
             mine = [first[f] + j for f in fs for j in range(len(factor[f][1].parts())) if size[first[f] + j] > 1]
             if [size[a] for a in mine] == [s for s in have[at : at + count] if s > 1]:
                 it = iter(mine)

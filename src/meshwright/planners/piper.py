@@ -8,8 +8,8 @@ Faithful: the objective with both ends paying twice for a cut edge and 4(d − 1
 that swaps by seconds per byte once (`knapsack="greedy"`); the equal partitions and the ablations of its study. The
 optimum over downsets is found by bisection on the bottleneck, not by the table of the original: same value.
 A captured model is planned in one part a layer; there replicas are equal unless `uneven` is set. Its stages cut the samples of
-as many micro-batches at once as all replicas divide, where the batch has them; else whole micro-batches are dealt out, which has no
-executor under a flush.
+as many micro-batches at once as all replicas divide, where the batch has them; else, and on a profile, whole micro-batches
+are dealt out.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ class Piper(Planner):
         graph, first, made = problem.graph, 0, []
         batch = self._batch(problem)
         every = lcm(*(s.d for s in stages))  # micro-batches of Piper's in one of the plan's, which each stage cuts in d
-        together = batch % every == 0 and not (found.profiled and self._is_uneven(found))
+        together = batch % every == 0 and not found.profiled
         for s in stages:
             mesh = Mesh(range(first, first + s.d * s.t), ("dp", "tp"), (s.d, s.t))
             first += s.d * s.t

@@ -60,6 +60,8 @@ def distir_step(problem: Problem, plan: Plan, *, charge: Charge = "all", detail:
     Raises:
         Unsupported: stages without rows, several pipes, backwards in two parts, no flush, or `keep_last`.
     """
+    if any(stage.deal for stage in plan.stages):
+        raise Unsupported("DistIR's simulator has no replicas that take turns (deal): simulate without its preset")
     graph = plan.rewritten or problem.graph
     program = unrolled(lower(graph, plan, problem.recipe), graph)
     if any(code.keep_last for code in program.stages):

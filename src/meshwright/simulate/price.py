@@ -6,7 +6,7 @@ the segment's instruction tuples. A stage of segments that are priced already co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,7 +148,7 @@ class Pricer:
             loss=loss,
             buffers=buffers,
             gone=gone,
-            tied=_tied(code),
+            tied=(*_tied(code), *self._dealt(code)),
         )
 
     def segment(
@@ -268,6 +268,26 @@ class Pricer:
                     total += segment.count * float(self.cost.memory(op, sizes).static[0])
         return total
 
+    def _unseen(self, code: StageCode) -> dict[tuple[str, ...], float]:
+        """Axes that cut samples -> bytes of gradients of one device that only the cost model knows."""
+        found: dict[tuple[str, ...], float] = {}
+        for segment in code.segments if self.cost.holds_all else ():
+            for instr in segment.forward:
+                if instr.kind == "compute":
+                    op = self.graph.ops[self.graph.position[instr.on]]
+                    nbytes = float(self.cost.gradients(op, sizes_of(instr, op, np.ones(1, np.int64)))[0])
+                    axes = segment.samples if instr.samples is None else instr.samples
+                    if nbytes:
+                        found[axes] = found.get(axes, 0.0) + segment.count * nbytes
+        return found
+
+    def _dealt(self, code: StageCode) -> Iterator[tuple[tuple[int, ...], float]]:
+        """The same of a stage whose replicas take turns, as `_tied` says it: they have neighbouring numbers."""
+        q, r = code.turn
+        nbytes = sum(self._unseen(code).values()) if r > 1 else 0.0
+        if nbytes:
+            yield tuple(range(code.stage - q, code.stage - q + r)), nbytes
+
     def _buckets(self, code: StageCode) -> float:
         """Bytes of the buffers for gradients, twice as one is filled while the other is sent, and for updated weights."""
         recipe = self.recipe
@@ -286,6 +306,12 @@ class Pricer:
                 together[kind, i.axes] = together.get((kind, i.axes), 0.0) + times * i.nbytes
                 calls[KINDS.index(kind)] += times
                 nbytes[KINDS.index(kind)] += times * i.nbytes
+        reduce = KINDS.index("all_reduce")
+        for axes, size in self._unseen(code).items():
+            if axes:
+                together["all_reduce", axes] = together.get(("all_reduce", axes), 0.0) + size
+                calls[reduce] += 1
+                nbytes[reduce] += size
         sums, gathers = np.zeros(len(KINDS)), np.zeros(len(KINDS))
         for (kind, axes), size in together.items():
             into = gathers if kind == "all_gather" else sums

@@ -24,7 +24,9 @@ from ..lower.summa import SUMMA
 from ..plan.model import Plan
 from ..plan.pieces import rows_in_turn
 from ..plan.problem import Problem
+from ..plan.schedules.dealt import DEALT
 from ..plan.schedules.rows import GENERATORS, workers
+from ..plan.schedules.rows import rows as rows_of_plan
 from .crowded import share_cores, slowed
 from .engine import relax
 from .estimate import Step, Work, action_seconds, collect, finish, rank_of
@@ -87,6 +89,8 @@ def simulate(
 
         return endless(problem, graph, plan, program, pricer, detail=detail)
     rows = () if plan.schedule.name in GENERATORS else plan.schedule.rows
+    if any(s.deal for s in plan.stages):
+        rows = rows_of_plan(plan)
     if free:
         rows = rows_in_turn([code.mesh for code in program.stages], plan.schedule.micro_batches)
     order = orders(plan.schedule, len(program.stages), rows)
@@ -173,10 +177,10 @@ def _refuse(problem: Problem, graph: Graph, plan: Plan) -> None:
             raise Unsupported(
                 f"stage {k} swaps activations to the host (offload), which is not simulated: leave offload empty"
             )
-        if stage.deal and plan.schedule.name != "pipedream":
+        if stage.deal and plan.schedule.name not in (*DEALT, "pipedream"):
             raise Unsupported(
-                f"stage {k} deals micro-batches to replicas (deal), which is simulated under schedule pipedream only: cut the "
-                "samples instead"
+                f"stage {k} deals micro-batches to replicas (deal) under schedule {plan.schedule.name}: that is simulated under "
+                f"{', '.join(DEALT)} and pipedream only, so cut the samples instead"
             )
 
 

@@ -20,12 +20,13 @@ from ...plan.copies import copies_of, copies_that_run
 from ...plan.model import Action, Plan
 from ...plan.problem import Recipe
 from ...plan.schedules import rows, workers
+from ...plan.schedules.dealt import DEALT
 
 REASONS: Mapping[str, str] = MappingProxyType(
     {
         "samples": "The samples of a step do not fall into equal micro-batches.",
         "schedule": "The schedule says what no rank carries out: transfers or single ops written out, pipes "
-        "that are no copies of each other, replicas that take turns in a step with a flush.",
+        "that are no copies of each other, replicas that take turns under other schedules than 1f1b, gpipe and pipedream.",
         "flush": "Weights change without a flush, but not as in pipedream or 2bw: under another schedule, with a weight in "
         "stages of other numbers of replicas, or several stages on one device.",
         "frozen": "Some parameters are frozen, or activations in front of them are kept from step to step.",
@@ -122,11 +123,11 @@ def _of_fields(plan: Plan) -> Iterator[Refusal]:
             "rewritten", "the plan is for a rewritten graph, which is priced, not run: plan without rewriting"
         )
     for k, stage in enumerate(plan.stages):
-        if stage.deal and plan.schedule.name != "pipedream":
+        if stage.deal and plan.schedule.name not in (*DEALT, "pipedream"):
             yield Refusal(
                 "schedule",
-                f"stage {k} deals micro-batches to its replicas in turn, which runs under schedule pipedream only: cut the samples "
-                "instead",
+                f"stage {k} deals micro-batches to its replicas in turn, which runs under schedules {', '.join(DEALT)} and "
+                "pipedream only: cut the samples instead",
             )
         if len(set(stage.mesh.devices)) != len(stage.mesh.devices):
             yield Refusal(

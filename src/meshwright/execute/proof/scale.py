@@ -160,7 +160,7 @@ def _dealt(plan: Plan, graph: Graph, source: ModelSource, seq: int, ranks: int) 
         stages.append(replace(stage, mesh=Mesh(range(at, at + prod(shape)), stage.mesh.axes, shape), deal=end.deal))
         replicas.append(n)
         at += prod(shape)
-    args = {"replicas": ",".join(map(str, replicas))}
+    args = {"replicas": ",".join(map(str, replicas))} if schedule.name == "pipedream" else {}
     own = Schedule(schedule.name, small.plan.schedule.micro_batches, args, (), schedule.weights)
     return replace(small, plan=replace(small.plan, stages=tuple(stages), schedule=own), ranks=at)
 

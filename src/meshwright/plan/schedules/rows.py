@@ -8,6 +8,7 @@ from functools import lru_cache
 from ...errors import InputError
 from ..model import Plan, Row, Schedule
 from .asynchronous import Worker, double_buffered_workers, pipedream_workers
+from .dealt import DEALT, dealt_rows
 from .kinds import KINDS, Args, Kind, Value, pipes_of, rank_of, replicas_of
 
 GENERATORS: Mapping[str, Kind] = KINDS
@@ -92,9 +93,15 @@ def chunks_of(schedule: Schedule) -> int:
 def rows(plan: Plan) -> tuple[Row, ...]:
     """Rows of a plan: its own for "custom", none for "dataflow", generated for all other names.
 
+    Where replicas take turns (`Stage.deal`) in a step with a flush, each has a row of its own, and actions name copies of
+    stages (`copies.copies_of`) instead of stages.
+
     Raises:
         InputError: stages that do not divide into v a rank, or what `generate` refuses.
     """
+    replicas = [stage.mesh.size(stage.deal) if stage.deal else 1 for stage in plan.stages]
+    if max(replicas) > 1 and plan.schedule.name in DEALT:
+        return dealt_rows(plan.schedule.name, replicas, max(1, plan.schedule.micro_batches))
     return rows_of(plan.schedule, len(plan.stages))
 
 

@@ -22,6 +22,11 @@ _EXAMPLES: dict[str, tuple[str, str]] = {
     "show": ("meshwright show llama-3.1-8b-h100x64", "meshwright show llama-3.1-8b-h100x64 --text"),
     "verify": ("meshwright verify llama-3.1-8b-h100x64", "meshwright verify gpt2-localx4 --ranks 4"),
     "run": ("meshwright run gpt2-localx4 --steps 20", "meshwright run gpt2-localx4 --steps 20 --resume run/step-10"),
+    "export": (
+        "meshwright export llama-3.1-8b-h100x64 --to torchtitan",
+        "meshwright export llama-3.1-8b-h100x64 --to megatron@0.16.1 --check",
+    ),
+    "exporters": ("meshwright exporters", "meshwright exporters megatron"),
     "check": ("meshwright check grid", "meshwright check ./greedy_tp.py"),
     "new": ("meshwright new planner greedy_tp", "meshwright new planner greedy_tp --package"),
     "calibrate": ("meshwright calibrate", "meshwright calibrate --from-steps steps.toml -o our-stack"),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ._epilogs import EPILOG
-from .commands import calibrate, compare, listings, new, plan, prove, run, show, simulate, validate
+from .commands import calibrate, compare, export, listings, new, plan, prove, run, show, simulate, validate
 
 app = typer.Typer(
     name="meshwright",
@@ -45,6 +45,7 @@ _COMMANDS: dict[str, tuple[Callable[..., int | None], str]] = {
     "show": (show.show, "The table of a plan again; opens the report."),
     "verify": (prove.verify, "Does the plan compute what one device computes?"),
     "run": (run.run, "Train a plan on this machine."),
+    "export": (export.export, "The settings of another trainer."),
     "check": (prove.check, "Does a planner keep its promises?"),
     "new": (new.new, "A planner to start from."),
     "calibrate": (calibrate.calibrate, "Measure this machine, or learn from your own steps."),
@@ -52,6 +53,7 @@ _COMMANDS: dict[str, tuple[Callable[..., int | None], str]] = {
     "planners": (listings.planners, "What planners there are."),
     "models": (listings.models, "What models there are."),
     "clusters": (listings.clusters, "What clusters there are."),
+    "exporters": (export.exporters, "What trainers a plan can be written for."),
 }
 for _name, (_command, _short) in _COMMANDS.items():
     app.command(_name, short_help=_short, epilog=EPILOG[_name])(_command)

@@ -30,6 +30,12 @@ def planner_names(incomplete: str) -> list[str]:
     return [n for n in names() if n.startswith(incomplete)] + _files(incomplete, (".py",))
 
 
+def exporter_names(incomplete: str) -> list[str]:
+    from ..export.registry import names
+
+    return [n for n in names() if n.startswith(incomplete)]
+
+
 def plan_paths(incomplete: str) -> list[str]:
     base = Path(incomplete).parent
     folders = sorted(p for p in base.iterdir() if (p / "plan.json").exists()) if base.is_dir() else []

@@ -44,6 +44,8 @@ class Exporter(ABC):
     """Axes of `Point.mesh` and "pp", outer first, along which it counts ranks."""
     takes: ClassVar[str]
     """What `read` reads: "a Python recipe"."""
+    left_out: ClassVar[str] = "data set, learning rate, checkpoint folder"
+    """What is not in a plan, for the user to say."""
 
     def __init__(self, version: str = "") -> None:
         """Raises InputError: no such version."""
@@ -69,6 +71,11 @@ class Exporter(ABC):
     def called(self) -> str:
         """ "torchtitan 0.3.0"."""
         return f"{self.title} {self.version}"
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, text: str) -> bool:
+        """Whether a file with this text is one that `read` takes, told by what no other target's file holds."""
 
     @abstractmethod
     def said(self, setup: Setup) -> Iterator[Said]:

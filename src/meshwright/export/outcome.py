@@ -32,6 +32,8 @@ class Exported:
     """As the plan has it."""
     runs: Setup
     """As the target runs it; the same where it is exact."""
+    broken: bool = False
+    """A condition of the target does not hold, so that nothing near it can be written either."""
 
     def prices(self) -> tuple[Simulation, Simulation]:
         """Simulated as the plan has it, and as the target runs it."""
@@ -77,11 +79,6 @@ def answer(exporter: Exporter, setup: Setup, *, lossy: bool = False) -> Exported
         level = "refused"
     written = not broken and (level != "refused" or lossy)
     return Exported(
-        exporter,
-        level,
-        tuple(dict.fromkeys([*sentences, *broken])),
-        said,
-        exporter.files(runs) if written else {},
-        setup,
-        runs,
-    )
+        exporter, level, tuple(dict.fromkeys([*sentences, *broken])), said, exporter.files(runs) if written else {}, setup, runs,
+        bool(broken),
+    )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module, metadata
+from importlib.util import find_spec
 
 from .._spelling import nearest
 from ..errors import InputError
@@ -21,7 +22,7 @@ TARGETS = {
 
 
 def names() -> tuple[str, ...]:
-    return tuple(name.replace("_", "-") for name in TARGETS)
+    return tuple(name.replace("_", "-") for name in TARGETS if find_spec(f"{__package__}.{name}"))
 
 
 def kind(name: str) -> type[Exporter]:

@@ -71,6 +71,7 @@ class SearchTable(_Table):
     set: dict[str, str] = {}
     mesh: str = ""
     annotations: str = ""
+    for_: str = Field(default="", alias="for")
     seed: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("budget")
@@ -85,7 +86,7 @@ class ProblemFile(_Table):
     schema_: Literal[1] = Field(alias="schema")
     model: ModelTable
     cluster: ClusterTable
-    search: SearchTable = SearchTable()
+    search: SearchTable = Field(default_factory=SearchTable)
 
     def request(self, folder: Path) -> Request:
         """With paths made relative to where the command runs."""
@@ -114,6 +115,7 @@ class ProblemFile(_Table):
             self.search.set,
             self.search.mesh,
             _beside(folder, self.search.annotations) if self.search.annotations else "",
+            self.search.for_,
             self.model.recorded is not None,
         )
 
@@ -124,7 +126,7 @@ def fields_of(path: list[str]) -> list[str]:
     if not path:
         return ["schema", *tables]
     table = tables.get(path[0])
-    return list(table.model_fields) if table and len(path) == 1 else []
+    return [f.alias or name for name, f in table.model_fields.items()] if table and len(path) == 1 else []
 
 
 def keep_free_bytes(text: str) -> float:

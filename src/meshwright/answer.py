@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isclose
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import settings
 from ._words import gib
@@ -17,6 +17,7 @@ from .cluster import Cluster, resolve
 from .cost.constants import chip
 from .errors import InputError, MeshwrightError
 from .layout_by_hand import LayoutByHand
+from .layouts.point import Point
 from .plan.model import Plan
 from .plan.problem import Problem
 from .report.candidates import Candidate
@@ -30,6 +31,7 @@ from .stated import Stated, profile_of, state
 from .stated import cluster_of as stated_cluster
 
 if TYPE_CHECKING:
+    from .for_trainer import ForTrainer
     from .planners.base import Planner
     from .planners.types import Considered, Result
     from .simulate import Pricer
@@ -101,7 +103,12 @@ def search(
     from .planners.types import Budget
 
     request = stated.request
+    trainer = trainer_of(request)
+    if trainer is not None:
+        trainer.check_conditions(stated.problem, _given_point(stated, request.fix))
     result = planner.plan(stated.problem, budget=Budget(seconds=request.budget), seed=request.seed, progress=progress)
+    if trainer is not None and result.plan is not None and getattr(planner, "trainer", None) is None:
+        trainer.check(stated.problem, result.plan)
     return outcome_of(stated, planner, result, top=top, stopped=stopped())
 
 
@@ -239,6 +246,8 @@ def planner_of(request: Request, top: int = 5) -> Planner:
         if name not in accepted:
             raise InputError(f"planner {kind.info.name} takes no --{name}: leave it out, or use --planner grid")
         options[name] = value
+    if (trainer := trainer_of(request)) is not None and "trainer" in accepted:
+        options["trainer"] = trainer
     for name, text in (("mesh", request.mesh), ("annotations", request.annotations)):
         if text and name not in kind.info.handles:
             raise InputError(f"planner {kind.info.name} takes no --{name}: leave it out, or use --planner gspmd")
@@ -247,6 +256,41 @@ def planner_of(request: Request, top: int = 5) -> Planner:
         settings.check_known(request.settings, {f"planner {kind.info.name}": known})
         options |= settings.typed(request.settings, known)
     return kind(**options) if options else registry.load(request.planner)
+
+
+def trainer_of(request: Request) -> ForTrainer | None:
+    """The trainer that a request is for.
+
+    Raises:
+        InputError: no such trainer, or version of it.
+    """
+    if not request.trainer:
+        return None
+    from .export.registry import load
+    from .for_trainer import ForTrainer
+
+    return ForTrainer(load(request.trainer))
+
+
+def _given_point(stated: Stated, fix: Mapping[str, object]) -> Point:
+    """The layout of degrees that are given, all others 1; data parallelism takes what is left."""
+    from .planners._grid_space import read_fix
+
+    given: dict[str, Any] = {
+        "dp": 0,
+        "tp": 1,
+        "pp": 1,
+        "sequence": False,
+        "chunks": 1,
+        "micro_batch": 1,
+        "zero": 0,
+        "recompute": "none",
+        "schedule": "1f1b",
+    }
+    given |= read_fix(fix)
+    point = Point(**given)
+    left = stated.problem.cluster.count // max(1, point.tp * point.pp * point.cp * point.ep)
+    return replace(point, dp=point.dp or max(1, left))
 
 
 def by_hand(stated: Stated, layout: LayoutByHand, top: int = 5) -> Outcome:
@@ -266,7 +310,10 @@ def by_hand(stated: Stated, layout: LayoutByHand, top: int = 5) -> Outcome:
         fix["schedule"] = full.schedule
     if full.context:
         fix["context"] = full.context
-    planner = Grid(fix=fix, top=1)
+    trainer = trainer_of(stated.request)
+    if trainer is not None:
+        trainer.check_conditions(stated.problem, _given_point(stated, fix))
+    planner = Grid(fix=fix, top=1, trainer=trainer)
     result = planner.plan(stated.problem, seed=stated.request.seed)
     outcome = outcome_of(stated, planner, result, top=1)
     if outcome.misses and not outcome.candidates and (build := outcome.misses[0].plan) is not None:

@@ -57,6 +57,8 @@ class Request:
     """Axes of the mesh as "x=2,y=4", for planners that are told one."""
     annotations: str = ""
     """A file of sharding annotations, by its path."""
+    trainer: str = ""
+    """NAME or NAME@VERSION: only what this trainer runs exactly is searched."""
     recorded: bool = False
     """The model is a profile with prices and devices of its own, by its path."""
 
@@ -121,6 +123,8 @@ def to_toml(request: Request, comment: str = "") -> str:
     for name, text in (("mesh", request.mesh), ("annotations", request.annotations)):
         if text:
             lines.append(f"{name} = {_quoted(text)}")
+    if request.trainer:
+        lines.append(f"for = {_quoted(request.trainer)}")
     if request.settings:
         said = ", ".join(f"{key} = {_quoted(text)}" for key, text in request.settings.items())
         lines.append(f"set = {{ {said} }}")

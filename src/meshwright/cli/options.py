@@ -9,7 +9,15 @@ from typing import Annotated, Optional
 import typer
 
 from ..errors import InputError
-from .completion import cluster_names, layout_words, model_names, plan_paths, planner_names, setting_names
+from .completion import (
+    cluster_names,
+    exporter_names,
+    layout_words,
+    model_names,
+    plan_paths,
+    planner_names,
+    setting_names,
+)
 from .numbers import amount, whole
 from .screen import Color
 
@@ -106,6 +114,13 @@ SaveProfile = Annotated[
         "--save-profile", metavar="FORMAT=FILE", help="Also write the priced model as a profile: piper=gpt2.json, …"
     ),
 ]
+For = Annotated[
+    str | None,
+    typer.Option(
+        "--for", metavar="TRAINER[@VERSION]", autocompletion=exporter_names,
+        help='Only what this trainer runs exactly ("meshwright exporters").',
+    ),
+]  # fmt: skip
 Set = Annotated[
     list[str] | None,
     typer.Option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import Unsupported
@@ -64,21 +64,27 @@ def export(exporter: Exporter, problem: Problem, plan: Plan, *, name: str = "", 
 
 def answer(exporter: Exporter, setup: Setup, *, lossy: bool = False) -> Exported:
     """The same for a plan that is in words already."""
+    found = verdict(exporter, setup)
+    written = not found.broken and (found.level != "refused" or lossy)
+    return replace(found, files=exporter.files(found.runs)) if written else found
+
+
+def verdict(exporter: Exporter, setup: Setup) -> Exported:
+    """The answer without the files."""
     said = tuple(exporter.said(setup))
     missing = set(WORDS) - {s.word for s in said}
     if missing:
         raise AssertionError(f"{exporter.name} says nothing of {', '.join(sorted(missing))}")
     level: Level = max((s.level for s in said), key=RANK.__getitem__)
-    sentences = [s.why for s in said if s.level != "exact"]
     changed: dict[str, Any] = {}
     for s in said:
         changed.update(s.runs_as)
     runs = setup.with_words(**changed) if changed else setup
-    broken = [f"{exporter.called} needs {words}" for c in exporter.conditions() if (words := c.broken(runs))]
-    if broken:
-        level = "refused"
-    written = not broken and (level != "refused" or lossy)
-    return Exported(
-        exporter, level, tuple(dict.fromkeys([*sentences, *broken])), said, exporter.files(runs) if written else {}, setup, runs,
-        bool(broken),
-    )  # fmt: skip
+    broken = broken_conditions(exporter, runs)
+    sentences = dict.fromkeys([*(s.why for s in said if s.level != "exact"), *broken])
+    return Exported(exporter, "refused" if broken else level, tuple(sentences), said, {}, setup, runs, bool(broken))
+
+
+def broken_conditions(exporter: Exporter, setup: Setup) -> list[str]:
+    """Sentences of the target's own conditions that do not hold."""
+    return [f"{exporter.called} needs {words}" for c in exporter.conditions() if (words := c.broken(setup))]

@@ -92,6 +92,11 @@ def _devices(point: Point, order: tuple[str, ...]) -> tuple[tuple[int, ...], ...
     return tuple(tuple(int(d) for d in rank) for rank in turned)
 
 
+def in_order(point: Point) -> tuple[tuple[int, ...], ...]:
+    """Devices of each pipeline rank as `Point.mesh` has them."""
+    return tuple(tuple(point.mesh(rank).devices) for rank in range(point.pp))
+
+
 def _spelled(read: Read, **degrees: int) -> str:
     return " × ".join(f"{k} {n}" for k, n in degrees.items() if n > 1 or k in read.words) or "1"
 

@@ -220,8 +220,9 @@ class Evaluator:
         """A step whose pipeline takes `seconds`, with stragglers and fixed work."""
         return seconds * self.overhead[0] + self.overhead[1]
 
-    def price(self, point: Point) -> Priced:
-        parts = self.parts(point)
+    def price(self, point: Point, parts: tuple[int, ...] | None = None) -> Priced:
+        """`parts`: units of each stage; None = the best."""
+        parts = parts or self.parts(point)
         plan = self.space.plan(point, parts)
         program = lower(self.graph, plan, self.problem.recipe)
         seconds, peak = self._estimate(point, plan, program)

@@ -34,7 +34,7 @@ from ._grid_price import Evaluator, Priced
 from ._grid_space import Space, read_fix
 from .base import Planner
 from .registry import register
-from .types import Considered, Info, Json, Run
+from .types import Considered, Info, Json, Run, Trainer
 
 
 @register
@@ -46,6 +46,7 @@ class Grid(Planner):
         allow: fields that may have some values: {"recompute": ["none", "full"]}.
         top: plans kept for the table; pruning keeps exactly the best `top`.
         prune: False prices every point (the oracle of the tests).
+        trainer: only what this trainer runs exactly.
     """
 
     info = Info(
@@ -66,6 +67,7 @@ class Grid(Planner):
         allow: Mapping[str, Iterable[object]] | None = None,
         top: int = 5,
         prune: bool = True,
+        trainer: Trainer | None = None,
     ) -> None:
         self.fix = read_fix(fix or {})
         allowed = {k: [read_fix({k: v}) for v in vs] for k, vs in (allow or {}).items()}
@@ -73,6 +75,7 @@ class Grid(Planner):
         whole("grid", "top", top)
         self.top = top
         self.prune = prune
+        self.trainer = trainer
 
     def objective(self, problem: Problem, plan: Plan) -> float:
         """Simulated seconds of one step."""
@@ -104,6 +107,7 @@ class Grid(Planner):
             raise self._nothing(space)
         prices = Evaluator(space)
         found = _Found(self.top)
+        unsaid: dict[str, int] = {}
         queue: list[tuple[float, bool, int]] = []
         for k, point in enumerate(points):
             if k % 512 == 0:
@@ -120,6 +124,10 @@ class Grid(Planner):
             if self.prune and bound >= found.limit:
                 break
             done = len(points) - len(queue)
+            if not close and self.trainer and (why := self.trainer.why_not(problem, points[k])):
+                unsaid[why] = unsaid.get(why, 0) + 1
+                run.tick(0, "search", done, len(points))
+                continue
             if not close:  # the bound of its own style costs a lowering: only where the first one does not do
                 heapq.heappush(queue, (max(bound, prices.bound(points[k])), True, k))
                 run.tick(0, "search", done, len(points))
@@ -128,7 +136,7 @@ class Grid(Planner):
                 found.refuse(over, k)
                 run.tick(0, "search", done, len(points))
                 continue
-            priced = prices.price(points[k])
+            priced = self._price(prices, points[k])
             found.add(priced, k)
             if priced.over <= 0:
                 run.offer(priced.seconds, priced.plan, priced.memory)
@@ -136,11 +144,23 @@ class Grid(Planner):
             run.tick(1, "search", done, len(points))
         if not found.best or not found.misses:
             for _, k in found.hopeless:
-                found.miss(prices.price(points[k]), k)
+                if self.trainer is None or not self.trainer.why_not(problem, points[k]):
+                    found.miss(self._price(prices, points[k]), k)
         run.show(self._rows(space, found.best, found.misses), (len(points), found.refused))
+        if not found.best and not found.misses and unsaid:
+            raise InputError(max(unsaid, key=unsaid.__getitem__), where="--for")
         if not found.best:
             raise Infeasible(prices.misfit(found.misses[0][2]))
         return None
+
+    def _price(self, prices: Evaluator, point: Point) -> Priced:
+        """In the best stages that the trainer has: the best of all, or such with equally many layers."""
+        if self.trainer is None or point.pp == 1:
+            return prices.price(point)
+        problem, parts = prices.problem, prices.parts(point)
+        return prices.price(
+            point, self.trainer.parts(problem, point) if self.trainer.why_not(problem, point, parts) else parts
+        )
 
     def _rows(
         self, space: Space, best: Sequence[tuple[float, int, Priced]], misses: Sequence[tuple[float, int, Priced]]

@@ -8,8 +8,9 @@ from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
+from ..layouts.point import Point
 from ..plan.model import Plan
-from ..plan.problem import Goal
+from ..plan.problem import Goal, Problem
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -30,6 +31,16 @@ class Event:
     epoch: int = 0
     gradient_norms: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+class Trainer(Protocol):
+    """What another trainer runs exactly: a search may be held to that."""
+
+    def why_not(self, problem: Problem, point: Point, parts: tuple[int, ...] | None = None) -> str:
+        """Why it does not run a layout, in one sentence; "" if it does. parts: units of each stage; None = dealt evenly."""
+
+    def parts(self, problem: Problem, point: Point) -> tuple[int, ...] | None:
+        """Units of stages that are dealt evenly; None where there are none."""
 
 
 @dataclass(frozen=True, slots=True)

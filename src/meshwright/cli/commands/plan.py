@@ -22,6 +22,7 @@ def plan(
     top: o.Top = 5,
     fix: o.Fix = None,
     allow: o.Allow = None,
+    for_: o.For = None,
     mesh: o.Mesh = None,
     annotations: o.Annotations = None,
     save_profile: o.SaveProfile = None,
@@ -52,7 +53,7 @@ def plan(
     request = request_of(
         model, cluster=cluster, profile=profile, batch=batch, seq=seq, precision=precision, attention_share=attention_share, routing_skew=routing_skew, planner=planner, budget=budget,
         objective=objective, fix=o.parse_fix(fix), allow=o.parse_allow(allow), seed=seed,
-        settings=parsed(set_) if set_ else None, mesh=mesh, annotations=annotations,
+        settings=parsed(set_) if set_ else None, mesh=mesh, annotations=annotations, trainer=for_,
     )  # fmt: skip
     wanted = exporting.asked(save_profile) if save_profile else None
     if is_recorded(request.model):

@@ -52,6 +52,7 @@ def simulate(
     schedule: Annotated[
         str, typer.Option("--schedule", metavar="gpipe|1f1b|interleaved", help="Order of the pipeline.")
     ] = "",
+    for_: o.For = None,
     out: o.Out = None,
     seed: o.Seed = None,
     as_json: o.Json = False,
@@ -77,6 +78,7 @@ def simulate(
         "attention_share": attention_share,
         "routing_skew": routing_skew,
         "seed": seed,
+        "trainer": for_,
     }
     with working(screen) as (progress, interrupt):
         if is_plan(model):

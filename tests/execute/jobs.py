@@ -81,6 +81,9 @@ def counted(context: Context, payload: None) -> dict[Any, int]:
         dist.all_gather_single(out, torch.ones(2))
         dist.reduce_scatter_single(torch.empty(2), torch.ones(context.world * 2))
         dist.all_to_all_single(torch.empty(context.world), torch.ones(context.world))
+        with torch.inference_mode():
+            dist.all_reduce(torch.ones(4))
+    dist.all_reduce(torch.ones(3))
     return dict(counting.calls)
 
 

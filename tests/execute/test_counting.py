@@ -14,6 +14,7 @@ def test_kind_bytes_and_group_of_each_call_are_counted(pools: Pools) -> None:
     for calls in pools(2).run("execute.jobs:counted", None):
         assert calls == {
             ("all_reduce", 12, everyone): 2,
+            ("all_reduce", 16, everyone): 1,
             ("all_gather", 16, everyone): 1,
             ("reduce_scatter", 16, everyone): 1,
             ("all_to_all", 8, everyone): 1,

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from math import prod
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...graph.ir import Graph
 from ...lower.program import GRAD, INSIDE, Instr, Program, StageCode
@@ -24,30 +24,33 @@ from ..stage.gathers import Gather, again, gathers_of, group_legs, groups_of, wi
 from ..step.buckets import CAPACITY, buckets_of, legs
 from ..step.copies import shared_of
 from ..step.rows import Leg
-from ..torch_compat import c10d_operators, group_members
+from ..torch_compat import group_members, watched
 
 Call = tuple[str, int, Members]
 """(kind, bytes, world ranks in rising order). Bytes: held per member before; of an all-gather after; of a send its message."""
 
 
-class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Counting(AbstractContextManager["Counting"]):
     """While active, every collective of this rank is counted in `calls`."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: Counter[Call] = Counter()
-        self._kinds = c10d_operators()
+        self._watch = ExitStack()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kind = self._kinds.get(func)
-        if kind is not None:
-            group = next(a for a in args if isinstance(a, torch.ScriptObject) and _is_group(a))
-            # outputs come first: of a gather the outputs count, of all others the inputs
-            tensors = [list(_tensors(a)) for a in args[:2]]
-            held = tensors[0] if kind in ("all_gather", "all_reduce", "send", "recv") else (tensors[1] or tensors[0])
-            nbytes = sum(t.numel() * t.element_size() for t in held)
-            self.calls[kind, nbytes, tuple(sorted(group_members(group)))] += 1
-        return func(*args, **(kwargs or {}))
+    def __enter__(self) -> Counting:
+        self._watch.enter_context(watched(self._seen))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._watch.close()
+
+    def _seen(self, kind: str, args: tuple[Any, ...]) -> None:
+        group = next(a for a in args if isinstance(a, torch.ScriptObject) and _is_group(a))
+        # outputs come first: of a gather the outputs count, of all others the inputs
+        tensors = [list(_tensors(a)) for a in args[:2]]
+        held = tensors[0] if kind in ("all_gather", "all_reduce", "send", "recv") else (tensors[1] or tensors[0])
+        nbytes = sum(t.numel() * t.element_size() for t in held)
+        self.calls[kind, nbytes, tuple(sorted(group_members(group)))] += 1
 
 
 def _is_group(value: Any) -> bool:

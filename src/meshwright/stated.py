@@ -32,7 +32,7 @@ CAPTURED_SAMPLES = 2
 """A graph is captured with two samples: a dim of size 1 has no factor, so one sample would hide the batch."""
 
 
-def _silent(line: str, text: str, done: str) -> None:
+def silent(line: str, text: str, done: str) -> None:
     """No progress wanted."""
 
 
@@ -54,7 +54,7 @@ class Stated:
 
 
 def state(
-    request: Request, say: Say = _silent, cost: CostModel | None = None, source: ModelSource | None = None
+    request: Request, say: Say = silent, cost: CostModel | None = None, source: ModelSource | None = None
 ) -> Stated:
     """Resolve and capture; quick to fail: the cheap names are checked before the model is captured.
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError, Unsupported
-from .export.base import Exporter
+from .export.base import Exporter, Read
+from .export.gains import path
+from .export.model import model_of
 from .export.outcome import Exported, export
 from .export.reading import setup_from
 from .export.registry import installed, load
+from .export.setup import Setup, setup_of
 from .output_folder import write_together
+from .plan.model import Plan
+from .report.gains import Change
+from .request import Request
 from .save import Opened, check_same_model
 from .simulate.simulator import simulate
-from .stated import Stated
+from .stated import Say, Stated, state
+from .stated import silent as _silent
 
 OURS = "meshwright"
 """The target that is no other trainer: a plan folder is what our own runner takes."""
@@ -82,6 +91,63 @@ def checked(exported: Exported) -> Checked:
     here = installed(type(exporter))
     prices = [simulate(problem, plan, detail=False).step_seconds for plan in (wanted, found)]
     return Checked(here, not here or here in exporter.versions, wanted == found and prices[0] == prices[1], *prices)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A trainer's files as a layout of a problem."""
+
+    exporter: Exporter
+    read: Read
+    setup: Setup
+    stated: Stated
+
+
+def imported(request: Request, file: Path, format_name: str = "", say: Say = _silent) -> Imported:
+    """What a trainer's file runs, on the cluster of a request; positions and batch are the file's where the request has none.
+
+    Raises:
+        InputError: the file cannot be read or recognised, degrees that are not the cluster's.
+    """
+    files = _texts(file)
+    exporter = reader_of("\n".join(files.values()), format_name)
+    stated = state(request, say)
+    read = exporter.read(files, model_of(stated.problem.graph), stated.problem.cluster.count)
+    wished = {k: int(read.words[w]) for k, w in (("seq", "seq"), ("batch", "samples")) if w in read.words}
+    asked = {
+        k: n for k, n in wished.items() if getattr(request, k) is None and getattr(stated.request, k) not in (None, n)
+    }
+    if asked:
+        stated = state(
+            replace(request, batch=asked.get("batch", request.batch), seq=asked.get("seq", request.seq)), say
+        )
+        read = exporter.read(files, model_of(stated.problem.graph), stated.problem.cluster.count)
+    words = {k: v for k, v in read.words.items() if k != "samples"} if request.batch else read.words
+    setup = setup_from(stated.problem, exporter, replace(read, words=words), stated.source.name)
+    return Imported(exporter, read, setup, stated)
+
+
+def _texts(file: Path) -> dict[str, str]:
+    """A file, or all text files of a folder that an export wrote."""
+    try:
+        if file.is_dir():
+            return {p.name: p.read_text(encoding="utf-8") for p in sorted(file.iterdir()) if p.is_file()}
+        return {file.name: file.read_text(encoding="utf-8")}
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "is no text"
+        raise InputError(f"cannot read {file}: {why}", where="--from") from None
+
+
+def changes(theirs: Imported, plan: Plan) -> list[Change]:
+    """From a trainer's settings to a plan that it runs, one change at a time."""
+    ours = setup_of(theirs.setup.problem, plan, theirs.setup.name)
+    options = spelled(theirs.exporter)
+    return [(s.options(options), s.seconds, s.memory, s.fits) for s in path(theirs.setup, ours)]
+
+
+def spelled(exporter: Exporter) -> Callable[[Setup], dict[str, Any]]:
+    """How a target writes a setup: option -> value."""
+    return lambda setup: {key: value for s in exporter.said(setup) for key, value in s.options.items()}
 
 
 def reader_of(text: str, format_name: str = "") -> Exporter:

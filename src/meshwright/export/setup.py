@@ -83,11 +83,14 @@ class Setup:
         schedule = rest.pop("plan_schedule", None)
         if schedule is None:
             m = self.layout.samples // (point.replicas * point.micro_batch)
-            kept = (
-                self.layout.schedule
-                if point.schedule == self.layout.schedule.name and m == self.layout.micro_batches
-                else None
+            old = self.point
+            same = (old.schedule, old.pp, old.chunks, self.layout.micro_batches) == (
+                point.schedule,
+                point.pp,
+                point.chunks,
+                m,
             )
+            kept = self.layout.schedule if same else None
             schedule = kept or Schedule(point.schedule, m, {"v": point.chunks} if point.chunks > 1 else {})
         devices = tuple(tuple(point.mesh(r).devices) for r in range(point.pp))
         return replace(self, layout=replace(self.layout, point=point, schedule=schedule, devices=devices, **rest))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import options as o
+from ..completion import exporter_names
 from ..numbers import whole
 from ..screen import Screen
 
@@ -52,6 +53,16 @@ def simulate(
     schedule: Annotated[
         str, typer.Option("--schedule", metavar="gpipe|1f1b|interleaved", help="Order of the pipeline.")
     ] = "",
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="FILE", help="Settings of another trainer: its recipe, command line, YAML or JSON."
+        ),
+    ] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", metavar="TRAINER", autocompletion=exporter_names, help="Whose settings --from are."),
+    ] = None,
     for_: o.For = None,
     out: o.Out = None,
     seed: o.Seed = None,
@@ -67,6 +78,7 @@ def simulate(
     from ...report.table import plan_lines
     from ...stated import state
     from ._asked import is_plan, request_of, working
+    from ._from import simulate_from
 
     screen = Screen(as_json, quiet, verbose, color)
     given = {
@@ -80,6 +92,8 @@ def simulate(
         "seed": seed,
         "trainer": for_,
     }
+    if from_ is not None:
+        return simulate_from(screen, request_of(model, **given), from_, format_ or "", out)
     with working(screen) as (progress, interrupt):
         if is_plan(model):
             opened = save.open_plan(Path(model))

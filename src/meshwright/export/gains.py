@@ -1,0 +1,102 @@
+"""From one layout to another, one option at a time: what each change is worth.
+
+The path is greedy: of the changes that are left, the one after which the step is shortest comes next, those that fit before those
+that do not. What a change is worth depends on those before it, so the figures belong to this order; they add up to the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import MeshwrightError
+from ..simulate.price import Pricer
+from ..simulate.simulator import simulate
+from .setup import Setup
+
+TOGETHER: Sequence[tuple[str, ...]] = (
+    ("dp", "tp", "pp", "cp", "ep", "whole_experts", "replicate"),
+    ("micro_batch",),
+    ("zero", "reshard"),
+    ("recompute",),
+    ("sequence",),
+    ("context",),
+    ("schedule", "chunks", "parts"),
+)
+"""Words that change together: degrees multiply to the devices, a schedule has its stages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change."""
+
+    words: tuple[str, ...]
+    before: Setup
+    after: Setup
+    seconds: float
+    """Of a step after it."""
+    memory: float
+    """Bytes on the fullest device after it."""
+    fits: bool
+
+    def options(self, spelled: Callable[[Setup], Mapping[str, Any]]) -> dict[str, tuple[Any, Any]]:
+        """Option -> (before, after), None where one does not write it."""
+        a, b = spelled(self.before), spelled(self.after)
+        return {k: (a.get(k), b.get(k)) for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k)}
+
+
+def path(theirs: Setup, ours: Setup) -> Iterator[Step]:
+    """Changes that lead from one layout to the other, of the same problem."""
+    problem = theirs.problem
+    usable = min(problem.limits.usable(t.memory) for t in problem.cluster.types)
+    pricer = Pricer(problem.graph, problem.cluster, problem.cost, problem.recipe)
+    here, left = theirs, [g for g in TOGETHER if _differ(theirs, ours, g)]
+    while left:
+        tried = []
+        for group in left:
+            changed = _changed(here, ours, group)
+            if changed is None:
+                continue
+            try:
+                found = simulate(problem, changed.plan(), detail=False, pricer=pricer)
+            except MeshwrightError:
+                continue  # a mixture of the two that no layout has
+            peak = float(found.peak.max())
+            tried.append(Step(group, here, changed, found.step_seconds, peak, peak <= usable))
+        if not tried:  # nothing can change alone any more
+            found = simulate(problem, ours.plan(), detail=False, pricer=pricer)
+            peak = float(found.peak.max())
+            yield Step(tuple(w for g in left for w in g), here, ours, found.step_seconds, peak, peak <= usable)
+            return
+        step = min(tried, key=lambda s: (not s.fits, s.seconds))
+        yield step
+        here, left = step.after, [g for g in left if g != step.words and _differ(step.after, ours, g)]
+
+
+def _differ(a: Setup, b: Setup, group: Sequence[str]) -> bool:
+    return any(_word(a, w) != _word(b, w) for w in group)
+
+
+def _word(setup: Setup, word: str) -> Any:
+    return setup.layout.parts if word == "parts" else getattr(setup.point, word)
+
+
+def _changed(here: Setup, ours: Setup, group: Sequence[str]) -> Setup | None:
+    """With the words of one group; None where that is no layout: a batch that does not split, stages that do not fit."""
+    words = {w: _word(ours, w) for w in group}
+    if "pp" in words:
+        words |= {"chunks": here.point.chunks, "schedule": here.point.schedule, "parts": here.layout.parts}
+        if words["pp"] != here.point.pp:
+            words |= {w: _word(ours, w) for w in ("schedule", "chunks", "parts")}
+        if words["tp"] == 1:
+            words["sequence"] = False
+        if words["dp"] == 1:
+            words |= {"zero": 0, "reshard": True}
+    elif "parts" in words and ours.point.pp != here.point.pp:
+        return None
+    point = here.with_words(**words).point
+    each = point.replicas * point.micro_batch
+    if here.layout.samples % each or point.replicate > point.dp:
+        return None
+    return here.with_words(**words)

@@ -70,15 +70,14 @@ def test_none_kept_is_always_all_kept_is_never(graph: Graph, shape: dict[str, in
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_time_falls_and_memory_rises_with_each_that_is_kept(graph: Graph, shape: dict[str, int]) -> None:
-    """Memory but for one value: what a block hands on counts twice for a moment while it is made again, once where it is kept."""
     question, plan = problem(graph, 16, Rates(link=1e5)), pipeline(graph, **shape, recompute=True)
-    handed_on = max(graph.tensor[op.outputs[0]].nbytes for op in graph.ops)
     found = [simulate(question, keeping(plan, k)) for k in range(9)]
     seconds, peaks = [x.step_seconds for x in found], np.array([x.peak for x in found])
     assert all(b <= a * (1 + 1e-12) for a, b in pairwise(seconds))
     assert seconds[8] < seconds[1] < seconds[0]
-    assert (np.diff(peaks, axis=0) >= -handed_on - 1e-9).all()
-    assert (peaks[8] > peaks[0]).any() or shape["p"] == 1  # alone, with one micro-batch in flight, it is that one value
+    assert (np.diff(peaks, axis=0) >= -1e-9).all()
+    # Alone, with one micro-batch in flight, a block ends with what the next one begins with: nothing is saved.
+    assert (peaks[8] > peaks[0]).any() if shape["p"] > 1 else (peaks[8] == peaks[0]).all()
     for x in found:
         assert sum(x.seconds_by.values()) == pytest.approx(x.step_seconds, rel=1e-9)
         for lane, parts in enumerate(x.peak_by):

@@ -113,6 +113,13 @@ class Keeper:
                 found[value] = self.operand / item_bytes(v.atoms, v.tensor(value)) if narrow else 1.0
         return found
 
+    @cached_property
+    def _stays_again(self) -> Mapping[str, float]:
+        """`shares` of the piece without recompute: what else it makes again is gone when the backward begins, as in a forward."""
+        if not self.recomputed:
+            return self.shares
+        return Keeper(self.v, self.kernels, self.shardings, frozenset(), self.operand).shares
+
     def kept(self, made_again: set[str], elsewhere: frozenset[str] = frozenset()) -> Kept:
         """`elsewhere`: values that another segment counts."""
         v = self.v
@@ -130,8 +137,10 @@ class Keeper:
                 activations = add(activations, (fixed * share, each * share))
         rerun = (0.0, 0.0)
         for value in sorted(made_again):
-            if v.root(value) == value:
-                rerun = add(rerun, v.size(value))
+            share = self._stays_again.get(value, 0.0) if v.node(value) is not None else 1.0
+            if v.root(value) == value and share:
+                fixed, each = v.size(value)
+                rerun = add(rerun, (fixed * share, each * share))
         return Kept(activations, rerun, self.kernels.working, loss, self.kernels.loss)
 
     def _operands(self) -> set[str]:

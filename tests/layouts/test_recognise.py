@@ -8,26 +8,17 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from spaces import space_of
 
-from meshwright.cluster import Mesh, resolve
-from meshwright.cost import Analytic
+from meshwright.cluster import Mesh
 from meshwright.errors import Unsupported
 from meshwright.graph.ir import Graph
-from meshwright.layouts.expert import expert_of
 from meshwright.layouts.recognise import recognise
 from meshwright.plan.model import OpSharding, Plan, Schedule, Weights
-from meshwright.plan.problem import Problem, Recipe
 from meshwright.plan.serial import from_json, to_json
 from meshwright.planners._grid_space import Space
 
 FAMILIES = ("gpt2", "llama-3.1-8b", "mixtral-8x7b", "t5-large", "resnet-50")
-WISHES = {"recompute": ["none", "light", "full", "attention", "first:1"], "replicate": [1, 2], "reshard": [True, False]}
-
-
-def space_of(small: Callable[[str], Graph], family: str, devices: int = 16) -> Space:
-    graph = small(family)
-    problem = Problem(graph, resolve(f"a100x{devices}"), Analytic(precision="bfloat16"), Recipe(samples=64))
-    return Space(problem, expert_of(graph), {}, WISHES)
 
 
 def drawn(space: Space, count: int, seed: int) -> list[Plan]:

@@ -15,7 +15,7 @@ from . import settings
 from ._words import gib
 from .cluster import Cluster, resolve
 from .cost.constants import chip
-from .errors import InputError, MeshwrightError
+from .errors import InputError, MeshwrightError, Unsupported
 from .layout_by_hand import LayoutByHand
 from .layouts.point import Point
 from .plan.model import Plan
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .for_trainer import ForTrainer
     from .planners.base import Planner
     from .planners.types import Considered, Result
+    from .report.gains import Change
     from .simulate import Pricer
 
 Progress = Callable[[str, int, int, float], None]
@@ -310,6 +311,8 @@ def by_hand(stated: Stated, layout: LayoutByHand, top: int = 5) -> Outcome:
         fix["schedule"] = full.schedule
     if full.context:
         fix["context"] = full.context
+    if full.replicate > 1:
+        fix["replicate"] = full.replicate
     trainer = trainer_of(stated.request)
     if trainer is not None:
         trainer.check_conditions(stated.problem, _given_point(stated, fix))
@@ -360,6 +363,31 @@ def reopened(opened: Opened) -> Reopened:
         )
     files = {p.name: p.stat().st_size for p in sorted(opened.folder.iterdir()) if p.is_file()}
     return Reopened(opened.folder, stated, replace(outcome, folder=os.path.relpath(opened.folder), files=files))
+
+
+def changes_between(first: Reopened, other: Reopened) -> tuple[float, list[Change]] | None:
+    """Seconds of the first plan's step, and what leads to the other, one option at a time; None where they answer other
+    problems or one is no layout of degrees."""
+    from .export.gains import path
+    from .export.setup import setup_of
+    from .layout_by_hand import spelled
+
+    a, b = first.stated, other.stated
+    if (
+        first.outcome.plan is None
+        or other.outcome.plan is None
+        or first.outcome.simulation is None
+        or not a.request.same_problem(b.request)
+    ):
+        return None
+    try:
+        theirs, ours = (setup_of(a.problem, x.outcome.plan) for x in (first, other) if x.outcome.plan is not None)
+    except Unsupported:
+        return None
+    found: list[Change] = [
+        (s.options(lambda setup: spelled(setup.point)), s.seconds, s.memory, s.fits) for s in path(theirs, ours)
+    ]
+    return first.outcome.simulation.step_seconds, found
 
 
 BIGGER = (2, 4, 8, 16, 32, 64)

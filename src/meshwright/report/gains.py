@@ -54,4 +54,4 @@ def gain_object(first: float, changes: Sequence[Change]) -> dict[str, Any]:
 
 
 def _value(value: Any) -> str:
-    return "not set" if value is None else str(value)
+    return "not set" if value is None or value == "" else str(value)

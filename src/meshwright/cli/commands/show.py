@@ -35,6 +35,7 @@ def show(
     from ... import answer, save
     from ...output_folder import REPORT, TRACE
     from ...report.diff import diff_lines, diff_object
+    from ...report.gains import gain_lines, gain_object
     from ...report.lines import Line
     from ...report.payload import plan_object
     from ...report.table import plan_lines
@@ -46,7 +47,14 @@ def show(
     if diff is not None:
         other = answer.reopened(save.open_plan(diff))
         screen.lines(diff_lines(first.outcome, other.outcome, screen.width))
-        screen.json(diff_object(first.outcome, other.outcome))
+        found = diff_object(first.outcome, other.outcome)
+        if (gains := answer.changes_between(first, other)) is not None:
+            start, changes = gains
+            screen.lines(
+                [Line(""), Line("One change after the other", "title"), *gain_lines(start, changes, screen.width)]
+            )
+            found["gains"] = gain_object(start, changes)
+        screen.json(found)
         return 0
     screen.lines(plan_lines(first.outcome, screen.width))
     screen.json(plan_object(first.outcome))

@@ -46,9 +46,15 @@ def simulate(
     ep: Annotated[Degree, whole("--ep", 1, help="Expert-parallel degree.")] = None,
     vpp: Annotated[int, whole("--vpp", 1, help="Chunks a device, interleaved.")] = 1,
     zero: Annotated[int, whole("--zero", 0, 3, help="What rests cut over dp: 1 state, 2 gradients, 3 weights.")] = 0,
+    replicate: Annotated[
+        int, whole("--replicate", 1, help="Groups of replicas that each hold all that --zero cuts (hybrid sharding).")
+    ] = 1,
     micro_batch: Annotated[int, whole("--micro-batch", 1, help="Samples a replica computes at once.")] = 1,
     recompute: Annotated[
-        str, typer.Option("--recompute", metavar="none|light|full", help="What runs again before the backward.")
+        str,
+        typer.Option(
+            "--recompute", metavar="none|light|full|attention|first:K", help="What runs again before the backward."
+        ),
     ] = "none",
     schedule: Annotated[
         str, typer.Option("--schedule", metavar="gpipe|1f1b|interleaved", help="Order of the pipeline.")
@@ -101,7 +107,7 @@ def simulate(
             save.check_same_model(opened, stated)
             outcome = answer.of_plan(stated, opened.plan)
         else:
-            layout = LayoutByHand(dp, tp, pp, cp, ep, vpp, zero, micro_batch, recompute, schedule, context)
+            layout = LayoutByHand(dp, tp, pp, cp, ep, vpp, zero, micro_batch, recompute, schedule, context, replicate)
             request = request_of(model, **given)
             layout.completed(answer.cluster_of(request))
             stated = state(request, progress.line)

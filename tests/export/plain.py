@@ -55,6 +55,8 @@ class Plain(Exporter):
                 yield Said(
                     word, level="refused", why=f"Plain has no schedule {p.schedule}", runs_as={"schedule": "1f1b"}
                 )
+            elif word == "devices" and not setup.in_order(self.order):
+                yield Said(word, level="refused", why="Plain counts its devices over pp, dp and tp")
             elif word == "stages" and len({len(s.layers) for s in setup.shares}) > 1:
                 yield Said(word, level="refused", why="Plain deals layers evenly")
             else:

@@ -18,7 +18,7 @@ from ..errors import Unsupported
 from ..graph.ir import Graph
 from ..plan.lookup import entry_range, representative_tensor, stage_ops
 from ..plan.model import OpSharding, Plan, Schedule, Storage, Weights
-from ..plan.schedules import home
+from ..plan.schedules import chunks_of, conditions, home
 from .again import FIRST, MODULES, WORDS
 from .build import plan_of
 from .expert import Expert, expert_of
@@ -65,8 +65,11 @@ def recognise(graph: Graph, plan: Plan) -> Recognised:
     Raises:
         Unsupported: no point has it; the sentence names the first thing that it says and no point says.
     """
+    if plan.graph and plan.graph != graph.digest:
+        raise Unsupported("it is a plan of another model")
     _simple(plan)
     plan, devices = _in_axes(plan)
+    _schedule(plan, len(devices))
     expert = expert_of(graph)
     units = Units(expert.atoms.folded)
     parts = _parts(units, plan)
@@ -102,6 +105,20 @@ def _simple(plan: Plan) -> None:
     found = next((words for words, is_so in wrong if is_so), "")
     if found:
         raise Unsupported(found)
+
+
+def _schedule(plan: Plan, pp: int) -> None:
+    """Refuse a schedule that has no rows for these ranks."""
+    schedule, v = plan.schedule, chunks_of(plan.schedule)
+    if schedule.name == "custom":
+        return
+    if schedule.name == "dataflow" or len(plan.stages) != pp * v:
+        raise Unsupported(
+            f"schedule {schedule.name} has {v} stages a rank, but {pp} ranks have {len(plan.stages)} stages"
+        )
+    rest = {name: value for name, value in schedule.args.items() if name != "v"}
+    if words := conditions(schedule.name, pp, schedule.micro_batches, v, rest):
+        raise Unsupported(words)
 
 
 def _in_axes(plan: Plan) -> tuple[Plan, tuple[tuple[int, ...], ...]]:
@@ -161,6 +178,8 @@ def _parts(units: Units, plan: Plan) -> tuple[int, ...]:
             raise Unsupported(f"stage {s} is not a row of whole blocks in the order of the model")
         parts.append(ends.index(stop) + 1 - at)
         at, done = ends.index(stop) + 1, stop
+    if at != len(units):
+        raise Unsupported(f"its stages leave out {graph.ops[done].name} and what follows")
     return tuple(parts)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .cluster._units import BadQuantity, quantity
-from .request import PRECISIONS, Request
+from .request import PRECISIONS, Request, tokens_of
 
 
 class _Table(BaseModel):
@@ -27,6 +27,13 @@ class ModelTable(_Table):
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     attention_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     routing_skew: Annotated[float, Field(ge=1)] = 1.0
+
+    tokens: Annotated[float, Field(ge=1, allow_inf_nan=False)] | str | None = None
+
+    @field_validator("tokens")
+    @classmethod
+    def _counted(cls, value: float | str | None) -> float | None:
+        return tokens_of(value) if isinstance(value, str) else value
 
     @field_validator("precision")
     @classmethod
@@ -47,6 +54,7 @@ class ClusterTable(_Table):
     file: str | None = None
     keep_free: str | None = None
     profile: str | None = None
+    price: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> ClusterTable:
@@ -117,6 +125,8 @@ class ProblemFile(_Table):
             _beside(folder, self.search.annotations) if self.search.annotations else "",
             self.search.for_,
             self.model.recorded is not None,
+            cast("float | None", self.model.tokens),  # a text was made a number when it was read
+            self.cluster.price,
         )
 
 

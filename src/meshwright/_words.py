@@ -69,6 +69,13 @@ def count(value: float) -> str:
     return f"{value:,.0f}" if isfinite(value) else MISSING
 
 
+def money(value: float) -> str:
+    """To three digits, never with an exponent: 12,300,000 or 0.61."""
+    if not isfinite(value):
+        return MISSING
+    return number(value) if abs(value) < 1e3 else f"{float(f'{value:.2e}'):,.0f}"
+
+
 def parameters(n: float) -> str:
     """8030261248 -> "8.03 B"."""
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import settings
-from ._words import gib
+from ._words import gib, percent, size
 from .cluster import Cluster, resolve
 from .cost.constants import chip
 from .errors import InputError, MeshwrightError, Unsupported
@@ -161,7 +161,23 @@ def outcome_of(stated: Stated, planner: Planner, result: Result, *, top: int = 5
         recipe=stated.problem.recipe,
         family=_family(stated.problem),
         kind=_kind(stated.problem),
+        goal=problem.goal,
+        told=_least_memory(fitting) if problem.goal == "memory" else (),
     )
+
+
+def _least_memory(fitting: Sequence[Candidate]) -> tuple[str, ...]:
+    """Why, where memory is what is least."""
+    if len(fitting) < 2:
+        return ()
+    best, fastest = fitting[0], min(fitting, key=lambda c: c.step_s)
+    words = f"Least memory: {best.layout} holds {size(best.memory_bytes)} a device at most."
+    if fastest is best:
+        return (words, "None of the plans that were priced is faster, either.")
+    more = size(fastest.memory_bytes - best.memory_bytes)
+    faster = percent(1 - fastest.step_s / best.step_s)
+    how = f"{fastest.layout} with µbatch {fastest.micro_batch} × {fastest.micro_batches}"
+    return (words, f"The fastest of those priced, {how}, takes {faster} less time and {more} more.")
 
 
 def _rows(stated: Stated, result: Result, pricer: Pricer) -> tuple[list[Candidate], list[Candidate]]:
@@ -207,7 +223,7 @@ def _shown(stated: Stated, considered: Sequence[Considered], pricer: Pricer) -> 
         for c, step in zip(considered, seconds, strict=True)
     ]
     fitting = [r for r in rows if r.fits]
-    if not simulated:
+    if not simulated and stated.problem.goal != "memory":
         fitting[1:] = sorted(fitting[1:], key=lambda r: r.step_s)
     return fitting, [r for r in rows if not r.fits]
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from . import answer, comparing, save
+from . import answer, cheapest, comparing, save
 from ._words import gib
 from .errors import InputError
 from .launch import Launch, shape_of
@@ -49,6 +49,9 @@ def plan(
     fix: Mapping[str, int] | None = None,
     allow: Mapping[str, tuple[str, ...]] | None = None,
     keep_free: float | None = None,
+    objective: str = "step",
+    tokens: float | None = None,
+    price: float | None = None,
     seed: int = 0,
     top: int = 5,
     folder: str | Path | None = None,
@@ -67,6 +70,9 @@ def plan(
         batch, seq: samples a step and tokens a sample; None = the model's default.
         budget: seconds of search; None = until it ends.
         fix, allow: {"tp": 8}, {"recompute": ("none", "full")}.
+        objective: what is least: "step", "memory", or "cost", which also looks at smaller clusters of the same preset.
+        tokens: to be trained on; `.training` of the answer says how long and for how much.
+        price: money for a device and hour; None = what the cluster says.
         keep_free: bytes of every device that stay free; None = a tenth.
         folder: where plan, report, trace and problem are written; None = nowhere.
 
@@ -76,8 +82,8 @@ def plan(
     source = _source(model, inputs, loss)
     request = Request(
         source.spec if source else str(model),
-        cluster, batch, seq, precision, "adamw", keep_free, planner, budget, "step", fix or {}, allow or {}, seed,
-        profile=profile,
+        cluster, batch, seq, precision, "adamw", keep_free, planner, budget, objective, fix or {}, allow or {},
+        seed, profile=profile, tokens=tokens, price=price,
     )  # fmt: skip
     if folder is not None and source is not None and not source.can_be_found:
         raise InputError(
@@ -86,7 +92,10 @@ def plan(
         )
     chosen = answer.planner_of(request, top)
     stated = state(request, source=source)
-    outcome = answer.search(stated, chosen, top=top, progress=progress)
+    if objective == "cost":
+        stated, outcome = cheapest.search(stated, chosen, top=top, progress=progress)
+    else:
+        outcome = answer.search(stated, chosen, top=top, progress=progress)
     return save.write(outcome, stated, Path(folder)) if folder is not None and outcome.plan is not None else outcome
 
 
@@ -113,7 +122,7 @@ def simulate(
 
     Args:
         preset: with a problem: "distir" plays its program as the simulator of DistIR does.
-        layout: with a name: cluster, profile, batch, seq, precision, and dp, tp, pp, vpp, zero, micro_batch, recompute, schedule.
+        layout: with a name: cluster, profile, batch, seq, precision, tokens, price, and dp, tp, pp, vpp, zero, micro_batch, recompute, schedule.
 
     Raises:
         InputError: degrees that do not multiply to the devices, or a layout that is not legal for the model.
@@ -124,7 +133,11 @@ def simulate(
         if plan is None:
             raise TypeError("simulate(problem, plan) needs the plan")
         return price(model, plan, preset=preset, detail=detail)
-    asked = {k: layout.pop(k) for k in ("cluster", "profile", "batch", "seq", "precision", "seed") if k in layout}
+    asked = {
+        k: layout.pop(k)
+        for k in ("cluster", "profile", "batch", "seq", "precision", "seed", "tokens", "price")
+        if k in layout
+    }
     return answer.by_hand(state(Request(model, **asked)), LayoutByHand(**layout))
 
 

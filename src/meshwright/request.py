@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 PRECISIONS: Mapping[str, str] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 FAULTS_SHOWN = 10
+_TIMES = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,10 @@ class Request:
     """NAME or NAME@VERSION: only what this trainer runs exactly is searched."""
     recorded: bool = False
     """The model is a profile with prices and devices of its own, by its path."""
+    tokens: float | None = None
+    """To train with the plan: how long and for how much is said of it."""
+    price: float | None = None
+    """Money for one device and hour; None = what the cluster says."""
 
     def same_problem(self, other: Request) -> bool:
         """Whether both ask the same question, by whatever search."""
@@ -104,10 +110,14 @@ def to_toml(request: Request, comment: str = "") -> str:
     if request.seq is not None:
         lines.append(f"seq = {request.seq}")
     lines += [f"{name} = {value!r}" for name, value in request.skews() if value != 1.0]
+    if request.tokens is not None:
+        lines.append(f"tokens = {_plain(request.tokens)}")
     lines += [f"precision = {_quoted(request.precision)}", f"optimizer = {_quoted(request.optimizer)}"]
     lines += ["[cluster]", f"{file} = {_quoted(request.cluster)}"]
     if request.keep_free is not None:
         lines.append(f'keep_free = "{request.keep_free / 2**30!r} GiB"')
+    if request.price is not None:
+        lines.append(f"price = {_plain(request.price)}")
     if request.profile:
         lines.append(f"profile = {_quoted(request.profile)}")
     lines += ["[search]", f"planner = {_quoted(request.planner)}"]
@@ -130,6 +140,19 @@ def to_toml(request: Request, comment: str = "") -> str:
         lines.append(f"set = {{ {said} }}")
     lines.append(f"seed = {request.seed}")
     return "\n".join(lines) + "\n"
+
+
+def tokens_of(text: str) -> float:
+    """ "15e12", "15T" or "300B" as a number of tokens.
+
+    Raises:
+        ValueError: says how to write it.
+    """
+    found = re.fullmatch(r"\s*(\d[\d,_]*(?:\.\d+)?(?:[eE]\+?\d+)?)\s*([kMBT]?)\s*", text)
+    value = float(found[1].replace(",", "").replace("_", "")) * _TIMES[found[2]] if found else 0.0
+    if not 1 <= value < inf:
+        raise ValueError("write a number of tokens, such as 15e12, 15T or 300B")
+    return value
 
 
 def read(path: Path) -> Request:
@@ -196,6 +219,11 @@ def _is_path(word: str) -> bool:
 def _absolute(word: str) -> str:
     path, colon, function = word.partition(":")
     return os.path.realpath(path) + colon + function
+
+
+def _plain(value: float) -> str:
+    """A number as TOML has it, whole where it is."""
+    return repr(int(value)) if value == int(value) else repr(value)
 
 
 def _quoted(word: str) -> str:

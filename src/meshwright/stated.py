@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._words import number, parameters
+from ._words import joined, number, parameters
 from .cluster import describe, is_local, resolve
 from .cluster.model import Cluster
 from .errors import InputError, Unsupported
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str, str, str], None]
 """(line, text, what stands at its end): progress in words."""
-GOALS: Mapping[str, Goal] = {"step": "time", "cost": "price", "memory": "memory"}
+GOALS: Mapping[str, Goal] = {"step": "time", "cost": "time", "memory": "memory"}
 CAPTURED_SAMPLES = 2
 """A graph is captured with two samples: a dim of size 1 has no factor, so one sample would hide the batch."""
 
@@ -87,6 +87,8 @@ def state(
             f"--routing-skew {request.routing_skew:g}: must be a number of at least 1, the busiest load over the mean",
             where="--routing-skew",
         )
+    if request.tokens is not None and not 1 <= request.tokens < inf:
+        raise InputError(f"--tokens {request.tokens:g}: must be a number of at least 1", where="--tokens")
     if request.budget is not None and not 0 < request.budget < inf:
         raise InputError(f"--budget {request.budget:g}: must be a number of seconds, above 0", where="--budget")
     profile = profile_of(request)
@@ -97,6 +99,10 @@ def state(
         from .graph.source import resolve as resolve_model
 
         source = resolve_model(request.model)
+    if request.tokens is not None and source.default_seq <= 1:
+        raise InputError(
+            f"--tokens: {source.name} is trained on samples, not on tokens: leave it out", where="--tokens"
+        )
     defaults = {name for name in ("batch", "seq") if getattr(request, name) is None}
     batch, seq = request.batch or source.default_batch, request.seq or source.default_seq
     say("model", source.name, "")
@@ -121,6 +127,7 @@ def state(
         problem.limits.usable(installed),
         request.attention_share,
         request.routing_skew,
+        tokens=request.tokens or 0.0,
     )
     size = f"{source.name:15}{parameters(question.parameter_count)} parameters"
     say("model", size + (f", {question.blocks}" if question.blocks else ""), f"captured {number(spent, 2)} s")
@@ -148,9 +155,19 @@ def profile_of(request: Request) -> Profile | None:
 def cluster_of(request: Request, profile: Profile | None = None) -> Cluster:
     """The cluster of a request; "local" as it was measured, if it was."""
     found = resolve(request.cluster)
-    if profile is None or profile.local is None or not is_local(request.cluster):
+    if profile is not None and profile.local is not None and is_local(request.cluster):
+        found = profile.local.cluster(0 if request.cluster == "local" else found.count)
+    if request.price is None:
         return found
-    return profile.local.cluster(0 if request.cluster == "local" else found.count)
+    if not 0 < request.price < inf:
+        raise InputError(f"--price {request.price:g}: must be money for a device and hour, above 0", where="--price")
+    if not found.homogeneous:
+        raise InputError(
+            f"--price is for all devices alike, but {found.name} has {joined([t.name for t in found.types])}: write "
+            "price_per_hour for each in its file",
+            where="--price",
+        )
+    return found.priced(request.price)
 
 
 def problem_of(request: Request, graph: Graph, cluster: Cluster, batch: int, cost: CostModel | None = None) -> Problem:
@@ -170,6 +187,7 @@ def problem_of(request: Request, graph: Graph, cluster: Cluster, batch: int, cos
         routing_skew=request.routing_skew,
     )
     keep_free = -1.0 if request.keep_free is None else request.keep_free
+    # Of a cluster of one size the cheapest plan is the fastest: `cheapest` asks for each size.
     problem = Problem(graph, cluster, cost, recipe, GOALS[request.objective], Limits(keep_free=keep_free))
     return _annotated(request, problem) if request.mesh or request.annotations else problem
 

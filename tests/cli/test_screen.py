@@ -6,13 +6,11 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from in_process import Command
 
 from meshwright.cli._epilogs import EPILOG
-from meshwright.cli.completion import cluster_names, layout_words, model_names, planner_names
 from meshwright.cli.options import parse_allow, parse_fix
 
 
@@ -68,48 +66,6 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         f"{sys.executable} -m meshwright models | head -n 1", shell=True, capture_output=True, timeout=60
     )
     assert done.returncode == 0 and done.stderr == b""
-
-
-def test_completion_offers_names_without_loading_torch() -> None:
-    assert "llama-3.1-8b" in model_names("llama-3.1")
-    assert cluster_names("h100x6") == ["h100x64"]
-    assert planner_names("gr") == ["grid"]
-    code = (
-        "from meshwright.cli import completion as c; c.model_names(''); c.cluster_names(''); c.planner_names('');"
-        "import sys; print('torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["", "pl", "plan ", "plan llama-", "plan gpt2 -c h100x", "compare gpt2 --cluster a100", "models gpt", "check g",
-     "plan gpt2 --planner gr", "plan gpt2 --bud", "plan gpt2 --fix t", "plan nothing-like-it"],
-)  # fmt: skip
-def test_the_quick_completion_says_what_the_parser_says(line: str) -> None:
-    words = ["meshwright", *line.split()]
-    place = len(words) - (0 if line.endswith(" ") or not line else 1)
-    env = {
-        "_MESHWRIGHT_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(place),
-    }  # fmt: skip
-    parser = "from meshwright.cli.app import app; app(prog_name='meshwright')"
-    slow = subprocess.run([sys.executable, "-c", parser], capture_output=True, env={**os.environ, **env}, timeout=60)
-    assert in_shell(**env).stdout.split() == slow.stdout.split()
-
-
-def test_names_are_completed_without_the_parser() -> None:
-    code = (
-        "import sys; from meshwright.cli.completion import quick;"
-        "env = {'_MESHWRIGHT_COMPLETE': 'complete_bash', 'COMP_WORDS': 'meshwright plan llama-', 'COMP_CWORD': '2'};"
-        "print(len(quick(env)) > 1, 'typer' in sys.modules, 'torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True False False\n"
-
-
-def test_completed_degrees_divide_the_cluster() -> None:
-    context = SimpleNamespace(params={"cluster": "h100x8"})
-    assert layout_words(context, "tp=") == ["tp=1", "tp=2", "tp=4", "tp=8"]  # type: ignore[arg-type]
-    assert layout_words(context, "tp=2,p") == ["tp=2,pp=1", "tp=2,pp=2", "tp=2,pp=4", "tp=2,pp=8"]  # type: ignore[arg-type]
 
 
 def test_fix_and_allow_are_read() -> None:

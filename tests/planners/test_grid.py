@@ -68,6 +68,22 @@ def test_pruned_equals_exhaustive(seed: int) -> None:
     assert best == [(r.layout, r.objective) for r in every.considered if not r.over][:5]
 
 
+@pytest.mark.parametrize("seed", range(0, 30, 5))
+def test_of_least_memory_too(seed: int) -> None:
+    p = replace(small_problem(seed), goal="memory")
+    allow = {"chunks": [1, 2], "micro-batch": [1, 4], "zero": [0, 2 + seed % 2], "recompute": ["none", "full"]}
+    pruned, every = Grid(allow=allow).plan(p), Grid(allow=allow, prune=False).plan(p)
+    assert (pruned.status == "infeasible") == (every.status == "infeasible")
+    assert pruned.evaluations <= every.evaluations
+    best = [(r.layout, r.objective) for r in pruned.considered if not r.over][:5]
+    assert best == [(r.layout, r.objective) for r in every.considered if not r.over][:5]
+    if pruned.plan is not None:
+        assert pruned.unit == "B" and pruned.objective == Grid().objective(p, pruned.plan) == best[0][1]
+        assert pruned.bound is not None and pruned.bound <= pruned.objective
+        fastest = Grid(allow=allow).plan(replace(p, goal="time"))
+        assert all(pruned.objective <= r.memory for r in fastest.considered)
+
+
 @pytest.mark.parametrize("seed", range(0, 30, 3))
 def test_no_price_is_below_its_bound(seed: int) -> None:
     space = Space(small_problem(seed), Expert(small_problem(seed).graph), {}, {})

@@ -25,7 +25,7 @@ def run(argv: list[str] | None = None) -> int:
         from .completion import quick
 
         if found := quick(os.environ):
-            sys.stdout.write("\n".join(found) + "\n")
+            sys.stdout.write(found + "\n")
             return 0
     from .app import app
 

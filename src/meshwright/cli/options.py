@@ -10,16 +10,29 @@ import typer
 
 from ..errors import InputError
 from .completion import (
+    OBJECTIVES,
+    PRECISIONS,
     cluster_names,
     exporter_names,
     layout_words,
     model_names,
+    one_of,
     plan_paths,
     planner_names,
     setting_names,
 )
 from .numbers import amount, whole
 from .screen import Color
+
+
+def read_tokens(text: str) -> float:
+    from ..request import tokens_of
+
+    try:
+        return tokens_of(text)
+    except ValueError as error:
+        raise InputError(f"--tokens {text}: {error}", where="--tokens") from None
+
 
 Model = Annotated[
     str,
@@ -64,7 +77,13 @@ RoutingSkew = Annotated[
     amount("--routing-skew", "times the mean load", metavar="X", help="Tokens of the busiest device of experts over the mean.  [default: 1]"),
 ]  # fmt: skip
 Precision = Annotated[
-    str | None, typer.Option("--precision", metavar="bf16|fp16|fp32", help="What the model computes in.")
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="|".join(PRECISIONS),
+        help="What the model computes in.",
+        autocompletion=one_of(PRECISIONS),
+    ),
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where to write.  [default: MODEL-CLUSTER]")
@@ -83,7 +102,24 @@ Planner = Annotated[
 ]  # fmt: skip
 Budget = Annotated[float | None, amount("--budget", "seconds", metavar="S", help="Seconds of search.")]
 Objective = Annotated[
-    str | None, typer.Option("--objective", metavar="step|cost|memory", help="What is made smallest.  [default: step]")
+    str | None,
+    typer.Option(
+        "--objective",
+        metavar="|".join(OBJECTIVES),
+        help="What is made smallest.  [default: step]",
+        autocompletion=one_of(OBJECTIVES),
+    ),
+]
+Tokens = Annotated[
+    float | None,
+    typer.Option(
+        "--tokens", metavar="N", parser=read_tokens,
+        help="To be trained on, such as 15T or 300e9: says how many days, and what they cost.",
+    ),
+]  # fmt: skip
+Price = Annotated[
+    float | None,
+    amount("--price", "money", metavar="X", help="Of one device and hour.  [default: what the cluster says]"),
 ]
 Top = Annotated[int, whole("--top", 1, 100, help="Plans shown.")]
 Fix = Annotated[
@@ -129,18 +165,6 @@ Set = Annotated[
         autocompletion=setting_names,
     ),
 ]  # fmt: skip
-
-
-NEW_KINDS = ("planner",)
-"""What `new` makes."""
-
-
-def new_kinds(incomplete: str) -> list[str]:
-    return [kind for kind in NEW_KINDS if kind.startswith(incomplete)]
-
-
-def model_or_plan(incomplete: str) -> list[str]:
-    return [*model_names(incomplete), *plan_paths(incomplete)]
 
 
 def parse_fix(text: str | None) -> dict[str, int] | None:

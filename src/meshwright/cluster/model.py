@@ -6,8 +6,9 @@ Units: bytes, bytes/s, FLOP/s, seconds. Nothing here walks over all devices for 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import Literal
@@ -85,6 +86,19 @@ class Cluster:
     @property
     def homogeneous(self) -> bool:
         return len(self.types) == 1
+
+    @property
+    def price_per_hour(self) -> float | None:
+        """Money for an hour of all devices; None where the price of any is not known."""
+        used = Counter(self.device) if self.device else {0: self.count}
+        if not self.types or any(self.types[t].price_per_hour <= 0 for t in used):
+            return None
+        return sum(n * self.types[t].price_per_hour for t, n in used.items())
+
+    def priced(self, price: float) -> Cluster:
+        """With another price of a device and hour, of all devices."""
+        types = (replace(t, price_per_hour=price, sources={**t.sources, "price_per_hour": "given"}) for t in self.types)
+        return replace(self, types=tuple(types))
 
     def component(self, level: int, device: int) -> int:
         """The component of `device` at `levels[level]`."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeAlias
 
 from .model import Cluster, Mesh
 
-Ints: TypeAlias = NDArray[np.int64]
+if TYPE_CHECKING:  # numpy takes longer to load than a shell may wait for a completed name
+    import numpy as np
+    from numpy.typing import NDArray
+
+Ints: TypeAlias = "NDArray[np.int64]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,8 @@ def _from_strides(cluster: Cluster, mesh: Mesh, along: list[bool], size: int, in
 def _from_devices(
     cluster: Cluster, mesh: Mesh, along: list[bool], size: int, at_zero: Sequence[str], axes: Sequence[str]
 ) -> GroupShape:
+    import numpy as np
+
     grid = np.asarray(mesh.devices, dtype=np.int64).reshape(mesh.shape)
     for k, axis in enumerate(mesh.axes):
         if axis in at_zero and axis not in axes:
@@ -129,6 +132,8 @@ def _from_devices(
 def _components(size: int, member: Sequence[int], devices: Ints) -> Ints:
     if size:
         return devices // size
+    import numpy as np
+
     return np.asarray(member, dtype=np.int64)[devices]
 
 

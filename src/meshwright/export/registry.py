@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from importlib import import_module, metadata
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from .._spelling import nearest
 from ..errors import InputError
-from .base import Exporter
+
+if TYPE_CHECKING:  # a shell waits for completed names
+    from .base import Exporter
 
 TARGETS = {
     "torchtitan": "Torchtitan",

@@ -1,6 +1,7 @@
 """The product's default planner: every legal layout of the expert kind, pruned by a bound and by memory, judged by the simulator.
 
     points    dp × ep × cp × tp (+ sequence) × pp × chunks (gpipe, 1f1b, interleaved, bfs, zb-h1) × micro-batch × ZeRO × recompute
+    goal      the fastest step, or the least memory on the fullest device (bounded by what rests and what is left behind)
     bound     below the step of ANY cut into pp stages; first that of the bare layout, then, where that does not do, the
               point's own; the search stops when no bound is below the worst of the `top` plans found
     stages    each takes whole units (blocks of a run, stretches between); the bottleneck is least under every stage's
@@ -16,7 +17,7 @@ from __future__ import annotations
 import bisect
 import gc
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -56,7 +57,7 @@ class Grid(Planner):
         reference="this project",
         decides=frozenset({"stages", "replicas", "shards", "schedule", "recompute"}),
         handles=frozenset({"memory", "dag"}),
-        goals=frozenset({"time"}),
+        goals=frozenset({"time", "memory"}),
         family="hybrid",
     )
 
@@ -78,8 +79,13 @@ class Grid(Planner):
         self.trainer = trainer
 
     def objective(self, problem: Problem, plan: Plan) -> float:
-        """Simulated seconds of one step."""
-        return simulate(problem, plan, detail=False).step_seconds
+        """Simulated seconds of one step; of goal "memory" the bytes of the fullest device."""
+        simulation = simulate(problem, plan, detail=False)
+        return float(simulation.peak.max()) if problem.goal == "memory" else simulation.step_seconds
+
+    def unit_of(self, problem: Problem) -> str:
+        """Seconds or bytes."""
+        return "B" if problem.goal == "memory" else super().unit_of(problem)
 
     def fits(self, problem: Problem, tries: int = 64) -> bool:
         """Whether some plan of this space fits: those that may hold least are priced first, up to `tries` of them.
@@ -106,7 +112,10 @@ class Grid(Planner):
         if not points:
             raise self._nothing(space)
         prices = Evaluator(space)
-        found = _Found(self.top)
+        least = problem.goal == "memory"
+        first = prices.rest_bytes if least else prices.first_bound
+        own = prices.least_bytes if least else prices.bound
+        found = _Found(self.top, least)
         unsaid: dict[str, int] = {}
         queue: list[tuple[float, bool, int]] = []
         for k, point in enumerate(points):
@@ -115,7 +124,7 @@ class Grid(Planner):
             if (over := prices.first_over(point)) > 0:
                 found.refuse(over, k)
             else:
-                queue.append((prices.first_bound(point), False, k))
+                queue.append((first(point), False, k))
         heapq.heapify(queue)
         if queue:
             run.bound(queue[0][0])  # holds for any cut into stages, not only for those that `parts` chooses
@@ -129,7 +138,7 @@ class Grid(Planner):
                 run.tick(0, "search", done, len(points))
                 continue
             if not close:  # the bound of its own style costs a lowering: only where the first one does not do
-                heapq.heappush(queue, (max(bound, prices.bound(points[k])), True, k))
+                heapq.heappush(queue, (max(bound, own(points[k])), True, k))
                 run.tick(0, "search", done, len(points))
                 continue
             if (over := prices.least_over(points[k])) > 0:
@@ -139,14 +148,14 @@ class Grid(Planner):
             priced = self._price(prices, points[k])
             found.add(priced, k)
             if priced.over <= 0:
-                run.offer(priced.seconds, priced.plan, priced.memory)
-            run.show(self._rows(space, found.best, found.misses), (len(points), found.refused))
+                run.offer(found.value(priced), priced.plan, priced.memory)
+            run.show(self._rows(space, found), (len(points), found.refused))
             run.tick(1, "search", done, len(points))
         if not found.best or not found.misses:
             for _, k in found.hopeless:
                 if self.trainer is None or not self.trainer.why_not(problem, points[k]):
                     found.miss(self._price(prices, points[k]), k)
-        run.show(self._rows(space, found.best, found.misses), (len(points), found.refused))
+        run.show(self._rows(space, found), (len(points), found.refused))
         if not found.best and not found.misses and unsaid:
             raise InputError(max(unsaid, key=unsaid.__getitem__), where="--for")
         if not found.best:
@@ -162,13 +171,12 @@ class Grid(Planner):
             point, self.trainer.parts(problem, point) if self.trainer.why_not(problem, point, parts) else parts
         )
 
-    def _rows(
-        self, space: Space, best: Sequence[tuple[float, int, Priced]], misses: Sequence[tuple[float, int, Priced]]
-    ) -> list[Considered]:
+    def _rows(self, space: Space, found: _Found) -> list[Considered]:
         """The best `top`, then the nearest misses: those that would be faster than the best, if there are any."""
-        limit = best[0][0] if best else inf
-        faster = [m for m in misses if m[2].seconds < limit] or list(misses)
-        return [x.considered(space) for _, _, x in (*best[: self.top], *faster[: self.top])]
+        limit = found.best[0][2].seconds if found.best else inf
+        faster = [m for m in found.misses if m[2].seconds < limit] or list(found.misses)
+        rows = [x.considered(space) for _, _, x in (*found.best[: self.top], *faster[: self.top])]
+        return [replace(r, objective=r.memory) for r in rows] if found.least_memory else rows
 
     def _nothing(self, space: Space) -> InputError:
         cluster, batch = space.problem.cluster, space.problem.recipe.samples
@@ -229,8 +237,9 @@ def _word(value: object) -> str:
 class _Found:
     """What a search has so far: the best, the nearest misses, and what could not fit."""
 
-    def __init__(self, top: int) -> None:
+    def __init__(self, top: int, least_memory: bool = False) -> None:
         self.top = top
+        self.least_memory = least_memory
         self.best: list[tuple[float, int, Priced]] = []
         self.misses: list[tuple[float, int, Priced]] = []
         self.hopeless: list[tuple[float, int]] = []
@@ -239,8 +248,12 @@ class _Found:
 
     @property
     def limit(self) -> float:
-        """Seconds that a plan must be below to be shown."""
+        """Seconds (or bytes) that a plan must be below to be shown."""
         return self.best[self.top - 1][0] if len(self.best) >= self.top else inf
+
+    def value(self, priced: Priced) -> float:
+        """What is to be least."""
+        return priced.memory if self.least_memory else priced.seconds
 
     def refuse(self, over: float, k: int) -> None:
         self.refused += 1
@@ -252,7 +265,7 @@ class _Found:
             self.refused += 1
             self.miss(priced, k)
         else:
-            bisect.insort(self.best, (priced.seconds, k, priced))
+            bisect.insort(self.best, (self.value(priced), k, priced))
 
     def miss(self, priced: Priced, k: int) -> None:
         bisect.insort(self.misses, (priced.over, k, priced))

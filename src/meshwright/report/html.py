@@ -20,7 +20,7 @@ from .outcome import Outcome
 from .payload import plan_object
 from .plan_words import assumptions, stage_table
 from .shardings import sharding_rows, sharding_section
-from .table import recipe_words, searched_words, sure
+from .table import money_words, recipe_words, searched_words, sure
 
 CHARTS = (
     ("mesh", "Which device does what"),
@@ -108,6 +108,7 @@ def head(outcome: Outcome) -> str:
         f'<li><code>{escape(c)}</code><button hidden data-copy="{escape(c)}">copy</button></li>' for c in commands
     )
     plan64 = base64.b64encode(dumps(outcome.plan).encode()).decode()
+    money = "".join(f"<p>{escape(s)}</p>" for s in money_words(outcome))
     why = "".join(f"<p>{escape(s)}</p>" for s in outcome.sentences())
     certain = "".join(f"<p>{escape(s)}</p>" for s in sure(outcome))
     notes = "".join(f"<p>Note: {escape(n)}</p>" for n in q.notes)
@@ -116,6 +117,7 @@ def head(outcome: Outcome) -> str:
         f"<header><h1>{escape(q.model)} on {escape(q.cluster.name)}</h1>"
         f'<p class="soft">{escape(recipe_words(q))}<br>{escape(searched_words(outcome))}</p>'
         f'<ul class="facts">{listed}</ul></header>'
+        f"{'<h2>Training</h2>' + money if money else ''}"
         f"{'<h2>Why</h2>' + why if why else ''}<h2>How sure</h2>{certain}{notes}"
         f'<h2>Next</h2><ul class="commands">{buttons}</ul>'
         f'<p><a download="plan.json" href="data:application/json;base64,{plan64}">plan.json</a> '

@@ -13,10 +13,11 @@ from .._words import GIB, memory_unit, percent
 from ..cluster.model import Cluster
 from ..graph.ir import Graph
 from ..plan.model import Plan
-from ..plan.problem import Recipe
+from ..plan.problem import Goal, Recipe
 from ..simulate.result import Simulation
 from .candidates import Candidate, ties
 from .error_model import ErrorModel, error_model
+from .training import Size, Training, training
 from .why import Why, explain
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Question:
     """Bytes a device may be filled with."""
     attention_share: float = 1.0
     routing_skew: float = 1.0
+    tokens: float = 0.0
+    """To be trained on in all; 0 = not said."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -139,6 +142,10 @@ class Outcome(Viewed):
     files: Mapping[str, int] = field(default_factory=dict)
     """Name -> bytes, relative to `folder`."""
     folder: str = ""
+    goal: Goal = "time"
+    """What is least."""
+    sizes: tuple[Size, ...] = ()
+    """Goal "price": the clusters that were searched."""
 
     @property
     def gap(self) -> float | None:
@@ -150,6 +157,14 @@ class Outcome(Viewed):
     @property
     def simulation(self) -> Simulation | None:
         return self.simulations[0] if self.simulations else None
+
+    @cached_property
+    def training(self) -> Training | None:
+        """How long, and for how much, where a number of tokens was asked for."""
+        if not self.question.tokens or self.simulation is None:
+            return None
+        step = self.simulation.step_seconds
+        return training(self.question.tokens, self.question.items, step, self.interval(step), self.question.cluster)
 
     @cached_property
     def error(self) -> ErrorModel:
@@ -166,6 +181,8 @@ class Outcome(Viewed):
     @cached_property
     def tied_with(self) -> list[int]:
         """Per candidate: row that it cannot be told from, or -1."""
+        if self.goal == "memory":  # its order is not that of steps
+            return [-1] * len(self.candidates)
         return ties([c.step_s for c in self.candidates], self.error.pairs_within)
 
     @cached_property

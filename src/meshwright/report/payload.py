@@ -9,6 +9,7 @@ from ..plan.serial import to_json
 from ..simulate.result import Simulation
 from .candidates import Candidate
 from .outcome import Outcome
+from .training import size_object, training_object
 from .why import Difference
 
 SCHEMA = "meshwright.plan/1"
@@ -70,6 +71,8 @@ def plan_object(outcome: Outcome) -> dict[str, Any]:
             "pairs_source": outcome.error.pairs_source,
             "provenance": outcome.error.provenance,
         },
+        "training": training_object(outcome.training) if outcome.training is not None else None,
+        "sizes": [size_object(size) for size in outcome.sizes],
         "files": {name: f"{outcome.folder}/{name}" for name in outcome.files},
         "seconds": outcome.seconds,
     }

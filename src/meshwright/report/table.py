@@ -17,6 +17,7 @@ from ..simulate.result import Lane
 from .candidates import Candidate
 from .lines import Line, Style, bar, columns, labelled, listed, sums
 from .outcome import Outcome, Question
+from .training import size_words, training_words
 
 OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 PROVED = 0.1
@@ -33,6 +34,7 @@ def plan_lines(outcome: Outcome, width: int = 100, next_steps: bool = True) -> l
     lines += candidate_lines(outcome, width)
     if outcome.simulation is not None:
         lines += [Line(""), *step_lines(outcome, width), *memory_lines(outcome, width), Line("")]
+        lines += [Line(t) for t in labelled("Train", money_words(outcome), width)]
         lines += [Line(t) for t in labelled("Why", outcome.sentences(), width)]
         lines += [Line(t) for t in labelled("Sure?", sure(outcome), width)]
     if outcome.notes:
@@ -217,6 +219,18 @@ def _stages(lane: Lane) -> str:
     return f"stage{'s' if len(lane.stages) > 1 else ''} {', '.join(map(str, lane.stages))}"
 
 
+def money_words(outcome: Outcome) -> list[str]:
+    """How long the tokens that were asked for take, for how much, and what other sizes of the cluster would cost."""
+    words = []
+    if outcome.training is not None:
+        q = outcome.question
+        words = training_words(outcome.training, q.cluster, q.device_word, outcome.error.share)
+    if outcome.sizes:
+        item = "token" if outcome.question.seq else "sample"
+        words.append(size_words(outcome.sizes, outcome.question.cluster.name, item))
+    return words
+
+
 def sure(outcome: Outcome) -> list[str]:
     """How far predictions were off, and which of the rows are therefore the same."""
     q = outcome.question
@@ -225,6 +239,8 @@ def sure(outcome: Outcome) -> list[str]:
     words = [outcome.error.sentence(outcome.family, outcome.kind, device, seconds)]
     if outcome.simulation is not None:
         words.append(outcome.error.memory_sentence(outcome.kind, float(outcome.simulation.peak.max())))
+    if outcome.goal == "memory":
+        return words
     tied = [i for i, t in enumerate(outcome.tied_with[: outcome.top]) if t == 0]
     pair = f"Two plans of one model closer than {number(100 * outcome.error.pairs_within, 2)} % are a tie"
     words.append(f"{pair}: time {', '.join(str(i + 1) for i in [0, *tied])}." if tied else f"{pair}: here none is.")

@@ -20,7 +20,7 @@ from .lines import columns
 from .outcome import Outcome
 from .payload import candidate_object
 from .plan_words import STAGE_HEADS, STAGES, schedule_words, stage_words
-from .table import plan_lines, recipe_words, searched_words
+from .table import money_words, plan_lines, recipe_words, searched_words
 
 WIDTH, HEIGHT = 640, 26
 TEXT_WIDTH = 100
@@ -66,9 +66,12 @@ def _(outcome: Outcome) -> str:
     rows = [candidate_object(c, outcome.tied_with[i]) for i, c in enumerate(outcome.shown())]
     rows += [candidate_object(c) for c in outcome.misses[:1]]
     parts = _bars(outcome.simulation) if outcome.simulation is not None else ""
+    money = "".join(f"<div>{escape(s)}</div>" for s in money_words(outcome))
     why = "".join(f"<div>{escape(s)}</div>" for s in outcome.sentences())
     about = f"<div>{escape(recipe_words(q))}; {escape(searched_words(outcome))}</div>"
-    return _view(f"{q.model} on {q.cluster.name}", about + records_table([_plain(r) for r in rows]) + parts + why)
+    return _view(
+        f"{q.model} on {q.cluster.name}", about + records_table([_plain(r) for r in rows]) + parts + money + why
+    )
 
 
 @text_of.register

@@ -138,6 +138,8 @@ def _check_options(request: Request) -> None:
         "allow",
         "mesh",
         "annotations",
+        "tokens",
+        "price",
     ):
         value = getattr(request, name)
         if value != getattr(default, name) and value != os.environ.get(environment.get(name, "")):

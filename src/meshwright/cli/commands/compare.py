@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import options as o
+from ..completion import planner_lists
 from ..screen import Screen
 
 
@@ -16,7 +17,13 @@ def compare(
     cluster: o.Cluster = None,
     profile: o.Profile = None,
     planners: Annotated[
-        str, typer.Option("--planners", metavar="a,b,./file.py|all|tag:exact", help="Which planners take part.")
+        str,
+        typer.Option(
+            "--planners",
+            metavar="a,b,./file.py|all|tag:exact",
+            help="Which planners take part.",
+            autocompletion=planner_lists,
+        ),
     ] = "all",
     batch: o.Batch = None,
     seq: o.Seq = None,
@@ -54,6 +61,11 @@ def compare(
         "seed": seed, "settings": parsed(set_) if set_ else None,
     }  # fmt: skip
     requests = [request_of(model, **given) for model in models]
+    if any(r.objective == "cost" for r in requests):
+        raise InputError(
+            "compare judges all planners on one cluster, where the cheapest plan is the fastest: leave out --objective cost",
+            where="--objective",
+        )
     names = comparing.planners_named(planners)
     recorded = [is_recorded(r.model) for r in requests]
     if all(recorded):

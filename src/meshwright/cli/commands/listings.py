@@ -12,17 +12,17 @@ from ..._words import GIB, count, parameters
 from ...errors import InputError
 from ...report.lines import Line, columns, labelled
 from .. import options as o
-from ..completion import model_names
+from ..completion import model_names, planner_names, preset_names
 from ..screen import Screen
 
 NARROW = 24
 """Columns under which the last one is no longer set beside the others."""
-Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show the page of this one.")]
+PAGE = "Show the page of this one."
 Tag = Annotated[str | None, typer.Option("--tag", help="Only those with this word among their tags.")]
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", autocompletion=model_names)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help=PAGE, autocompletion=model_names)] = None,
     tag: Tag = None,
     as_json: o.Json = False,
     color: o.ColorChoice = "auto",
@@ -67,7 +67,12 @@ def models(
     screen.text("", "Also: a Hugging Face config.json, or model.py:build; build() returns (module, example inputs).")
 
 
-def clusters(name: Name = None, tag: Tag = None, as_json: o.Json = False, color: o.ColorChoice = "auto") -> None:
+def clusters(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help=PAGE, autocompletion=preset_names)] = None,
+    tag: Tag = None,
+    as_json: o.Json = False,
+    color: o.ColorChoice = "auto",
+) -> None:
     """Accelerators known by name; with a NAME, where its figures come from."""
     from ...cluster import presets
 
@@ -109,7 +114,12 @@ def clusters(name: Name = None, tag: Tag = None, as_json: o.Json = False, color:
     )
 
 
-def planners(name: Name = None, tag: Tag = None, as_json: o.Json = False, color: o.ColorChoice = "auto") -> None:
+def planners(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help=PAGE, autocompletion=planner_names)] = None,
+    tag: Tag = None,
+    as_json: o.Json = False,
+    color: o.ColorChoice = "auto",
+) -> None:
     """Planners that are registered; with a NAME, its paper, what it decides, what it handles."""
     from ...planners import registry
     from ...settings import about_parameters

@@ -11,11 +11,12 @@ from typing import Annotated
 import typer
 
 from .. import options as o
+from ..completion import NEW_KINDS, new_kinds
 from ..screen import Screen
 
 
 def new(
-    kind: Annotated[str, typer.Argument(metavar="planner", help="What is to be made.", autocompletion=o.new_kinds)],
+    kind: Annotated[str, typer.Argument(metavar="planner", help="What is to be made.", autocompletion=new_kinds)],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of the planner, such as greedy_tp.")],
     package: Annotated[
         bool, typer.Option("--package", help="A package with the entry point and the conformance tests.")
@@ -34,7 +35,7 @@ def new(
     from .. import skeleton
 
     screen = Screen(as_json, quiet, color=color)
-    if kind not in o.NEW_KINDS:
+    if kind not in NEW_KINDS:
         raise InputError(f'new makes no "{kind}": write "meshwright new planner NAME"', where="KIND")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise InputError(

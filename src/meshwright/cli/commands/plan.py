@@ -19,6 +19,8 @@ def plan(
     set_: o.Set = None,
     budget: o.Budget = None,
     objective: o.Objective = None,
+    tokens: o.Tokens = None,
+    price: o.Price = None,
     top: o.Top = 5,
     fix: o.Fix = None,
     allow: o.Allow = None,
@@ -39,7 +41,7 @@ def plan(
     Alpa, …: docs/profiles.md) or a tensor program with annotated shardings, recognised by its content: it brings its own
     costs and devices, --set overrides them, and a folder is written only where -o says.
     """
-    from ... import answer, exporting, save
+    from ... import answer, cheapest, exporting, save
     from ...output_folder import check_free
     from ...report.payload import plan_object
     from ...report.table import plan_lines
@@ -52,7 +54,7 @@ def plan(
     screen = Screen(as_json, quiet, verbose, color)
     request = request_of(
         model, cluster=cluster, profile=profile, batch=batch, seq=seq, precision=precision, attention_share=attention_share, routing_skew=routing_skew, planner=planner, budget=budget,
-        objective=objective, fix=o.parse_fix(fix), allow=o.parse_allow(allow), seed=seed,
+        objective=objective, tokens=tokens, price=price, fix=o.parse_fix(fix), allow=o.parse_allow(allow), seed=seed,
         settings=parsed(set_) if set_ else None, mesh=mesh, annotations=annotations, trainer=for_,
     )  # fmt: skip
     wanted = exporting.asked(save_profile) if save_profile else None
@@ -64,10 +66,26 @@ def plan(
         if wanted is not None:
             exporting.save(stated.problem, *wanted, title=stated.source.name)
             screen.note(f"wrote {wanted[1]}, a profile of format {wanted[0]}: meshwright plan {wanted[1]}")
+        least_money = stated.request.objective == "cost"
         folder = out or stated.folder
-        check_free(folder, stated.request)
+        if least_money:
+            cheapest.check_price(stated)
+            if out is not None:
+                cheapest.check_free(out, stated)
+        else:
+            check_free(folder, stated.request)
         progress.planner, progress.unit = chosen.info.name, chosen.unit_of(stated.problem)
-        outcome = answer.search(stated, chosen, top=top, progress=progress.search, stopped=lambda: interrupt.count > 0)
+
+        def stopped() -> bool:
+            return interrupt.count > 0
+
+        if least_money:
+            stated, outcome = cheapest.search(
+                stated, chosen, top=top, progress=progress.search, stopped=stopped, say=progress.line
+            )
+            folder = out or stated.folder
+        else:
+            outcome = answer.search(stated, chosen, top=top, progress=progress.search, stopped=stopped)
         if outcome.plan is None and outcome.misses and not interrupt.count:
             outcome = answer.with_hints(stated, outcome)
         if outcome.plan is not None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import options as o
-from ..completion import exporter_names
+from ..completion import RECOMPUTE, exporter_names, model_or_plan, one_of
 from ..numbers import whole
 from ..screen import Screen
 
@@ -21,7 +21,7 @@ def simulate(
         typer.Argument(
             metavar="MODEL|PLAN",
             help="A model as for plan, or a plan.json or its folder.",
-            autocompletion=o.model_or_plan,
+            autocompletion=model_or_plan,
         ),
     ],
     cluster: o.Cluster = None,
@@ -31,6 +31,8 @@ def simulate(
     precision: o.Precision = None,
     attention_share: o.AttentionShare = None,
     routing_skew: o.RoutingSkew = None,
+    tokens: o.Tokens = None,
+    price: o.Price = None,
     dp: Annotated[Degree, whole("--dp", 1, help="Data-parallel replicas.")] = None,
     tp: Annotated[Degree, whole("--tp", 1, help="Tensor-parallel degree.")] = None,
     pp: Annotated[Degree, whole("--pp", 1, help="Pipeline stages.")] = None,
@@ -53,7 +55,10 @@ def simulate(
     recompute: Annotated[
         str,
         typer.Option(
-            "--recompute", metavar="none|light|full|attention|first:K", help="What runs again before the backward."
+            "--recompute",
+            metavar="none|light|full|attention|first:K",
+            help="What runs again before the backward.",
+            autocompletion=one_of(RECOMPUTE),
         ),
     ] = "none",
     schedule: Annotated[
@@ -97,6 +102,8 @@ def simulate(
         "routing_skew": routing_skew,
         "seed": seed,
         "trainer": for_,
+        "tokens": tokens,
+        "price": price,
     }
     if from_ is not None:
         return simulate_from(screen, request_of(model, **given), from_, format_ or "", out)

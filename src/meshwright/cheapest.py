@@ -62,7 +62,8 @@ def search(
             raise InputError(last.reason if last else "stopped before any size was searched")
         told = ()
     assert outcome_ is not None
-    return part, replace(outcome_, goal="price", sizes=told)
+    status = "stopped" if stopped() and able else outcome_.status
+    return part, replace(outcome_, goal="price", sizes=told, status=status)
 
 
 def check_price(stated: Stated) -> None:

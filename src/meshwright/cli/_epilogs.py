@@ -26,7 +26,6 @@ _EXAMPLES: dict[str, tuple[str, str]] = {
         "meshwright export llama-3.1-8b-h100x64 --to torchtitan",
         "meshwright export llama-3.1-8b-h100x64 --to megatron@0.16.1 --check",
     ),
-    "exporters": ("meshwright exporters", "meshwright exporters megatron"),
     "check": ("meshwright check grid", "meshwright check ./greedy_tp.py"),
     "new": ("meshwright new planner greedy_tp", "meshwright new planner greedy_tp --package"),
     "calibrate": ("meshwright calibrate", "meshwright calibrate --from-steps steps.toml -o our-stack"),
@@ -34,6 +33,7 @@ _EXAMPLES: dict[str, tuple[str, str]] = {
     "planners": ("meshwright planners", "meshwright planners grid"),
     "models": ("meshwright models", "meshwright models llama-3.1-8b"),
     "clusters": ("meshwright clusters", "meshwright clusters h100"),
+    "exporters": ("meshwright exporters", "meshwright exporters megatron"),
 }
 
 EPILOG = {name: "\b\nExamples:\n" + "\n".join(f"  {e}" for e in pair) for name, pair in _EXAMPLES.items()}

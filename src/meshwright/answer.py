@@ -159,6 +159,7 @@ def outcome_of(stated: Stated, planner: Planner, result: Result, *, top: int = 5
         details=result.carry,
         top=top,
         recipe=stated.problem.recipe,
+        trainer=stated.request.trainer,
         family=_family(stated.problem),
         kind=_kind(stated.problem),
         goal=problem.goal,

@@ -135,6 +135,8 @@ class Outcome(Viewed):
     """Of the devices, as measured steps are told apart."""
     kind: str = ""
     """Of the problem, likewise: a key of `error_model.KINDS`, or "" for what was never measured."""
+    trainer: str = ""
+    """NAME or NAME@VERSION, if only what this trainer runs was searched."""
     recipe: Recipe | None = None
     """What the plan was priced for, where it can be lowered again."""
     told: tuple[str, ...] = ()

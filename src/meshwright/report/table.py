@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from math import nan
 
 from .._words import MISSING, count, decimals_for, file_size, gib, number, percent, plural, rounded_parts, time_part
+from ..cluster import is_local
 from ..plan.model import Plan
 from ..simulate.result import Lane
 from .candidates import Candidate
@@ -253,7 +254,12 @@ def next_lines(outcome: Outcome, width: int) -> list[Line]:
         return []
     commands = [
         (f"meshwright verify {folder}", "same loss and gradients as one device"),
-        (f"meshwright run {folder} --steps 20", "train it on the devices of this machine"),
+        (f"meshwright run {folder} --steps 20", "train it on the devices of this machine")
+        if is_local(outcome.question.cluster_spec or "local")
+        else (
+            f"meshwright export {folder} --to {outcome.trainer or 'NAME'}",
+            "settings for the trainer you have" + ("" if outcome.trainer else " (meshwright exporters)"),
+        ),
         (f"meshwright show {folder}", "open the report"),
     ]
     wide = max(len(c) for c, _ in commands)

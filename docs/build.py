@@ -1,79 +1,34 @@
-"""`make docs`: puts true output of the commands into README.md and docs/*.md, and takes the picture of the report.
+"""`make docs`: writes what the pages take from the program. `docs/build.py PART …` writes some of it only.
 
-A block between `<!-- run: COMMAND -->` and `<!-- end -->` is replaced by what COMMAND prints. Commands run in one folder
-in the order of the files, so that a later one may show what an earlier one wrote. `schedules` draws the pipeline schedules,
-`layouts` counts volumes.
+schedules   pipeline schedules, drawn, and their table
+layouts     tables of volumes
+concepts    the pictures of docs/concepts.md
+planners    a page for each planner, from its docstring, tags, settings and the cases that its tests assert
+exporters   a page for each exporter, from its registry
+errors      how far predictions were from measured steps: tables of README, truth and how-it-decides
+captures    blocks between `<!-- run: COMMAND -->` and `<!-- end -->`, and the picture of the report
 """
 
 from __future__ import annotations
 
-import os
-import re
-import shlex
-import shutil
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
+import time
+from importlib import import_module
 
-import layouts  # beside this file
-import schedules
-
-ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"(<!-- run: (?P<command>.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-PICTURE = ROOT / "docs" / "report.png"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+PARTS = ("schedules", "layouts", "concepts", "planners", "exporters", "errors", "captures")
 
 
-def output(command: str, folder: Path) -> str:
-    """What the command prints to stdout; a failing command stops the build."""
-    words = shlex.split(command)
-    args = [sys.executable, "-m", "meshwright", *words[1:]]
-    env = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
-    done = subprocess.run(args, cwd=folder, env=env, capture_output=True, text=True)
-    if done.returncode not in (0, 3):
-        raise SystemExit(f"{command}: exit code {done.returncode}\n{done.stderr}")
-    return done.stdout.rstrip()
-
-
-def rebuilt(text: str, folder: Path) -> str:
-    def block(found: re.Match[str]) -> str:
-        print(f"$ {found['command']}", flush=True)
-        return f"{found[1]}```\n$ {found['command']}\n{output(found['command'], folder)}\n```\n{found[3]}"
-
-    return BLOCK.sub(block, text)
-
-
-def picture(report: Path) -> None:
-    """The first screens of a report, as a browser draws them."""
-    browser = next((b for b in map(shutil.which, BROWSERS) if b), None)
-    if browser is None or not report.exists():
-        print("no browser: the picture stays as it is")
-        return
-    subprocess.run(
-        [
-            browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1280,1750",
-            "--virtual-time-budget=8000", f"--screenshot={PICTURE}", report.as_uri(),
-        ],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    print(f"wrote {PICTURE.relative_to(ROOT)}")
-
-
-def main() -> int:
-    schedules.main()
-    layouts.main()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-            old = page.read_text(encoding="utf-8")
-            new = rebuilt(old, folder)
-            if new != old:
-                page.write_text(new, encoding="utf-8")
-                print(f"wrote {page.relative_to(ROOT)}")
-        picture(folder / "llama-3.1-8b-h100x64" / "report.html")
+def main(wanted: list[str]) -> int:
+    unknown = [name for name in wanted if name not in PARTS]
+    if unknown:
+        print(f"docs/build.py: no part {', '.join(unknown)}: there are {', '.join(PARTS)}", file=sys.stderr)
+        return 2
+    for name in wanted or PARTS:
+        started = time.process_time()
+        import_module(f"parts.{name}").main()
+        print(f"{name}: {time.process_time() - started:.1f} s of CPU time", flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

@@ -6,7 +6,14 @@ import pytest
 
 from meshwright.cost.volumes import Scheme, grid_side, linear_volume, loss_volume, norm_volume
 from meshwright.errors import InputError
+from reference_cases import reference_cases
 
+WHAT = "Elements that a rank receives for a layer of M, K, N = 32, 16, 64"
+TABLE = "the published table of volumes of the schemes"
+COLUMNS = ("scheme", "devices", "depth", "elements received")
+SUMMA = reference_cases("summa_2d", WHAT, source=TABLE, columns=COLUMNS, rows=[("2d", 4, 1, 1152)])
+TESSERACT = reference_cases("tesseract_2_5d", WHAT, source=TABLE, columns=COLUMNS, rows=[("2.5d", 8, 2, 1216)])
+CUBE = reference_cases("cube_3d", WHAT, source=TABLE, columns=COLUMNS, rows=[("3d", 8, 1, 896)])
 CASES: tuple[tuple[Scheme, int, int, float], ...] = (
     ("1d-column", 4, 1, 768),
     ("1d-column", 8, 1, 896),
@@ -14,9 +21,7 @@ CASES: tuple[tuple[Scheme, int, int, float], ...] = (
     ("1d-row", 8, 1, 3584),
     ("1d-row-sequence", 4, 1, 3072),
     ("1d-row-sequence", 8, 1, 3584),
-    ("2d", 4, 1, 1152),
-    ("2.5d", 8, 2, 1216),
-    ("3d", 8, 1, 896),
+    *(row for own in (SUMMA, TESSERACT, CUBE) for row in own),
 )
 """(scheme, devices, depth, elements received) of M, K, N = 32, 16, 64."""
 

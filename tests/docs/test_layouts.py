@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+from parts import layouts
 
 
 def test_the_tables_of_volumes_are_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("docs_layouts", DOCS / "layouts.py")
-    assert spec is not None and spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    text = (DOCS / "layouts.md").read_text(encoding="utf-8")
-    assert made.rebuilt(text) == text
-    assert all(f"| {scheme} |" in text for scheme in made.SCHEMES)
+    text = layouts.PAGE.read_text(encoding="utf-8")
+    assert layouts.rebuilt(text) == text
+    assert all(f"| {scheme} |" in text for scheme in layouts.SCHEMES)

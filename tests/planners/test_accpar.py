@@ -25,31 +25,56 @@ from meshwright.planners._accpar_net import Net
 from meshwright.planners._accpar_problem import net_of
 from meshwright.planners.accpar import AccPar, Method
 from meshwright.planners.types import Result
+from reference_cases import reference_cases
 
-# AlexNet, batch 512, 128 accelerators, by the original program: (types, value) of each level.
-ALEXNET: dict[Method, list[tuple[str, int]]] = {
-    "accpar": [
-        ("00000121", 10811424), ("00000211", 9369632), ("00000121", 7534624), ("00000212", 6301728),
-        ("00000121", 5640224), ("00021212", 4221984), ("00001121", 3551776),
+ALEXNET = reference_cases(
+    "accpar", "AlexNet, batch 512, 128 accelerators", source="the original program",
+    columns=("method", "level", "types of the eight layers (0 = I, 1 = II, 2 = III)", "elements"),
+    rows=[
+        ("accpar", 0, "00000121", 10811424),
+        ("accpar", 1, "00000211", 9369632),
+        ("accpar", 2, "00000121", 7534624),
+        ("accpar", 3, "00000212", 6301728),
+        ("accpar", 4, "00000121", 5640224),
+        ("accpar", 5, "00021212", 4221984),
+        ("accpar", 6, "00001121", 3551776),
+        ("hypar", 0, "00000111", 12908576),
+        ("hypar", 1, "00000111", 10680352),
+        ("hypar", 2, "00000111", 9566240),
+        ("hypar", 3, "00000100", 8878112),
+        ("hypar", 4, "00000111", 7426080),
+        ("hypar", 5, "00001000", 6085664),
+        ("hypar", 6, "00011111", 4490272),
+        ("owt", 0, "00000111", 12908576),
+        ("owt", 1, "00000111", 10680352),
+        ("owt", 2, "00000111", 9566240),
+        ("owt", 3, "00000111", 9009184),
+        ("owt", 4, "00000111", 8730656),
+        ("owt", 5, "00000111", 8591392),
+        ("owt", 6, "00000111", 8521760),
+        ("data", 0, "00000000", 62367776),
+        ("data", 1, "00000000", 62367776),
+        ("data", 2, "00000000", 62367776),
+        ("data", 3, "00000000", 62367776),
+        ("data", 4, "00000000", 62367776),
+        ("data", 5, "00000000", 62367776),
+        ("data", 6, "00000000", 62367776),
     ],
-    "hypar": [
-        ("00000111", 12908576), ("00000111", 10680352), ("00000111", 9566240), ("00000100", 8878112),
-        ("00000111", 7426080), ("00001000", 6085664), ("00011111", 4490272),
-    ],
-    "owt": [
-        ("00000111", 12908576), ("00000111", 10680352), ("00000111", 9566240), ("00000111", 9009184),
-        ("00000111", 8730656), ("00000111", 8591392), ("00000111", 8521760),
-    ],
-    "data": [("00000000", 62367776)] * 7,
-}  # fmt: skip
+)  # fmt: skip
 RESNET_18 = [
     *["000000000000000001"] * 2, "000000000000000002", "000000000000021211", "0" * 18, "000000000000012122",
     "000000000212121211",
 ]  # fmt: skip
-CLAIMED = {
-    18: [13579456, 13317312, 12936384, 11521216, 7952576, 5612736, 4857536],
-    34: [23680192, 23418048, 23037120, 20917440, 15694016, 12199104, 10538688],
-}
+CLAIMED = reference_cases(
+    "accpar",
+    "ResNets: what method accpar-code claims for each level",
+    source="the original program",
+    columns=("depth", "elements"),
+    rows=[
+        (18, [13579456, 13317312, 12936384, 11521216, 7952576, 5612736, 4857536]),
+        (34, [23680192, 23418048, 23037120, 20917440, 15694016, 12199104, 10538688]),
+    ],
+)
 THREE_LAYERS = """\
 num_layers 3
 fc1 FC
@@ -70,22 +95,23 @@ def levels(result: Result) -> list[dict[str, Any]]:
     return list(found)
 
 
-@pytest.mark.parametrize("method", ALEXNET)
+@pytest.mark.parametrize("method", dict.fromkeys(row[0] for row in ALEXNET))
 def test_alexnet_is_cut_as_the_original_program_cuts_it(method: Method, data_folder: Path) -> None:
     file = data_folder / "accpar" / "Alexnet.txt"
     assert format_of(file) == "accpar"
     result = AccPar(method=method).plan(read(file))
-    assert [(level["types"], level["value"]) for level in levels(result)] == ALEXNET[method]
+    wanted = [(types, value) for name, _, types, value in ALEXNET if name == method]
+    assert [(level["types"], level["value"]) for level in levels(result)] == wanted
     assert result.unit == "element"
-    assert result.objective == sum(value for _, value in ALEXNET[method])
+    assert result.objective == sum(value for _, value in wanted)
     assert isinstance(result.carry, dict)
-    assert result.carry["sum_of_all_pairs"] == sum(2**h * value for h, (_, value) in enumerate(ALEXNET[method]))
+    assert result.carry["sum_of_all_pairs"] == sum(2**h * value for h, (_, value) in enumerate(wanted))
 
 
-@pytest.mark.parametrize("depth", CLAIMED)
-def test_resnets_of_the_original_program(depth: int) -> None:
+@pytest.mark.parametrize(("depth", "claimed"), CLAIMED)
+def test_resnets_of_the_original_program(depth: int, claimed: list[int]) -> None:
     result = AccPar(method="accpar-code").plan(parse(resnet(depth), "resnet"))
-    assert [level["claimed"] for level in levels(result)] == CLAIMED[depth]
+    assert [level["claimed"] for level in levels(result)] == claimed
     if depth == 18:
         assert [level["types"] for level in levels(result)] == RESNET_18
 

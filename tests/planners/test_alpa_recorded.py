@@ -19,6 +19,7 @@ from meshwright.plan.validate import validate
 from meshwright.planners.alpa import Alpa
 from meshwright.solvers.clustering import cluster
 from meshwright.solvers.stage_programme import best_stages, covering, submeshes
+from reference_cases import reference_cases
 
 # Intra-operator programme
 
@@ -80,9 +81,16 @@ def test_what_is_wrong_with_an_instance_is_named(tmp_path: Path) -> None:
     assert Alpa().plan(alpa_ilp.read(path)).objective == 2.0
 
 
-@pytest.mark.parametrize(
-    ("name", "optimum"), [("tiny1_1d", 1667.5959), ("tiny3_2d", 3743.4172), ("llama8b_8x8", 554382.96)]
+AUTOPARALLEL = reference_cases(
+    "alpa",
+    "Cost graphs of torch's autoparallel, by the intra-operator programme",
+    source="integer programmes apart from this one, with a bound equal to the value",
+    columns=("graph", "least µs"),
+    rows=[("tiny1_1d", 1667.5959), ("tiny3_2d", 3743.4172), ("llama8b_8x8", 554382.96)],
 )
+
+
+@pytest.mark.parametrize(("name", "optimum"), AUTOPARALLEL)
 def test_autoparallel_optimum_is_certified(data_folder: Path, name: str, optimum: float) -> None:
     path = data_folder / "autoparallel" / f"{name}.npz"
     problem = read(path)

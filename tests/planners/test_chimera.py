@@ -14,12 +14,18 @@ from meshwright.planners._profile import profile_of
 from meshwright.planners.chimera import Chimera
 from meshwright.testing.conformance import CHECKS, run_check
 from meshwright.testing.tiny import chain, mlp, problem_of
+from reference_cases import reference_cases
 
-
-@pytest.mark.parametrize(
-    ("depth", "f", "forwards", "backwards"),
-    [(4, 1, 4, 6), (6, 1, 6, 10), (8, 1, 8, 14), (8, 2, 8, 10), (16, 2, 16, 22)],
+CRITICAL = reference_cases(
+    "chimera",
+    "Critical path of D micro-batches",
+    source="C_f = D and C_b = D + D / f − 2; six stages are the paper's worked example",
+    columns=("depth D", "f", "forwards", "backwards"),
+    rows=[(4, 1, 4, 6), (6, 1, 6, 10), (8, 1, 8, 14), (8, 2, 8, 10), (16, 2, 16, 22)],
 )
+
+
+@pytest.mark.parametrize(("depth", "f", "forwards", "backwards"), CRITICAL)
 def test_critical_path_counts(depth: int, f: int, forwards: int, backwards: int) -> None:
     """C_f = D and C_b = D + D / f − 2 for N = D; six stages are the paper's worked example."""
     timing = play(depth, depth, f, "direct", 1.0, 2.0)
@@ -143,10 +149,16 @@ def test_it_keeps_the_promises_of_every_planner(name: str) -> None:
 
 # Elements of the first stage's gradient sum in the authors' benchmark, by layers in that stage: BERT of 48 layers, hidden 1,024,
 # and GPT-2 of 64, hidden 1,280. The zoo's models have such layers and embeddings, only fewer or more of them.
-FIRST_STAGE = [
-    ("bert-large", 24, {12: 182937600, 6: 107360256, 3: 69571584}),
-    pytest.param("gpt2-large", 36, {4: 144349440, 2: 104994560, 1: 85317120}, marks=pytest.mark.slow),
-]
+FIRST_STAGE = reference_cases(
+    "chimera",
+    "Elements of the first stage's gradient sum",
+    source="the authors' benchmark",
+    columns=("model", "blocks", "elements by blocks of the stage"),
+    rows=[
+        ("bert-large", 24, {12: 182937600, 6: 107360256, 3: 69571584}),
+        pytest.param("gpt2-large", 36, {4: 144349440, 2: 104994560, 1: 85317120}, marks=pytest.mark.slow),
+    ],
+)
 
 
 @pytest.mark.parametrize(("name", "layers", "elements"), FIRST_STAGE)

@@ -29,10 +29,15 @@ from meshwright.planners._placement import (
 from meshwright.planners.dapple import Dapple
 from meshwright.testing.conformance import CHECKS, run_check
 from meshwright.testing.tiny import mlp, problem_of
+from reference_cases import reference_cases
 
-# profile, batch, micro-batch, GPUs x servers, speed-ups of data parallelism and of the best plan, states each stage ends
-# before, replicas: found by the public planner.
-REFERENCE = [
+REFERENCE = reference_cases(
+    "dapple", "Its recorded profiles", source="the public planner",
+    columns=(
+        "profile", "batch", "micro-batch", "GPUs × servers", "speed-up of data parallelism", "speed-up of the plan",
+        "states that stages end before", "replicas",
+    ),
+    rows=[
     ("xlnet-36", 128, 1, "8x2", 10.523664032, 14.816194281, [22, 41], [8, 8]),
     ("vgg-19", 2048, 32, "8x2", 10.038881121, 12.062334069, [18, 25], [15, 1]),
     ("amoeba-36", 128, 1, "8x2", 5.851005017, 11.875863950, [30, 43], [8, 8]),
@@ -40,7 +45,8 @@ REFERENCE = [
     ("bert-48", 64, 2, "1x16", 4.822243959, 9.734807991, [9, *range(12, 52, 3), 55], [1] * 16),
     pytest.param("xlnet-36", 128, 1, "1x16", 10.523664032, 11.934934544, [22, 41], [8, 8], marks=pytest.mark.slow),
     pytest.param("bert-48", 64, 2, "8x2", 4.822243959, 12.337061635, [30, 55], [8, 8], marks=pytest.mark.slow),
-]  # fmt: skip
+    ],
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

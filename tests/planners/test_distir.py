@@ -27,23 +27,29 @@ from meshwright.simulate import simulate
 from meshwright.simulate.distir import distir_step
 from meshwright.testing.tiny import mlp as tiny
 from meshwright.testing.tiny import problem_of
+from reference_cases import reference_cases
 
 from .distir_mlp import Interpreter, flat, mlp, sequential
 
-# D, H, P, K -> seconds, bytes of the fullest device, calls: the public simulator at 1.4e13 flop/s, 9e11 B/s, 25 Gbit/s.
-XS = [
+SIMULATOR = "the public simulator at 14 TFLOP/s, 900 GB/s and 25 Gbit/s"
+STEP = ("D", "H", "P", "K", "seconds", "bytes of the fullest device", "calls")
+XS = reference_cases(
+    "distir", "Perceptron of 8 layers, width 512, batch 64, float32", source=SIMULATOR, columns=STEP, rows=[
     (1, 1, 1, 1, 0.0005170011205, 17432580, 35), (1, 2, 1, 1, 0.0008112411164, 9043972, 78),
     (2, 1, 1, 1, 0.0031683502425, 18087940, 78), (1, 1, 2, 2, 0.0009325702928, 11206660, 94),
     (1, 1, 2, 4, 0.0015017884262, 11304960, 186), (1, 1, 4, 4, 0.0011994906108, 6717440, 204),
     (2, 1, 2, 2, 0.0022080134603, 10846212, 196), (1, 2, 2, 2, 0.0011365705976, 5832708, 204),
     (2, 2, 1, 1, 0.0019680453994, 9175044, 172), (4, 1, 1, 1, 0.0044940248036, 17956868, 148),
-]  # fmt: skip
-SMALL = [
+    ],
+)  # fmt: skip
+SMALL = reference_cases(
+    "distir", "Perceptron of 16 layers, width 8,192, batch 256, float16", source=SIMULATOR, columns=STEP, rows=[
     (1, 1, 1, 1, 0.1242464298, 4315938820, 67), (1, 2, 1, 1, 0.0841495494, 2168455172, 150),
     (2, 1, 1, 1, 0.7522706028, 4437573636, 150), (1, 1, 2, 4, 0.1010324885, 2467299328, 346),
     (1, 1, 4, 8, 0.0741397919, 1372061696, 724), (1, 4, 1, 1, 0.0641011091, 1094713348, 284),
     (1, 2, 2, 4, 0.0665923093, 1246756864, 756), (4, 1, 1, 1, 1.0662826892, 4433379332, 284),
-]  # fmt: skip
+    ],
+)  # fmt: skip
 KEYS = ("dp_degree", "hp_degree", "pp_degree", "num_microbatches")
 ROWS = [(8, 512, 64, "float32", *row) for row in XS] + [(16, 8192, 256, "float16", *row) for row in SMALL]
 

@@ -23,17 +23,20 @@ from meshwright.simulate.simulator import simulate
 from meshwright.solvers.antichains import states_of
 from meshwright.solvers.chain_partition import least_maximum, least_squares, parts_of, proportional, variance
 from meshwright.testing.tiny import chain, mlp, problem_of
+from reference_cases import reference_cases
 
 PI = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3]
-# costs, K, lingvo's cells, cells of least variance, that variance, largest lingvo cell, largest variance cell:
-# computed by an implementation independent of this one.
-REFERENCE = [
+REFERENCE = reference_cases(
+    "gpipe", "Partitions of costs", source="an implementation independent of this one",
+    columns=("costs", "K", "lingvo's cells", "cells of least variance", "that variance", "largest lingvo cell", "largest variance cell"),
+    rows=[
     ([1, 2, 3, 4, 5, 6], 2, [4, 2], [4, 2], 0.25, 11, 11),
     ([1, 2, 3, 4, 5, 6], 3, [3, 1, 2], [3, 2, 1], 2.0, 11, 9),
     (PI, 3, [7, 5, 4], [7, 5, 4], 1.55556, 28, 28),
     (PI, 4, [5, 5, 2, 4], [6, 5, 2, 3], 5.0, 28, 23),
     ([1, 1, 1, 1, 100, 1, 1, 1], 4, [4, 0, 0, 4], [2, 2, 1, 3], 1788.69, 103, 100),
-]  # fmt: skip
+    ],
+)  # fmt: skip
 
 
 def cells(plan: Plan, costs: list[int]) -> list[int]:
@@ -74,11 +77,17 @@ def test_reference_partition(
         assert exact.objective <= public.objective
 
 
-# profile, K, states of lingvo's cells, its largest cell in µs, states of the cells of least variance, largest, variance.
-PROFILES = [
+PROFILES = reference_cases(
+    "gpipe", "Recorded profiles of PipeDream's format", source="an implementation independent of this one",
+    columns=(
+        "profile", "K", "states that lingvo's cells end at", "its largest cell in µs", "states of least variance", "their largest cell in µs",
+        "variance in µs²",
+    ),
+    rows=[
     ("vgg16", 2, [7, 33], 377045, [8, 32], 370931, 1.20156e9),
     ("resnet50", 4, [44, 53, 67, 76], 113664, [45, 53, 67, 75], 111497, 339524),
-]  # fmt: skip
+    ],
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "k", "lingvo", "lingvo_max", "least", "least_max", "spread"), PROFILES)

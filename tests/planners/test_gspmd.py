@@ -25,6 +25,7 @@ from meshwright.plan.schedules.clock import timed
 from meshwright.plan.schedules.rows import rows
 from meshwright.planners import Result
 from meshwright.planners.gspmd import GSPMD
+from reference_cases import reference_cases
 
 BATCH = 16
 
@@ -63,16 +64,28 @@ def block(plan: Plan, p: Problem) -> Counter[tuple[str, str, str]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama-3.1-8b"])
-def test_megatrons_recipe_is_two_all_reduces_a_block_each_way(name: str) -> None:
-    plan, p = planned(captured(name), {"x": 2, "y": 4}, recipe="megatron")
-    assert block(plan, p) == {("forward", "all_reduce", "y"): 2, ("backward", "all_reduce", "y"): 2}
+BLOCKS = reference_cases(
+    "gspmd",
+    "Collectives that propagation leaves in a block",
+    source="what the recipe's own trainer runs by hand",
+    columns=("recipe", "model", "mesh", "forward", "times", "backward", "times"),
+    rows=[
+        ("megatron", "gpt2", {"x": 2, "y": 4}, "all_reduce", 2, "all_reduce", 2),
+        ("megatron", "llama-3.1-8b", {"x": 2, "y": 4}, "all_reduce", 2, "all_reduce", 2),
+        ("fsdp", "gpt2", {"x": 4}, "all_gather", 12, "reduce_scatter", 12),
+        ("fsdp", "llama-3.1-8b", {"x": 4}, "all_gather", 9, "reduce_scatter", 9),
+    ],
+)
 
 
-@pytest.mark.parametrize(("name", "weights"), [("gpt2", 12), ("llama-3.1-8b", 9)])
-def test_fsdps_recipe_gathers_every_weight_and_scatters_every_gradient(name: str, weights: int) -> None:
-    plan, p = planned(captured(name), {"x": 4}, recipe="fsdp")
-    assert block(plan, p) == {("forward", "all_gather", "x"): weights, ("backward", "reduce_scatter", "x"): weights}
+@pytest.mark.parametrize(("recipe", "name", "mesh", "forward", "ahead", "backward", "back"), BLOCKS)
+def test_recipes_need_the_collectives_of_their_trainers(
+    recipe: str, name: str, mesh: dict[str, int], forward: str, ahead: int, backward: str, back: int
+) -> None:
+    """Megatron's: two sums each way; FSDP's: every weight is gathered, every gradient scattered."""
+    plan, p = planned(captured(name), mesh, recipe=recipe)
+    axis = list(mesh)[-1]
+    assert block(plan, p) == {("forward", forward, axis): ahead, ("backward", backward, axis): back}
 
 
 def test_data_parallelism_sums_gradients_once_a_step() -> None:

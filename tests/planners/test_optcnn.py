@@ -29,6 +29,7 @@ from meshwright.simulate import simulate
 from meshwright.solvers.node_edge import node_edge
 from meshwright.testing import PlannerConformance
 from meshwright.testing.tiny import mlp, problem_of
+from reference_cases import reference_cases
 
 from .conv_nets import Net, small_net, vgg16
 
@@ -382,11 +383,17 @@ def test_layers_that_do_not_reduce_are_refused_or_given_to_the_common_eliminatio
 
 
 # What the eliminations find in recorded cost graphs, by the door that files come through.
-RECORDED = [
-    ("pase/alexnet_8_costs.npz", {}, 97098296512.0),
-    ("pase/inception3_4_costs.npz", {}, 986757044608.0),
-    ("intra-op-instances/small-factor-graphs.json", {"graph": "two-diamonds"}, 150.0),
-]
+RECORDED = reference_cases(
+    "optcnn",
+    "Recorded cost graphs",
+    source="PaSE's original program, and enumeration of all choices",
+    columns=("file", "settings", "least"),
+    rows=[
+        ("pase/alexnet_8_costs.npz", {}, 97098296512.0),
+        ("pase/inception3_4_costs.npz", {}, 986757044608.0),
+        ("intra-op-instances/small-factor-graphs.json", {"graph": "two-diamonds"}, 150.0),
+    ],
+)
 
 
 @pytest.mark.parametrize(("file", "settings", "least"), RECORDED, ids=lambda x: x if isinstance(x, str) else "")

@@ -27,32 +27,68 @@ from meshwright.simulate.fits import fits
 from meshwright.solvers.cost_graph import CostGraph
 from meshwright.solvers.elimination import eliminate
 from meshwright.solvers.elimination_order import order_of
+from reference_cases import reference_cases
 
-OPTIMA = {
-    "alexnet": {4: 148215719552, 8: 97098296512, 16: 70320712672, 32: 53136349552},
-    "rnnlm": {4: 6866837733376, 8: 4024963186688, 16: 2476066881536},
-    "inception3": {4: 986757044608, 8: 782140602432, 32: 602425599824, 64: 553203648656},
-    "transformer": {4: 2189181321216, 8: 1421082828800, 16: 1004992614400},
-    "resnet101": {4: 1718742247936, 16: 1244493633088, 32: 1086268826784},
-}
-"""Of the original program; resnet101 of an elimination that is not this one."""
-FIXED = {
-    ("alexnet", "data"): {4: 577556866496, 8: 601108833248, 16: 612884816624, 32: 618772808312},
-    ("alexnet", "owt"): {4: 170579586688, 8: 126301793472, 16: 104162896864, 32: 93093448560},
-    ("inception3", "data"): {4: 1000665140416, 8: 798678010208},
-    ("inception3", "owt"): {4: 989238580608, 8: 785346810432},
-    ("rnnlm", "data"): {4: 9435357388800, 8: 7101223014400},
-    ("rnnlm", "expert"): {4: 9267585228800, 8: 6849564774400},
-    ("transformer", "data"): {
-        4: 2491384193024, 8: 1850200256512, 16: 1529608288256, 32: 1369312304128, 64: 1289164312064,
-    },
-    ("transformer", "mesh"): {
-        4: 2491384193024, 8: 3304656961536, 16: 1803685920768, 32: 1689062715392, 64: 920363677696,
-    },
-}  # fmt: skip
+OPTIMA = reference_cases(
+    "pase",
+    "Optima in FLOPs",
+    source="the original program; resnet101: an elimination that is not this one",
+    columns=("network", "devices", "least total price"),
+    rows=[
+        ("alexnet", 4, 148215719552),
+        ("alexnet", 8, 97098296512),
+        ("alexnet", 16, 70320712672),
+        ("alexnet", 32, 53136349552),
+        ("rnnlm", 4, 6866837733376),
+        ("rnnlm", 8, 4024963186688),
+        ("rnnlm", 16, 2476066881536),
+        ("inception3", 4, 986757044608),
+        ("inception3", 8, 782140602432),
+        ("inception3", 32, 602425599824),
+        ("inception3", 64, 553203648656),
+        ("transformer", 4, 2189181321216),
+        ("transformer", 8, 1421082828800),
+        ("transformer", 16, 1004992614400),
+        ("resnet101", 4, 1718742247936),
+        ("resnet101", 16, 1244493633088),
+        ("resnet101", 32, 1086268826784),
+    ],
+)
+BEST = {(name, devices): value for name, devices, value in OPTIMA}
+FIXED = reference_cases(
+    "pase", "Plans of experts in FLOPs", source="the original study",
+    columns=("network", "plan", "devices", "total price"),
+    rows=[
+        ("alexnet", "data", 4, 577556866496),
+        ("alexnet", "data", 8, 601108833248),
+        ("alexnet", "data", 16, 612884816624),
+        ("alexnet", "data", 32, 618772808312),
+        ("alexnet", "owt", 4, 170579586688),
+        ("alexnet", "owt", 8, 126301793472),
+        ("alexnet", "owt", 16, 104162896864),
+        ("alexnet", "owt", 32, 93093448560),
+        ("inception3", "data", 4, 1000665140416),
+        ("inception3", "data", 8, 798678010208),
+        ("inception3", "owt", 4, 989238580608),
+        ("inception3", "owt", 8, 785346810432),
+        ("rnnlm", "data", 4, 9435357388800),
+        ("rnnlm", "data", 8, 7101223014400),
+        ("rnnlm", "expert", 4, 9267585228800),
+        ("rnnlm", "expert", 8, 6849564774400),
+        ("transformer", "data", 4, 2491384193024),
+        ("transformer", "data", 8, 1850200256512),
+        ("transformer", "data", 16, 1529608288256),
+        ("transformer", "data", 32, 1369312304128),
+        ("transformer", "data", 64, 1289164312064),
+        ("transformer", "mesh", 4, 2491384193024),
+        ("transformer", "mesh", 8, 3304656961536),
+        ("transformer", "mesh", 16, 1803685920768),
+        ("transformer", "mesh", 32, 1689062715392),
+        ("transformer", "mesh", 64, 920363677696),
+    ],
+)  # fmt: skip
 MESH = {4: (4, 1), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8)}
 """Batch × model of the Mesh-TensorFlow experts."""
-PLANS = [(name, devices) for name, own in OPTIMA.items() for devices in own]
 
 
 def problem_of(data: Path, name: str, devices: int) -> Problem:
@@ -81,12 +117,12 @@ def cut_of(op: Op, plan: str, devices: int) -> tuple[int, ...]:
     return tuple(cuts.get(n, 1) for n in names)
 
 
-@pytest.mark.parametrize(("name", "devices"), PLANS)
-def test_optima_to_the_last_digit(data_folder: Path, name: str, devices: int) -> None:
+@pytest.mark.parametrize(("name", "devices", "least"), OPTIMA)
+def test_optima_to_the_last_digit(data_folder: Path, name: str, devices: int, least: int) -> None:
     problem = problem_of(data_folder, name, devices)
     result = PaSE().plan(problem)
     assert result.plan is not None
-    assert (result.status, result.objective, result.bound) == ("optimal", OPTIMA[name][devices], OPTIMA[name][devices])
+    assert (result.status, result.objective, result.bound) == ("optimal", least, least)
     assert PaSE().objective(problem, result.plan) == result.objective
 
 
@@ -103,16 +139,17 @@ def test_optima_of_the_prototypes_own_tables(data_folder: Path, name: str, optim
     assert (result.status, result.objective, result.unit) == ("optimal", optimum, "flop")
 
 
-@pytest.mark.parametrize(("name", "plan"), FIXED)
-def test_fixed_plans_cost_what_is_published_and_none_beats_the_optimum(data_folder: Path, name: str, plan: str) -> None:
-    for devices, price in FIXED[name, plan].items():
-        options = options_of(problem_of(data_folder, name, devices))
-        assert isinstance(options, PaSEOptions)
-        ops = options.problem.graph.ops
-        choice = [options.option(v, cut_of(op, plan, devices)) for v, op in enumerate(ops)]
-        assert options.graph.cost(choice) == price
-        assert price >= OPTIMA[name].get(devices, 0)
-        assert PaSE().objective(options.problem, options.plan(choice)) == price
+@pytest.mark.parametrize(("name", "plan", "devices", "price"), FIXED)
+def test_fixed_plans_cost_what_is_published_and_none_beats_the_optimum(
+    data_folder: Path, name: str, plan: str, devices: int, price: int
+) -> None:
+    options = options_of(problem_of(data_folder, name, devices))
+    assert isinstance(options, PaSEOptions)
+    ops = options.problem.graph.ops
+    choice = [options.option(v, cut_of(op, plan, devices)) for v, op in enumerate(ops)]
+    assert options.graph.cost(choice) == price
+    assert price >= BEST.get((name, devices), 0)
+    assert PaSE().objective(options.problem, options.plan(choice)) == price
 
 
 def test_cuts_that_leave_less_than_the_cutoff_are_outside(data_folder: Path) -> None:
@@ -135,9 +172,9 @@ def test_the_published_plans_of_eight_devices_cost_no_less(data_folder: Path) ->
         ]
         if name == "alexnet":  # the flattening between them has a free choice
             price = min(_with(options.graph, choice, v, c) for v in (8,) for c in range(len(options.graph.unary[8])))
-            assert price >= OPTIMA[name][8]
+            assert price >= BEST[name, 8]
             choice = list(_best_of(options.graph, choice, (8, 9)))
-        assert options.graph.cost(choice) == OPTIMA[name][8]
+        assert options.graph.cost(choice) == BEST[name, 8]
 
 
 def test_on_a_block_that_must_be_cut_both_find_what_is_no_slower_than_megatron() -> None:
@@ -203,9 +240,9 @@ def test_min_weight_makes_smaller_tables_than_generateseq(data_folder: Path) -> 
 def test_breadth_first_finds_the_same_on_chains_and_outgrows_memory_on_branches(data_folder: Path) -> None:
     for name in ("alexnet", "rnnlm"):
         problem = problem_of(data_folder, name, 8)
-        assert PaSE(order="breadth_first").plan(problem).objective == OPTIMA[name][8]
+        assert PaSE(order="breadth_first").plan(problem).objective == BEST[name, 8]
     for order in ("min_degree", "min_weight"):
-        assert PaSE(order=order).plan(problem_of(data_folder, "inception3", 4)).objective == OPTIMA["inception3"][4]  # type: ignore[arg-type]
+        assert PaSE(order=order).plan(problem_of(data_folder, "inception3", 4)).objective == BEST["inception3", 4]  # type: ignore[arg-type]
     with pytest.raises(Unsupported, match=r"the breadth_first order needs a table of .* more than the limit"):
         PaSE(order="breadth_first").plan(problem_of(data_folder, "transformer", 4))
 
@@ -239,7 +276,7 @@ def test_a_budget_leaves_the_greedy_plan(data_folder: Path) -> None:
     problem = problem_of(data_folder, "inception3", 4)
     result = PaSE().plan(problem, budget=Budget(evaluations=5))
     graph = options_of(problem).graph
-    assert result.status == "budget" and result.objective == graph.cost(greedy(graph)) >= OPTIMA["inception3"][4]
+    assert result.status == "budget" and result.objective == graph.cost(greedy(graph)) >= BEST["inception3", 4]
     with pytest.raises(InputError, match='pase has no order "random"'):
         PaSE(order="random")  # type: ignore[arg-type]
 
@@ -253,7 +290,7 @@ def test_a_memory_limit_is_kept_with_a_bound(data_folder: Path) -> None:
     result = PaSE().plan(problem)
     assert result.plan is not None and result.bound is not None
     assert free.graph.bytes(free.choice(result.plan)) <= limit
-    assert OPTIMA["alexnet"][16] < result.bound <= 75612342240 <= result.objective < 1.05 * 75612342240
+    assert BEST["alexnet", 16] < result.bound <= 75612342240 <= result.objective < 1.05 * 75612342240
     none = PaSE().plan(pase.read(path, devices=16, memory=0.99 * least))
     assert none.status == "infeasible" and none.reason.startswith(
         "the least memory of any plan on 16 devices is 1.81221e+07"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from meshwright.plan.schedules import rows
 from meshwright.planners.pipedream import PipeDream
 from meshwright.solvers.antichains import Reach, bits, states_of
 from meshwright.testing.tiny import mlp, problem_of
+from reference_cases import reference_cases
 
 SETTINGS = {
     "n4": ("4", "1e9", PipeDream(compression_ratio=1)),
@@ -26,21 +28,27 @@ SETTINGS = {
     "n16": ("16", "1.25e9", PipeDream(compression_ratio=1)),
     "4x4": ("4x4", "1e10,1.25e9", PipeDream(compression_ratio=1)),
 }
-# Profile: states, total seconds, objective per setting, speed-up of data parallelism under n4: the public optimizer's.
-REFERENCE: dict[str, tuple[int, float, dict[str, float], float]] = {
-    "alexnet": (22, 0.085321, {"n4": 0.034217141, "n4none": 0.023165752, "str": 0.066453504, "n16": 0.015099494, "4x4": 0.015099494}, 0.416947),
-    "vgg16": (40, 0.672535, {"n4": 0.205520896, "n4none": 0.175732624, "str": 0.411041792, "n16": 0.054794891, "4x4": 0.067133997}, 1.153168),
-    "squeezenet1_0": (99, 0.285366, {"n4": 0.074414, "n4none": 0.072328843, "str": 0.095551488, "n16": 0.018771693, "4x4": 0.018618375}, 3.800483),
-    "resnet18": (100, 0.259742, {"n4": 0.100004036, "n4none": 0.065918, "str": 0.201601, "n16": 0.024425497, "4x4": 0.023493207}, 2.597315),
-    "resnet50": (240, 0.443419, {"n4": 0.162880924, "n4none": 0.111497, "str": 0.258149, "n16": 0.043847790, "4x4": 0.043208469}, 2.364575),
-    "gnmt": (99, 0.089416, {"n4": 0.025868, "n4none": 0.025868, "str": 0.025868, "n16": 0.017125, "4x4": 0.011081}, 0.148125),
-}  # fmt: skip
+REFERENCE = reference_cases(
+    "pipedream", "Seconds of the slowest stage on its profiles", source="the public optimizer",
+    columns=(
+        "profile", "all seconds", "4 workers at 1 GB/s", "the same, transfers free", "the same, straight", "16 workers at 1.25 GB/s",
+        "4 × 4 workers at 10 and 1.25 GB/s", "speed-up of data parallelism on 4",
+    ),
+    rows=[
+        ("alexnet", 0.085321, 0.034217141, 0.023165752, 0.066453504, 0.015099494, 0.015099494, 0.416947),
+        ("vgg16", 0.672535, 0.205520896, 0.175732624, 0.411041792, 0.054794891, 0.067133997, 1.153168),
+        ("squeezenet1_0", 0.285366, 0.074414, 0.072328843, 0.095551488, 0.018771693, 0.018618375, 3.800483),
+        ("resnet18", 0.259742, 0.100004036, 0.065918, 0.201601, 0.024425497, 0.023493207, 2.597315),
+        ("resnet50", 0.443419, 0.162880924, 0.111497, 0.258149, 0.043847790, 0.043208469, 2.364575),
+        ("gnmt", 0.089416, 0.025868, 0.025868, 0.025868, 0.017125, 0.011081, 0.148125),
+    ],
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REFERENCE)
-def test_public_optimizer_objective_on_its_profile(name: str, data_folder: Path) -> None:
-    _, total, objectives, data_parallel = REFERENCE[name]
-    for setting, want in objectives.items():
+@pytest.mark.parametrize("row", REFERENCE, ids=lambda row: row[0])
+def test_public_optimizer_objective_on_its_profile(row: tuple[Any, ...], data_folder: Path) -> None:
+    name, total, *objectives, data_parallel = row
+    for setting, want in zip(SETTINGS, objectives, strict=True):
         workers, bandwidth, planner = SETTINGS[setting]
         problem = read(data_folder / "pipedream" / f"{name}.graph.txt", workers=workers, bandwidth=bandwidth)
         result = planner.plan(problem)

@@ -15,6 +15,7 @@ from meshwright.formats import factor_graph, pase
 from meshwright.planners._options import PaSEOptions, options_of
 from meshwright.planners.tensoropt import TensorOpt, tracking_order
 from meshwright.planners.types import Budget, Result
+from reference_cases import reference_cases
 
 CHAIN: Any = {
     "name": "worked chain",
@@ -25,21 +26,32 @@ CHAIN: Any = {
         {"src": 1, "dst": 2, "time": [[0, 2, 4], [2, 0, 1]]},
     ],
 }
-ENDS = {
-    "chain6": (4, (42, 164), (68, 120)),
-    "diamond": (9, (53, 174), (101, 116)),
-    "multi-edge": (4, (23, 110), (44, 56)),
-    "two-diamonds": (17, (53, 289), (132, 150)),
-    "k4": (6, (32, 159), (53, 82)),
-    "grid3x3": (11, (79, 340), (119, 226)),
-    "star7": (5, (57, 170), (74, 113)),
-    "residual-tower": (10, (69, 307), (129, 200)),
-}
-"""Points, and the ends (memory, time)."""
-ALEXNET = {
-    4: (157, (72488472, 4606987986688), (81506400, 148215719552)),
-    16: (591, (18122118, 5647599796864), (29034080, 70320712672)),
-}
+ENDS = reference_cases(
+    "tensoropt",
+    "Frontiers of small graphs",
+    source="enumeration of all choices",
+    columns=("graph", "points", "(memory, time) of the leanest", "(memory, time) of the fastest"),
+    rows=[
+        ("chain6", 4, (42, 164), (68, 120)),
+        ("diamond", 9, (53, 174), (101, 116)),
+        ("multi-edge", 4, (23, 110), (44, 56)),
+        ("two-diamonds", 17, (53, 289), (132, 150)),
+        ("k4", 6, (32, 159), (53, 82)),
+        ("grid3x3", 11, (79, 340), (119, 226)),
+        ("star7", 5, (57, 170), (74, 113)),
+        ("residual-tower", 10, (69, 307), (129, 200)),
+    ],
+)
+ALEXNET = reference_cases(
+    "tensoropt",
+    "Frontier of PaSE's AlexNet",
+    source="an elimination of frontiers apart from this one",
+    columns=("devices", "points", "(bytes, FLOPs) of the leanest", "(bytes, FLOPs) of the fastest"),
+    rows=[
+        (4, 157, (72488472, 4606987986688), (81506400, 148215719552)),
+        (16, 591, (18122118, 5647599796864), (29034080, 70320712672)),
+    ],
+)
 
 
 def points(result: Result) -> list[tuple[float, float]]:
@@ -80,11 +92,12 @@ def test_least_memory_is_a_question_too(chain: Path) -> None:
     assert TensorOpt(objective="memory").objective(factor_graph.read(chain), result.plan) == 8  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ENDS)
-def test_small_graphs(data_folder: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "count", "first", "last"), ENDS)
+def test_small_graphs(
+    data_folder: Path, name: str, count: int, first: tuple[float, float], last: tuple[float, float]
+) -> None:
     problem = factor_graph.read(data_folder / "intra-op-instances" / "small-factor-graphs.json", graph=name)
     result = TensorOpt().plan(problem)
-    count, first, last = ENDS[name]
     assert (len(result.frontier), points(result)[0], points(result)[-1]) == (count, first, last)
     for choice in result.frontier:
         assert TensorOpt().objective(problem, choice.plan) == choice.objective
@@ -109,11 +122,12 @@ def test_all_small_graphs_are_brute_force(data_folder: Path) -> None:
         assert points(TensorOpt().plan(factor_graph.read(path, graph=document["name"]))) == front
 
 
-@pytest.mark.parametrize("devices", ALEXNET)
-def test_alexnet(data_folder: Path, devices: int) -> None:
+@pytest.mark.parametrize(("devices", "count", "first", "last"), ALEXNET)
+def test_alexnet(
+    data_folder: Path, devices: int, count: int, first: tuple[float, float], last: tuple[float, float]
+) -> None:
     problem = pase.read(data_folder / "pase" / "alexnet.json.gz", devices=devices)
     result = TensorOpt().plan(problem)
-    count, first, last = ALEXNET[devices]
     assert (len(result.frontier), points(result)[0], points(result)[-1]) == (count, first, last)
     assert result.carry["exact"] and result.carry["frontiers"][0]["eliminations"]["linear"] == 14  # type: ignore[call-overload,index]
     if devices == 16:

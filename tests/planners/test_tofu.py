@@ -24,6 +24,7 @@ from meshwright.planners._tofu_search import NOTHING, Decision, Space, exact
 from meshwright.planners.tofu import METHODS, Tofu, prime_factors
 from meshwright.testing import PlannerConformance
 from meshwright.testing.tiny import mlp, problem_of
+from reference_cases import reference_cases
 
 from .conv_nets import Net, small_net
 
@@ -161,12 +162,18 @@ def test_what_does_not_divide_is_no_strategy() -> None:
 
 # ---------------------------------------------------------------- reference table
 
-TABLE = [
-    (4096, (64, 64), (8192, 24576, 57344)),
-    (128, (128, 16), (4096, 8192, 16384)),
-    (512, (512, 256, 4), (265216, 533504, 1063936)),
-    (32, (256, 1024, 256), (40960, 122880, 286720)),
-]
+TABLE = reference_cases(
+    "tofu",
+    "The training step of a perceptron: least elements moved",
+    source="enumeration of all plans, apart from this program",
+    columns=("batch", "widths", "on 2, 4 and 8 workers"),
+    rows=[
+        (4096, (64, 64), (8192, 24576, 57344)),
+        (128, (128, 16), (4096, 8192, 16384)),
+        (512, (512, 256, 4), (265216, 533504, 1063936)),
+        (32, (256, 1024, 256), (40960, 122880, 286720)),
+    ],
+)
 
 
 @pytest.mark.parametrize(("batch", "dims", "least"), TABLE)

@@ -14,12 +14,18 @@ from meshwright.planners._profile import kept_nodes, profile_of
 from meshwright.planners.torchgpipe import TorchGPipe
 from meshwright.testing.conformance import CHECKS, run_check
 from meshwright.testing.tiny import chain, mlp, problem_of
+from reference_cases import reference_cases
 
-
-@pytest.mark.parametrize(
-    ("name", "parts", "balance", "largest"),
-    [("vgg16", 2, [12, 28], 412969), ("vgg16", 4, [5, 7, 7, 21], 235590), ("alexnet", 2, [8, 14], 54252)],
+BALANCES = reference_cases(
+    "torchgpipe",
+    "Balance of PipeDream's profiles by time",
+    source="the public block partition",
+    columns=("profile", "partitions", "layers of each", "µs of the slowest"),
+    rows=[("vgg16", 2, [12, 28], 412969), ("vgg16", 4, [5, 7, 7, 21], 235590), ("alexnet", 2, [8, 14], 54252)],
 )
+
+
+@pytest.mark.parametrize(("name", "parts", "balance", "largest"), BALANCES)
 def test_balance_of_a_public_profile(
     name: str, parts: int, balance: list[int], largest: int, data_folder: Path
 ) -> None:

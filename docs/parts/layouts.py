@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from meshwright.cost.volumes import SCHEMES, Scheme, grid_side, linear_volume
 from meshwright.errors import InputError
 from meshwright.testing.linear import linear_received
 
-PAGE = Path(__file__).resolve().parent / "layouts.md"
+from .pages import DOCS, with_table, write
+
+PAGE = DOCS / "layouts.md"
 CASE = (32, 16, 64)
 GRIDS: tuple[tuple[Scheme, int, int], ...] = (
     ("1d-column", 4, 1), ("1d-column", 8, 1), ("1d-row", 4, 1), ("1d-row", 8, 1), ("1d-row-sequence", 4, 1),
@@ -53,19 +53,8 @@ def _least(scheme: Scheme, devices: int) -> str:
 
 
 def rebuilt(text: str) -> str:
-    for name, lines in (("counted", counted()), ("compared", compared())):
-        table = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        body = "".join(f"{line}\n" for line in lines)
-        text = table.sub(rf"\g<1>{body}\g<2>", text)
-    return text
+    return with_table(with_table(text, "counted", counted()), "compared", compared())
 
 
 def main() -> None:
-    old = PAGE.read_text(encoding="utf-8")
-    if (new := rebuilt(old)) != old:
-        PAGE.write_text(new, encoding="utf-8")
-        print(f"wrote docs/{PAGE.name}")
-
-
-if __name__ == "__main__":
-    main()
+    write(PAGE, rebuilt(PAGE.read_text(encoding="utf-8")))

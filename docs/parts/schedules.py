@@ -5,18 +5,16 @@ Pictures and figures come from the generators of `meshwright.plan.schedules`; no
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from meshwright.plan.model import Schedule
 from meshwright.plan.schedules import chunks_of, generate, held, links, pipes, timed
 from meshwright.report.schedule_picture import SCALE, schedule_svg
 
-ROOT = Path(__file__).resolve().parent
-FOLDER, PAGE = ROOT / "schedules", ROOT / "schedules.md"
-TABLE = re.compile(r"(<!-- table: schedules -->\n).*?(<!-- end -->)", re.DOTALL)
+from .pages import DOCS, with_table, write
+
+FOLDER, PAGE = DOCS / "schedules", DOCS / "schedules.md"
 Args = Mapping[str, int | float | str]
 
 
@@ -76,7 +74,7 @@ def drawing(p: Picture) -> str:
     )
 
 
-def table() -> str:
+def table() -> list[str]:
     """Idle share, makespan and memory of every picture."""
     lines = [
         "| schedule | stages a rank | time | idle | longest rank | held by rank | copies of the weights |",
@@ -96,7 +94,7 @@ def table() -> str:
             f"| [{p.title}](#{anchor(p)}) | {chunks} | {end:g} | {100 * (1 - busy / (len(rows) * end)):.1f} % | {span:g} | {kept} | "
             f"{weights(p)} |"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def weights(p: Picture) -> str:
@@ -115,18 +113,6 @@ def anchor(p: Picture) -> str:
 
 def main() -> None:
     """Writes what has changed."""
-    FOLDER.mkdir(exist_ok=True)
     for p in PICTURES:
         write(FOLDER / f"{p.file}.svg", drawing(p))
-    page = PAGE.read_text(encoding="utf-8")
-    write(PAGE, TABLE.sub(lambda found: f"{found[1]}{table()}\n{found[2]}", page))
-
-
-def write(path: Path, text: str) -> None:
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        path.write_text(text, encoding="utf-8")
-        print(f"wrote {path.relative_to(ROOT.parent)}")
-
-
-if __name__ == "__main__":
-    main()
+    write(PAGE, with_table(PAGE.read_text(encoding="utf-8"), "schedules", table()))

@@ -1,0 +1,1 @@
+"""What `make docs` writes, a module each, and what the tests of the pages read."""

@@ -1,0 +1,41 @@
+"""Where the pages are, and how a part of `make docs` writes one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DOCS = ROOT / "docs"
+PACKAGE = ROOT / "src" / "meshwright"
+
+
+def pages() -> list[Path]:
+    """Every page of Markdown that a reader may open."""
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+
+
+def with_table(text: str, name: str, lines: Iterable[str]) -> str:
+    """The page with what stands between `<!-- table: NAME -->` and `<!-- end -->` replaced."""
+    block = re.compile(rf"(<!-- table: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    body = "".join(f"{line}\n" for line in lines)
+    return block.sub(lambda found: f"{found[1]}{body}{found[2]}", text)
+
+
+def write(path: Path, text: str) -> None:
+    """Writes what has changed and says so."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path.relative_to(ROOT)}")
+
+
+def table(heads: Iterable[str], rows: Iterable[Iterable[object]], right: Iterable[int] = ()) -> list[str]:
+    """Lines of a Markdown table; columns `right` hold figures."""
+    names, ends = list(heads), set(right)
+    lines = [
+        "| " + " | ".join(names) + " |",
+        "|" + "|".join(" ---: " if k in ends else " --- " for k in range(len(names))) + "|",
+    ]
+    return lines + ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]

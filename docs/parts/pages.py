@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -39,3 +39,19 @@ def table(heads: Iterable[str], rows: Iterable[Iterable[object]], right: Iterabl
         "|" + "|".join(" ---: " if k in ends else " --- " for k in range(len(names))) + "|",
     ]
     return lines + ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+
+
+def prose(text: str) -> Iterator[str]:
+    """A docstring as Markdown: what is set in columns stays as it is set."""
+    drawn: list[str] = []
+    for line in [*text.splitlines(), "."]:
+        if (line.startswith("    ") and line.strip()) or (drawn and not line.strip()):
+            drawn.append(line[4:])
+            continue
+        if drawn:
+            while not drawn[-1].strip():
+                drawn.pop()
+            yield from ("```text", *drawn, "```", "")
+            drawn = []
+        if line != ".":
+            yield line.replace("<", "\\<").replace("*", "\\*")

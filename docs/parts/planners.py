@@ -20,7 +20,7 @@ from meshwright.planners import registry
 from meshwright.planners.base import Planner
 from meshwright.settings import about_parameters, parameters
 
-from .pages import DOCS, ROOT, table, with_table, write
+from .pages import DOCS, ROOT, prose, table, with_table, write
 
 FOLDER, TESTS = DOCS / "planners", ROOT / "tests"
 FAMILIES: Mapping[str, str] = {
@@ -110,7 +110,7 @@ def page(kind: type[Planner]) -> str:
             [(info.family, _words(info.decides), _words(info.handles) or "–", _words(info.goals), kind.unit or "of the cost model")],
         ), "",
         "```", f"meshwright plan gpt2 --cluster a100x8 --planner {info.name}", f"meshwright planners {info.name}", "```", "",
-        "## Method", "", *_prose(inspect.cleandoc(module.__doc__ or "")), "",
+        "## Method", "", *prose(inspect.cleandoc(module.__doc__ or "")), "",
         "## What is not faithful", "",
     ]  # fmt: skip
     lines += [f"- Not there yet: {part}." for part in info.missing] or [
@@ -154,22 +154,6 @@ def _reference(text: str) -> str:
 
 def _words(tags: frozenset[str]) -> str:
     return ", ".join(sorted(tags))
-
-
-def _prose(text: str) -> Iterator[str]:
-    """A docstring as Markdown: what is set in columns stays as it is set."""
-    drawn: list[str] = []
-    for line in [*text.splitlines(), "."]:
-        if (line.startswith("    ") and line.strip()) or (drawn and not line.strip()):
-            drawn.append(line[4:])
-            continue
-        if drawn:
-            while not drawn[-1].strip():
-                drawn.pop()
-            yield from ("```text", *drawn, "```", "")
-            drawn = []
-        if line != ".":
-            yield line.replace("<", "\\<").replace("*", "\\*")
 
 
 def _settings(kind: type[Planner]) -> Iterator[tuple[str, str, str, str]]:

@@ -21,7 +21,7 @@ from .layouts.point import Point
 from .plan.model import Plan
 from .plan.problem import Problem
 from .report.candidates import Candidate
-from .report.layout_words import layout_words, micro_batch_words, recompute_words
+from .report.layout_words import cut_words, layout_words, micro_batch_words, recompute_words
 from .report.outcome import Outcome, Question, Status
 from .report.why import worth_explaining
 from .request import PRECISIONS, Request
@@ -47,7 +47,7 @@ def candidate(question: Question, plan: Plan, simulation: Simulation) -> Candida
     micro_batch, micro_batches = micro_batch_words(plan)
     peak = float(simulation.peak.max())
     return Candidate(
-        layout_words(plan),
+        " ".join(filter(None, (layout_words(plan), cut_words(plan, question.graph)))),
         micro_batch,
         micro_batches,
         recompute_words(plan, question.graph),

@@ -121,8 +121,11 @@ def judged(
         return found
     from .cost.accpar_elements import AccParElements
     from .cost.tables import Tables
+    from .cost.untimed import UNKNOWN, Untimed
     from .simulate import simulate
 
+    if isinstance(profiled.problem.cost, Untimed):
+        return replace(found, staleness=staleness(plan), not_simulated=UNKNOWN)
     found = replace(found, loads=planner.loads(profiled.problem, plan), staleness=staleness(plan))
     if profiled.problem.cost.unit != "s" or isinstance(profiled.problem.cost, Tables | AccParElements):
         return replace(found, not_simulated="its prices are of whole choices, not of pieces of work in seconds")

@@ -129,6 +129,25 @@ def test_a_wrong_return_is_named_with_its_line(meshwright: Command, tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize(
+    ("end", "sentence"),
+    [
+        ("sys.exit(0)", "model.py:5: ends the program: it must build the model and return"),
+        ("raise KeyError('dim')", "model.py:5: KeyError: 'dim'"),
+    ],
+)
+def test_a_function_that_ends_the_program_is_named_with_its_line(
+    meshwright: Command, tmp_path: Path, end: str, sentence: str
+) -> None:
+    (tmp_path / "model.py").write_text(f"import sys\n\n\ndef build():\n    {end}\n")
+    done = meshwright("plan", "model.py:build", "-c", "h100x8")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[-1] == f"meshwright: {sentence}"
+    (tmp_path / "planner.py").write_text(f"import sys\n\n\n\n{end}\n")
+    done = meshwright("plan", "gpt2", "-c", "h100x8", "--planner", "./planner.py")
+    assert done.code == 2 and "planner.py cannot be imported: " in done.err
+
+
 def test_a_cluster_file_is_faulted_by_line(meshwright: Command, tmp_path: Path) -> None:
     (tmp_path / "cluster.toml").write_text(
         '[device.h100]\nmem = "80 GiB"\nbandwidth = "3350 GB/s"\n[device.h100.peak]\nbfloat16 = "989 TFLOP/s"\n'

@@ -54,3 +54,16 @@ def test_what_is_wrong_is_named(document: object, settings: dict[str, int], said
     with pytest.raises(InputError) as error:
         parse(document, "f", **settings)
     assert said in error.value.message
+
+
+def test_planners_that_need_seconds_say_that_there_are_none(data_folder: Path) -> None:
+    """And those that count elements plan it."""
+    from meshwright.errors import Unsupported
+    from meshwright.planners import load
+
+    problem = read(data_folder / "mindspore-planners" / "recursive_programming_mlp.json")
+    for name in ("alpa", "grid", "dapple", "piper", "pipedream"):
+        with pytest.raises(Unsupported, match="this graph has FLOPs and bytes only, and no times"):
+            load(name).plan(problem)
+    for name in ("double_recursive", "accpar", "tofu"):
+        assert load(name).plan(problem).plan is not None

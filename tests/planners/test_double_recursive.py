@@ -71,8 +71,7 @@ def residual() -> Problem:
         inputs=("x",), outputs=("sum",), loss="sum",
     )  # fmt: skip
     graph = replace(graph, digest=digest_of(graph))
-    cost = mindspore.Recorded({op.name: mindspore.OpRecord() for op in graph.ops})
-    return replace(base, graph=graph, cost=cost)
+    return replace(base, graph=graph)
 
 
 def test_data_decided_last_as_mindspore_numbers_nodes_of_a_residual_network() -> None:

@@ -9,7 +9,7 @@ from ..errors import Unsupported
 from ..graph.ir import Floats, Ints, Op, Phase
 from .base import Collective, CostModel, Group, OpMemory
 
-_UNKNOWN = "this graph has FLOPs and bytes only, and no times"
+UNKNOWN = "this graph has FLOPs and bytes only, and no times"
 
 
 class Untimed(CostModel):
@@ -19,18 +19,18 @@ class Untimed(CostModel):
     unit: ClassVar[str] = "bytes"
 
     def compute(self, op: Op, sizes: Ints, device: DeviceType, phase: Phase, variant: str = "") -> Floats:
-        raise Unsupported(_UNKNOWN)
+        raise Unsupported(UNKNOWN)
 
     def traffic(self, nbytes: Floats, device: DeviceType) -> Floats:
-        raise Unsupported(_UNKNOWN)
+        raise Unsupported(UNKNOWN)
 
     def memory(self, op: Op, sizes: Ints, variant: str = "") -> OpMemory:
-        raise Unsupported(_UNKNOWN)
+        raise Unsupported(UNKNOWN)
 
     def collective(self, kind: Collective, nbytes: Floats, group: Group) -> Floats:
-        raise Unsupported(_UNKNOWN)
+        raise Unsupported(UNKNOWN)
 
     def transfer(
         self, nbytes: Floats, src: int, dst: int, cluster: Cluster, *, tensor: str = "", consumer: str = ""
     ) -> Floats:
-        raise Unsupported(_UNKNOWN)
+        raise Unsupported(UNKNOWN)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cluster.model import Cluster, DeviceType, Level
-from ..cost.recorded import OpRecord, Recorded
+from ..cost.untimed import Untimed
 from ..errors import InputError
 from ..graph.ir import Factor, Graph, Op, Rule, Slot, Tensor
 from ..graph.serial import digest_of
@@ -76,7 +76,7 @@ def parse(document: Any, file: str, *, case: int = 0, devices: int | None = None
     return Problem(
         graph,
         Cluster("simulated", (device,), count, (), (Level("all", count, inf),)),
-        Recorded({op.name: OpRecord() for op in graph.ops}),
+        Untimed(),
         Recipe(samples, "sgd", 0.0, "float32", "float32"),
         limits=Limits(keep_free=0.0),
     )

@@ -323,7 +323,7 @@ def _told(path: str) -> Iterator[None]:
         raise
     except SyntaxError as error:
         raise InputError(_syntax(Path(path).name, error)) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # sys.exit() in a script would end the command without a word
         folder = Path(path).resolve().parent
         frames = [
             f
@@ -331,6 +331,8 @@ def _told(path: str) -> Iterator[None]:
             if Path(f.filename).is_relative_to(folder) and "site-packages" not in f.filename
         ]
         place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else Path(path).name
+        if isinstance(error, SystemExit):
+            raise InputError(f"{place}: ends the program: it must build the model and return", where=place) from error
         text = (str(error).strip() or "no message").splitlines()[0]
         raise InputError(f"{place}: {type(error).__name__}: {text}", where=place) from error
 

@@ -51,7 +51,7 @@ def recorded(problem: Problem, tolerance: float, inference: bool) -> Recorded | 
     cost = problem.cost
     if isinstance(cost, StageTables):
         return RecordedStages(problem, cost, inference)
-    if isinstance(cost, Untimed):
+    if isinstance(cost, Untimed) and not all(op.call for op in problem.graph.ops):
         return RecordedOps(problem, tolerance)
     if isinstance(cost, Tables) or not all(op.call for op in problem.graph.ops):
         return RecordedOptions(problem)

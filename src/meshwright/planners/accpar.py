@@ -35,6 +35,7 @@ import numpy as np
 
 from ..cost.accpar_elements import ROWS, TYPE_I, TYPE_II, AccParElements
 from ..cost.recorded import Recorded
+from ..cost.untimed import Untimed
 from ..errors import Infeasible, InputError
 from ..plan.model import Plan
 from ..plan.problem import Problem
@@ -115,7 +116,7 @@ class AccPar(Planner):
             plan = plan_of(problem, descent.net, array, [own[0] for own in types], shares)
         else:
             plan = split_plan(problem, descent.net, array, types[0][0], shares, types[1:])
-        if not isinstance(problem.cost, AccParElements | Recorded) and not any(weights_of(x) for x in shares):
+        if not isinstance(problem.cost, AccParElements | Recorded | Untimed) and not any(weights_of(x) for x in shares):
             over = fits(problem, plan)
             if over:
                 raise Infeasible(f"{over}; accpar takes no account of memory")

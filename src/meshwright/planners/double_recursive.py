@@ -23,6 +23,7 @@ import numpy as np
 
 from ..cluster.model import Mesh
 from ..cost.recorded import Recorded
+from ..cost.untimed import Untimed
 from ..errors import Infeasible, Unsupported
 from ..graph.ir import Ints
 from ..plan.model import Plan, Schedule, Stage
@@ -118,7 +119,7 @@ class DoubleRecursive(Planner):
         run.tick(0, "rounds", 0, model.rounds)
         slots, states = search(model.ops, model.rounds, importance)
         plan = model.plan(problem, slots)
-        if not isinstance(problem.cost, Recorded):
+        if not isinstance(problem.cost, Recorded | Untimed):
             over = fits(problem, plan)
             if over:
                 raise Infeasible(f"{over}; double_recursive takes no account of memory")
@@ -168,7 +169,7 @@ class DoubleRecursive(Planner):
     def _importance(self, problem: Problem) -> Importance:
         if self.order is not None:
             return self.order
-        return "topological" if isinstance(problem.cost, Recorded) else "weight"
+        return "topological" if isinstance(problem.cost, Recorded | Untimed) else "weight"
 
     def _model(self, problem: Problem) -> _Model:
         count = problem.limits.devices or problem.cluster.count

@@ -157,7 +157,7 @@ def _import_file(path: Path) -> ModuleType:
     except SyntaxError as error:
         del sys.modules[name]
         raise InputError(f"{path}:{error.lineno}: {error.msg}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # sys.exit() in a script would end the command without a word
         del sys.modules[name]
         raise InputError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     return module

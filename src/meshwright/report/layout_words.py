@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from math import prod
 
 from ..graph.ir import Graph
 from ..graph.kinds import kind_of
 from ..layouts.style import CP, DP, EP, OUTER, TP
+from ..plan.lookup import sharding_of
 from ..plan.model import Layout, Plan, Stage
 
 
@@ -44,6 +46,34 @@ def layout_words(plan: Plan) -> str:
             f"z{level}{within}" + ("+keep" if any(x.kept for s in plan.stages for x in s.shardings.values()) else "")
         )
     return " ".join(words) or "1 device"
+
+
+CUT_WORDS = (
+    "s48 c12 r12 w1: products cut by samples, by columns of the weight, by its rows, and computed whole everywhere"
+)
+
+
+def cut_words(plan: Plan, graph: Graph) -> str:
+    """How many products are cut by what, where no axis of the mesh says it: "s48 c12 r12 w1" (see `CUT_WORDS`).
+
+    "" for meshes whose axes are called after what they cut, and for several stages.
+    """
+    if len(plan.stages) != 1 or plan.rewritten is not None:
+        return ""
+    stage = plan.stages[0]
+    if not all(re.fullmatch(r"x\d*", axis) for axis in stage.mesh.axes):
+        return ""
+    found = dict.fromkeys("scrw", 0)
+    for i, op in enumerate(graph.ops):
+        if not op.flops:
+            continue
+        sharding = sharding_of(graph, stage, i)
+        cut = {factor for factor, cuts in sharding.cuts.items() if cuts} if sharding is not None else set()
+        summed = op.rule.summed()
+        ways = {"s" if f.samples else "r" if f.name in summed else "c" for f in op.rule.factors if f.name in cut}
+        for way in ways or {"w"}:
+            found[way] += 1
+    return " ".join(f"{way}{n}" for way, n in found.items() if n)
 
 
 def _sequence_parallel(plan: Plan) -> bool:

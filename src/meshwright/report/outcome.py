@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,7 @@ from ..plan.problem import Goal, Recipe
 from ..simulate.result import Simulation
 from .candidates import Candidate, ties
 from .error_model import ErrorModel, error_model
+from .layout_words import CUT_WORDS
 from .training import Size, Training, training
 from .why import Why, explain
 
@@ -200,7 +202,8 @@ class Outcome(Viewed):
     def notes(self) -> tuple[str, ...]:
         """What is to be said of the model, and of how it was planned."""
         own = self.details.get("notes", ()) if isinstance(self.details, dict) else ()
-        return (*self.question.notes, *map(str, own))
+        legend = (CUT_WORDS,) if any(re.search(r" [scrw]\d+\b", c.layout) for c in self.shown()) else ()
+        return (*self.question.notes, *map(str, own), *legend)
 
     def sentences(self) -> list[str]:
         """Why; for one layout that was given there is nothing to compare with."""

@@ -20,7 +20,8 @@ class Read:
     words: Mapping[str, Any]
     """dp (all replicas of samples, experts' among them), replicate, zero, reshard, tp, sequence, cp, context, ep, whole_experts, pp,
     chunks, schedule, micro_batch, samples, recompute: as in `Point`; counts: layers of each stage, or missing for as even as the
-    target deals them; seq: positions of a sample; order: the target's device axes, outer first; rows: a custom table."""
+    target deals them; seq: positions of a sample; order: the target's device axes, outer first; rows: a custom table;
+    args: of the schedule, besides its chunks."""
     ignored: Mapping[str, str] = field(default_factory=dict)
     """Options that change speed or memory and are not understood -> what is assumed instead."""
     lines: Mapping[str, str] = field(default_factory=dict)

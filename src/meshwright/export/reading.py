@@ -32,6 +32,7 @@ def setup_from(problem: Problem, exporter: Exporter, read: Read, name: str = "")
     m = samples // (point.replicas * point.micro_batch)
     rows: tuple[Row, ...] = tuple(read.words.get("rows", ()))
     args = {"v": point.chunks} if point.chunks > 1 and point.schedule in ("interleaved", "bfs") else {}
+    args |= read.words.get("args", {})
     schedule = Schedule("custom", m, {}, rows) if rows else Schedule(point.schedule, m, args)
     devices = _devices(point, tuple(read.words.get("order", exporter.order)))
     return Setup(

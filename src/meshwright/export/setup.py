@@ -92,7 +92,8 @@ class Setup:
             )
             kept = self.layout.schedule if same else None
             schedule = kept or Schedule(point.schedule, m, {"v": point.chunks} if point.chunks > 1 else {})
-        devices = tuple(tuple(point.mesh(r).devices) for r in range(point.pp))
+        in_order = tuple(tuple(point.mesh(r).devices) for r in range(point.pp))
+        devices = rest.pop("devices", self.layout.devices if sizes_of(point) == self.sizes else in_order)
         return replace(self, layout=replace(self.layout, point=point, schedule=schedule, devices=devices, **rest))
 
     def plan(self) -> Plan:

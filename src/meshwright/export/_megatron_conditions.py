@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .._words import count
+from .._words import count, plural
 from .said import Condition
 from .setup import Setup
 
@@ -22,7 +22,6 @@ def conditions() -> Sequence[Condition]:
         Condition("experts with tensor", _experts_with_tensor),
         Condition("ranks of interleaved", _ranks),
         Condition("micro-batches of interleaved", _micro_batches),
-        Condition("ends", _ends),
     )
 
 
@@ -69,7 +68,9 @@ def _heads_over_context(s: Setup) -> str:
     wrong = next((n for n in (m.heads // p.tp, max(1, m.kv_heads // p.tp)) if n % p.cp), 0)
     if not wrong:
         return ""
-    return f"cp with all-to-all (a2a) to divide the {wrong} heads of a rank: {p.cp} does not; use {_below(wrong, p.cp)} or all_gather"
+    best = _below(wrong, p.cp)
+    use = f"{best} or all_gather" if best > 1 else "all_gather"
+    return f"cp with all-to-all (a2a) to divide the {plural(wrong, 'head')} of a rank: {p.cp} does not; use {use}"
 
 
 def _positions_over_context(s: Setup) -> str:
@@ -124,18 +125,8 @@ def _micro_batches(s: Setup) -> str:
     below = m // p.pp * p.pp
     use = f"{count(below)} or {count(below + p.pp)}" if below else count(p.pp)
     return (
-        f"micro-batches in a multiple of the {p.pp} pipeline ranks for interleaved 1F1B: {count(m)} are not; use {use}"
+        f"micro-batches in a multiple of the {p.pp} pipeline ranks for interleaved 1F1B: {count(m)} is none; use {use}"
     )
-
-
-def _ends(s: Setup) -> str:
-    first = [k for k, share in enumerate(s.shares) if share.before]
-    last = [k for k, share in enumerate(s.shares) if share.after]
-    if len(first) > 1 or (first and any(s.shares[k].layers for k in range(first[0]))):
-        return f"the embedding whole and before all layers: stages {', '.join(map(str, first))} have parts of it"
-    if len(last) > 1 or (last and any(s.shares[k].layers for k in range(last[-1] + 1, s.stages))):
-        return f"norm, head and loss together on one stage: stages {', '.join(map(str, last))} have parts of them"
-    return ""
 
 
 def _below(n: int, most: int) -> int:

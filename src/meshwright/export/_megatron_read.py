@@ -293,8 +293,8 @@ class Reader:
         )
         each: list[int]
         if first or last:
-            begin = self.number("decoder_first_pipeline_num_layers", 0) if first else 0
-            end = self.number("decoder_last_pipeline_num_layers", 0) if last else 0
+            begin = self.number("decoder_first_pipeline_num_layers", 1) if first else 0
+            end = self.number("decoder_last_pipeline_num_layers", 1) if last else 0
             middle, rest = pp - bool(first) - bool(last), layers - begin - end
             if middle < 0 or rest < 0 or bool(middle) != bool(rest) or (middle and rest % middle):
                 raise self.wrong(

@@ -202,13 +202,11 @@ def _schedule(setup: Setup, voice: Voice) -> Iterator[Said]:
         yield Said("schedule", why=why)
     elif _same(own, target, setup.stages):
         yield Said("schedule", why=f"the same as {name}", runs_as=runs)
-    elif own.name == name or (own.name == "dataflow" and p.pp == 1):
-        order = (
-            f"begins with backwards before all {count(own.micro_batches)} micro-batches are forward"
-            if own.name == name
-            else "runs each micro-batch's backward right after its forward"
-        )
-        yield Said("schedule", level="close", why=f"{voice.title} {order}", runs_as=runs)
+    elif own.name == name:
+        yield Said(
+            "schedule", level="close", runs_as=runs,
+            why=f"{voice.title} begins with backwards before all {count(own.micro_batches)} micro-batches are forward",
+        )  # fmt: skip
     else:
         yield Said(
             "schedule", level="refused", runs_as=runs,
@@ -225,8 +223,6 @@ def target_schedule(chunks: int, m: int, pp: int) -> Schedule:
 
 def _same(own: Schedule, target: Schedule, stages: int) -> bool:
     """Whether all ranks do the same in the same order."""
-    if own.name == "dataflow":
-        return stages == own.micro_batches == 1
     rows = ([tuple(row.actions) for row in rows_of(schedule, stages)] for schedule in (own, target))
     try:
         return next(rows) == next(rows)

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Megatron-LM 0.19.2: mixtral-8x7b on 16 devices.
+# Not in the plan, to be given behind the name of this script: data, tokenizer, learning rate, checkpoints, and of the model its feed-forward size, activation, norms and positions.
+set -euo pipefail
+unset CUDA_DEVICE_MAX_CONNECTIONS  # 1 would serialise what sharded data parallelism overlaps
+LAYOUT=(
+  --num-layers 4
+  --num-attention-heads 8
+  --hidden-size 64
+  --group-query-attention
+  --num-query-groups 4
+  --seq-length 32
+  --max-position-embeddings 32
+  --untie-embeddings-and-output-weights
+  --num-experts 8
+  --tensor-model-parallel-size 2
+  --sequence-parallel
+  --pipeline-model-parallel-size 1
+  --context-parallel-size 1
+  --expert-model-parallel-size 8
+  --moe-token-dispatcher-type allgather
+  --expert-tensor-parallel-size 1
+  --use-megatron-fsdp
+  --use-distributed-optimizer
+  --data-parallel-sharding-strategy optim_grads
+  --overlap-grad-reduce
+  --overlap-param-gather
+  --ckpt-format fsdp_dtensor
+  --micro-batch-size 2
+  --global-batch-size 64
+  --bf16
+  --megatron-fsdp-main-grads-dtype fp32
+  --megatron-fsdp-grad-comm-dtype fp32
+  --accumulate-allreduce-grads-in-fp32
+  --optimizer adam
+)
+torchrun --nproc-per-node 8 --nnodes 2 --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" pretrain_gpt.py "${LAYOUT[@]}" "$@"

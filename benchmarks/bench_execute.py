@@ -24,7 +24,6 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "execute")]  # the ranks look here, too
 
 from layouts import Layout, plan_of  # noqa: E402
-
 from meshwright.execute.ranks.pool import Pool  # noqa: E402
 from meshwright.graph.source import ConfigSource  # noqa: E402
 from meshwright.lower import lower, unrolled  # noqa: E402

@@ -20,7 +20,6 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "execute")]  # the ranks look here, too
 
 from layouts import Layout, plan_of  # noqa: E402
-
 from meshwright.cluster import resolve as cluster_of  # noqa: E402
 from meshwright.cost import Analytic  # noqa: E402
 from meshwright.execute.ranks.pool import Pool  # noqa: E402

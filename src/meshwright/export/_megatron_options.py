@@ -150,7 +150,8 @@ def _options(
             raise InputError(
                 f"{name}:{word.line}: {called} has no option {word.text}: {meant}", where=f"{name}:{word.line}"
             )
-        takes, taken = options[word.text].takes, []
+        takes = options[word.text].takes
+        taken: list[str] = []
         most = {"1": 1, "3": 3, "+": len(left)}.get(takes, 0)
         while k < len(left) and len(taken) < most and (not left[k].text.startswith("--")):
             taken.append(left[k].text)

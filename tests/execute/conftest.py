@@ -86,7 +86,7 @@ class Pools:
         self._made: dict[int, Pool] = {}
 
     def __call__(self, ranks: int) -> Pool:
-        if ranks not in self._made or any(p.poll() is not None for p in self._made[ranks]._processes):
+        if ranks not in self._made or not self._made[ranks].whole():
             self._made[ranks] = Pool(ranks, timeout=30)
         return self._made[ranks]
 

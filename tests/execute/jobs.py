@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -60,6 +62,18 @@ def killed(context: Context, rank: int) -> None:
         time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGKILL)
     dist.barrier()
+
+
+def left(context: Context, code: int) -> None:
+    """Rank 0 ends by itself."""
+    if context.rank == 0:
+        os._exit(code)
+    dist.barrier()
+
+
+def drawn(context: Context, payload: None) -> tuple[float, float]:
+    """What user code draws without a seed of its own."""
+    return random.random(), float(np.random.rand())
 
 
 def failing(context: Context, rank: int) -> None:

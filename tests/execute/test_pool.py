@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,6 +50,40 @@ def test_an_error_of_our_own_keeps_its_kind_and_sentence() -> None:
     with pytest.raises(InputError, match="this rank cannot go on"):
         pool.run("execute.jobs:failing", 1)
     assert not any(_alive(p) for p in processes)
+
+
+def test_a_rank_that_ends_by_itself_is_named_with_its_exit_code() -> None:
+    with pytest.raises(ExecutionError, match=r"^rank 0 ended with exit code 3; the other was stopped$"):
+        Pool(2).run("execute.jobs:left", 3)
+
+
+def test_ranks_end_when_the_process_that_they_were_forked_from_is_killed() -> None:
+    pool = Pool(2)
+    processes = pool.processes()
+    (nursery,) = {int(Path(f"/proc/{p}/stat").read_text().rpartition(")")[2].split()[1]) for p in processes}
+    assert nursery != os.getpid()
+    os.kill(nursery, signal.SIGKILL)
+    with pytest.raises(ExecutionError, match=r"^rank [01] was killed by signal 9; the other was stopped$"):
+        pool.run("execute.jobs:moved", [])
+        time.sleep(2)
+        pool.run("execute.jobs:moved", [])
+    deadline = time.monotonic() + 10
+    while any(map(_alive, processes)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(_alive, processes))
+
+
+def test_why_no_rank_could_start_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise OSError('no such library')")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with pytest.raises(ExecutionError, match=r"^rank 0 ended with exit code 1 while starting") as caught:
+        Pool(2)
+    assert "OSError: no such library" in caught.value.hint
+
+
+def test_no_two_ranks_draw_the_same_numbers(pools: Pools) -> None:
+    one, other = pools(2).run("execute.jobs:drawn", None)
+    assert one[0] != other[0] and one[1] != other[1]
 
 
 PARENT = """

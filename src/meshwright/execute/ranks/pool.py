@@ -1,6 +1,6 @@
 """A pool of rank processes on this machine that outlives single jobs: import torch once, run many programs.
 
-    parent ──Unix socket──▶ rank 0 … n − 1       (python -m meshwright.execute.ranks.worker)
+    parent ──Unix socket──▶ rank 0 … n − 1       forked from one process that has imported torch (`nursery`)
        job: "module:function", payload      every rank calls function(context, payload); the parent collects results
 
 Any rank that dies or fails ends the pool: the others may wait for it in a collective, so they are killed. Ranks end by
@@ -15,7 +15,6 @@ import pickle
 import secrets
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from ...errors import ExecutionError, MeshwrightError
+from .brood import Brood
 
 Event = Callable[[int, Any], None]
 START_SECONDS = 120.0
@@ -40,7 +40,7 @@ class Pool:
         """`timeout`: seconds that a rank may wait in a collective. `backend`: "cpu", or "auto" to use GPUs."""
         self.ranks, self.timeout = ranks, timeout
         self._folder = Path(tempfile.mkdtemp(prefix="meshwright-"))
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._brood: Brood | None = None
         self._links: list[Connection] = []
         try:
             self._start(backend)
@@ -51,37 +51,14 @@ class Pool:
     def _start(self, backend: str) -> None:
         address, key = str(self._folder / "pool"), secrets.token_bytes(16)
         with Listener(address, "AF_UNIX", backlog=self.ranks, authkey=key) as listener:
-            for rank in range(self.ranks):
-                environment = {
-                    **os.environ,
-                    "RANK": str(rank),
-                    "LOCAL_RANK": str(rank),
-                    "WORLD_SIZE": str(self.ranks),
-                    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-                    "MESHWRIGHT_DEVICE": "cpu" if backend == "cpu" else os.environ.get("MESHWRIGHT_DEVICE", ""),
-                    "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-                }
-                arguments = [
-                    sys.executable,
-                    "-m",
-                    "meshwright.execute.ranks.worker",
-                    address,
-                    str(self._folder / "meet"),
-                ]
-                log = (self._folder / f"rank-{rank}.log").open("wb")
-                process = subprocess.Popen(
-                    [*arguments, str(self.timeout), str(os.getpid())],
-                    env=environment,
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,  # Ctrl-C is for the parent, which then ends its ranks
-                )
-                log.close()
-                self._processes.append(process)
-                assert process.stdin is not None
-                process.stdin.write(key.hex().encode() + b"\n")
-                process.stdin.close()
+            environment = {
+                **os.environ,
+                "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+                "MESHWRIGHT_DEVICE": "cpu" if backend == "cpu" else os.environ.get("MESHWRIGHT_DEVICE", ""),
+                "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+            }
+            arguments = (address, str(self._folder / "meet"), str(self.timeout))
+            self._brood = Brood(self.ranks, arguments, key, self._folder, environment)
             self._links = self._accept(listener)
 
     def _accept(self, listener: Listener) -> list[Connection]:
@@ -159,43 +136,44 @@ class Pool:
     # ---------------------------------------------------------------- deaths
 
     def _death(self, rank: int) -> ExecutionError:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._processes[rank].wait(2.0)
-        error = Died(rank, self._processes[rank].returncode, self.ranks - 1)
+        assert self._brood is not None
+        error = Died(rank, self._brood.code(rank, 2.0), self.ranks - 1)
         error.hint = self.log(rank)
         return error
 
     def _check_alive(self, when: str) -> None:
-        for rank, process in enumerate(self._processes):
-            if process.poll() is not None:
-                error = Died(rank, process.returncode, self.ranks - 1, when)
+        assert self._brood is not None
+        for rank in range(self.ranks):
+            if (code := self._brood.code(rank)) is not None:
+                error = Died(rank, code, self.ranks - 1, when)
                 error.hint = self.log(rank)
                 raise error
 
     def log(self, rank: int) -> str:
-        """What a rank wrote, its last lines."""
-        file = self._folder / f"rank-{rank}.log"
-        return "\n".join(file.read_text(errors="replace").splitlines()[-20:]) if file.exists() else ""
+        """What a rank wrote, its last lines; of one that never was what kept it from being."""
+        for name in (f"rank-{rank}.log", "start.log"):
+            file = self._folder / name
+            if file.exists():
+                return "\n".join(file.read_text(errors="replace").splitlines()[-20:])
+        return ""
 
     def processes(self) -> list[int]:
         """Process ids, by rank."""
-        return [p.pid for p in self._processes]
+        found = self._brood.forked() if self._brood else {}
+        return [found[rank] for rank in sorted(found)]
+
+    def whole(self) -> bool:
+        """Whether it is open and every rank is alive."""
+        brood = self._brood
+        return brood is not None and all(brood.code(rank) is None for rank in range(self.ranks))
 
     def close(self) -> None:
         """Ends every rank, by force after a few seconds."""
         for link in self._links:
             link.close()
-        for process in self._processes:
-            if process.poll() is None:
-                process.terminate()
-        deadline = time.monotonic() + GRACE_SECONDS
-        for process in self._processes:
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._links = []
+        if self._brood is not None:
+            self._brood.end(GRACE_SECONDS)
+        self._links, self._brood = [], None
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Pool:

@@ -1,4 +1,4 @@
-"""One rank of a pool: `python -m meshwright.execute.ranks.worker ADDRESS MEETING TIMEOUT PARENT`, the key on standard input."""
+"""One rank of a pool: runs the jobs that its parent sends. See `nursery` for how it starts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Context:
     """What one job leaves for the next."""
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Leaves as soon as the parent is gone, even inside a collective; also if it was gone before this began."""
     while os.getppid() == parent:
         time.sleep(0.5)
@@ -84,19 +84,14 @@ def serve(link: Connection, context: Context) -> None:
             send("error", failed)
 
 
-def main() -> None:
-    address, meeting, timeout, parent = sys.argv[1:5]
-    threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
-    key = bytes.fromhex(sys.stdin.readline().strip())
+def work(address: str, key: bytes, meeting: str, timeout: float, parent: int) -> None:
+    """A rank's life, from its start on; RANK and WORLD_SIZE are in the environment. It ends with the process `parent`."""
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     place = hardware()
     with Client(address, "AF_UNIX", authkey=key) as link:
         link.send(rank)
-        join(meeting, rank, world, float(timeout), place)
+        join(meeting, rank, world, timeout, place)
         serve(link, Context(rank, world, place))
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -60,15 +60,15 @@ def model_of(graph: Graph) -> Model:
 
 def shares_of(expert: Expert, parts: tuple[int, ...]) -> tuple[Share, ...]:
     """Per stage what it holds, from its units."""
-    graph, units = expert.graph, Units(expert.atoms.folded)
-    model = model_of(graph)
-    layers, places = model.layers, _places(graph, model.layers, model.stacks)
+    held, layers = _unit_places(expert), len(model_of(expert.graph).layers)
     found, at, next_layer = [], 0, 0
     for n in parts:
-        here = [places[i] for entry in units.ops(at, at + n) for i in entry_range(graph, entry)]
-        numbers = {x for x in here if 0 <= x < len(layers)}
-        stop = max(numbers, default=next_layer - 1) + 1
-        found.append(Share(range(next_layer, stop), -1 in here, len(layers) in here))
+        here = held[at : at + n]
+        stop = max((min(high, layers - 1) for _, high in here), default=-1) + 1
+        stop = max(stop, next_layer)
+        found.append(
+            Share(range(next_layer, stop), any(low < 0 for low, _ in here), any(high >= layers for _, high in here))
+        )
         at, next_layer = at + n, stop
     return tuple(found)
 
@@ -79,19 +79,37 @@ def parts_of(expert: Expert, counts: tuple[int, ...]) -> tuple[int, ...]:
     Raises:
         ValueError: they are not all layers, or a stage would end inside of a unit.
     """
-    graph, units = expert.graph, Units(expert.atoms.folded)
-    model = model_of(graph)
-    layers = model.layers
+    held, layers = _unit_places(expert), model_of(expert.graph).layers
     if sum(counts) != len(layers):
         raise ValueError(f"stages of {sum(counts)} layers in all, but the model has {len(layers)}")
-    places = _places(graph, layers, model.stacks)
-    last = [max(places[i] for e in units.ops(u, u + 1) for i in entry_range(graph, e)) for u in range(len(units))]
     ends, done = [], 0
     for n in counts:
         done += n
-        ends.append(next((u for u in range(len(units)) if last[u] >= done), len(units)))
-    ends[-1] = len(units)
+        end = next((u for u, (_, high) in enumerate(held) if high >= done), len(held))
+        if end < len(held) and held[end][0] < done and done < len(layers) and held[end][0] >= 0:
+            raise ValueError(
+                f"{layers[done - 1]} and {layers[done]} cannot be parted: they stand in one piece of the model"
+            )
+        ends.append(end)
+    ends[-1] = len(held)
     return tuple(b - a for a, b in zip((0, *ends), ends, strict=False))
+
+
+def _unit_places(expert: Expert) -> list[tuple[int, int]]:
+    """Per unit the first and the last of the places of its ops; see `_places`."""
+
+    def read() -> list[tuple[int, int]]:
+        graph, units = expert.graph, Units(expert.atoms.folded)
+        model = model_of(graph)
+        places = _places(graph, model.layers, model.stacks)
+        found = []
+        for u in range(len(units)):
+            own = [places[i] for entry in units.ops(u, u + 1) for i in entry_range(graph, entry)]
+            found.append((min(own), max(own)))
+        return found
+
+    found: list[tuple[int, int]] = memo(expert.graph, "places of units", read)
+    return found
 
 
 def _places(graph: Graph, layers: tuple[str, ...], stacks: tuple[str, ...]) -> list[int]:

@@ -37,7 +37,10 @@ def file_lines(options: Mapping[str, Any], files: Mapping[str, str], width: int)
     for k, (name, text) in enumerate(files.items()):
         commands = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
         if k == 0:
-            about = ", ".join(f"{key} {_shown(value)}" for key, value in options.items()) or "all defaults"
+            about = (
+                ", ".join(key if value is True else f"{key} {_shown(value)}" for key, value in options.items())
+                or "all defaults"
+            )
         elif name.endswith(".sh"):
             about = _command(commands)
         else:

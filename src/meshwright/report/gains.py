@@ -28,9 +28,7 @@ def gain_lines(first: float, changes: Sequence[Change], width: int) -> list[Line
     lines = [Line(f"{heads[0]}  option", "title")]
     indent = max(map(len, heads)) + 2
     for head, (options, *_) in zip(heads[1:], changes, strict=True):
-        words = (
-            "; ".join(f"{key} {_value(a)} → {_value(b)}" for key, (a, b) in options.items()) or "no option of its own"
-        )
+        words = "; ".join(_change(key, a, b) for key, (a, b) in options.items()) or "no option of its own"
         lines += [Line(t) for t in labelled(head, [words], width, indent)]
     last = changes[-1][1]
     lines.append(Line(f"In all  {number(first)} → {number(last)} s a step ({percent(last / first - 1)})", "chosen"))
@@ -53,5 +51,10 @@ def gain_object(first: float, changes: Sequence[Change]) -> dict[str, Any]:
     }
 
 
-def _value(value: Any) -> str:
-    return "not set" if value is None or value == "" else str(value)
+def _change(option: str, before: Any, after: Any) -> str:
+    """ "--x 8 → 1", "add --x 8", "drop --x"."""
+    if before in (None, "", False):
+        return f"add {option}" + ("" if after is True else f" {after}")
+    if after in (None, "", False):
+        return f"drop {option}"
+    return f"{option} {before} → {after}"

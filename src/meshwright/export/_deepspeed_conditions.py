@@ -114,7 +114,7 @@ def _stages(setup: Setup) -> str:
 
 
 CONDITIONS = (
-    Condition("batch splits", _batch),
+    Condition("batch splits", _batch, unevenly=True),
     Condition("ZeRO in a pipeline", _pipeline_zero),
     Condition("pipeline alone", _pipeline_alone),
     Condition("autotp or Ulysses", _one_kind),

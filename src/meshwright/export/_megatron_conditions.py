@@ -12,8 +12,8 @@ from .setup import Setup
 def conditions() -> Sequence[Condition]:
     return (
         Condition("decoder", _decoder),
-        Condition("batch splits", _batch),
-        Condition("heads", _heads),
+        Condition("batch splits", _batch, unevenly=True),
+        Condition("heads", _heads, unevenly=True),
         Condition("query groups", _groups),
         Condition("heads over context", _heads_over_context),
         Condition("positions over context", _positions_over_context),

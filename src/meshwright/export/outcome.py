@@ -87,4 +87,9 @@ def verdict(exporter: Exporter, setup: Setup) -> Exported:
 
 def broken_conditions(exporter: Exporter, setup: Setup) -> list[str]:
     """Sentences of the target's own conditions that do not hold."""
-    return [f"{exporter.called} needs {words}" for c in exporter.conditions() if (words := c.broken(setup))]
+    found = []
+    for condition in exporter.conditions():
+        if words := condition.broken(setup):
+            ours = " (our own runner takes it, unevenly)" if condition.unevenly else ""
+            found.append(f"{exporter.called} needs {words}{ours}")
+    return found

@@ -44,3 +44,5 @@ class Condition:
     broken: Callable[[Setup], str]
     """What is wrong and what would be right: 'a batch that splits over dp 64 × micro-batch 1: 1,000 does not; use 960 or
     1,024'; "" where it holds. The sentence begins with the target's name and "needs"."""
+    unevenly: bool = False
+    """Our own runner takes what breaks it, in unequal parts: the sentence ends with that."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from math import prod
 
 from meshwright.cluster.model import Mesh
@@ -41,6 +42,45 @@ def random_plan(
     shardings = {op.name: random_sharding(op, mesh, rng, uneven, legal) for op in graph.ops}
     stage = Stage(tuple(op.name for op in graph.ops), mesh, shardings)
     return Plan(graph.digest, graph.samples * micro_batches, (stage,), Schedule("gpipe", micro_batches))
+
+
+def weighted_plan(graph: Graph, shape: tuple[int, ...], micro_batches: int, seed: int, *, rest: bool = True) -> Plan:
+    """`random_plan` whose cuts are of random unequal parts, some of them empty; with `rest` also of parameters and activations
+    at rest. Windows take equal parts."""
+    rng = random.Random(f"weighted {seed}")
+    plan = random_plan(graph, shape, ("x", "y", "z")[: len(shape)], micro_batches, seed, uneven=True)
+    (stage,) = plan.stages
+    sizes = dict(zip(stage.mesh.axes, stage.mesh.shape, strict=True))
+
+    def some(cuts: tuple[Cut, ...]) -> tuple[Cut, ...]:
+        return tuple(Cut(c.axis, unequal(rng, sizes[c.axis])) if rng.random() < 0.7 else c for c in cuts)
+
+    windows = {f"{op.name}:{f.name}" for op in graph.ops for f in op.rule.factors if f.kind == "halo"}
+    shardings = {
+        op: OpSharding({f: cuts if f"{op}:{f}" in windows else some(cuts) for f, cuts in own.cuts.items()})
+        for op, own in stage.shardings.items()
+    }
+    own = [t for t in graph.tensors if t.role == "param" or t.name in graph.producer]
+    storage, layouts = {}, {}
+    for t in own if rest else []:
+        dims = [d for d, n in enumerate(t.shape) if n >= 2]
+        if not dims or "float" not in t.dtype or rng.random() < 0.6:
+            continue
+        at = rng.choice(dims)
+        held = Layout(
+            tuple(((0, some((Cut(rng.choice(stage.mesh.axes)),)) if d == at else ()),) for d in range(len(t.shape)))
+        )
+        if t.role == "param":
+            storage[t.name] = Storage(held)
+        elif t.name != graph.loss:
+            layouts[t.name] = held
+    return replace(plan, stages=(replace(stage, shardings=shardings, storage=storage, layouts=layouts),))
+
+
+def unequal(rng: random.Random, n: int) -> tuple[int, ...]:
+    """Weights of n parts, not all of them nothing."""
+    found = [rng.choice((0, 1, 1, 2, 3, 5)) for _ in range(n)]
+    return tuple(found) if any(found) else unequal(rng, n)
 
 
 MESHES: tuple[tuple[int, ...], ...] = ((2,), (2, 2), (4,), (2, 2, 2))

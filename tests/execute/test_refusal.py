@@ -61,7 +61,7 @@ def _damaged(graph: Graph) -> Iterator[tuple[str, Plan]]:
     yield "rewritten", replace(plan, rewritten=graph)
     yield "meshes", _with(plan, mesh=Mesh((0, 0), ("dp", "tp"), (2, 1)))
     cut = {next(f.name for f in linear.rule.factors if f.kind == "free"): (Cut("dp", (1, 3)),)}
-    yield "weighted", _with(plan, shardings={linear.name: OpSharding(cut)})
+    yield "weighted", _with(plan, shardings={linear.name: OpSharding(cut, "summa")})
     attention = next(
         op for op in graph.ops if any(f.kind in ("fixed", "opaque") and f.size > 1 for f in op.rule.factors)
     )

@@ -216,11 +216,21 @@ def test_a_plan_of_another_graph_is_refused(small: Small) -> None:
         lower(graph, replace(plan, graph="0" * 64), RECIPE)
 
 
-def test_weighted_cuts_are_refused_with_the_op(small: Small) -> None:
+def test_weights_of_a_product_say_how_large_its_parts_are(small: Small) -> None:
+    """Sizes are those of the largest part; SUMMA takes equal ones."""
     graph = small("gpt2")
-    op = next(o for o in graph.ops if o.kind == "mm")
-    stage = Stage(
-        tuple(o.name for o in graph.ops), Mesh(range(2), ("x",), (2,)), {op.name: OpSharding({"n": (Cut("x", (3, 7)),)})}
-    )  # fmt: skip
-    with pytest.raises(Unsupported, match="weights"):
-        lower(graph, Plan(graph.digest, 16, (stage,), Schedule("1f1b", 1)), RECIPE)
+    op = next(o for o in graph.ops if o.kind == "mm" and "c_fc" in o.module)
+    wide = op.rule.factor("n").size
+    own = OpSharding({"n": (Cut("x", (3, 7)),)})
+    names, mesh = tuple(o.name for o in graph.ops), Mesh(range(2), ("x",), (2,))
+
+    def plan(sharding: OpSharding) -> Plan:
+        stage = Stage(names, mesh, {op.name: sharding})
+        return Plan(graph.digest, 16, (stage,), Schedule("1f1b", 1))
+
+    (code,) = lower(graph, plan(own), RECIPE).stages
+    instr = next(i for s in code.segments for i in s.forward if i.on == op.name and i.kind == "compute")
+    assert instr.sizes[[f.name for f in op.rule.factors].index("n")] == round(0.7 * wide)
+    assert dict(instr.cuts)["n"] == (Cut("x", (3, 7)),)
+    with pytest.raises(Unsupported, match="runs as summa, which takes equal parts"):
+        lower(graph, plan(replace(own, variant="summa")), RECIPE)

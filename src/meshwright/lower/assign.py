@@ -10,10 +10,12 @@ from functools import lru_cache
 from math import prod
 
 from ..errors import Unsupported
+from ..graph.ir import Op
 from ..plan.model import Cut, Layout, OpSharding, Storage
 from . import halo, summa
 from .atoms import FIXED, Atoms, Node, strides
 from .convert import Axes, axes_of
+from .parts import MARK, axis_of, cut_of, largest_part, word
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +49,20 @@ def place(axes: tuple[str, ...], sizes: list[int], mesh: Mapping[str, int]) -> l
     left = list(sizes)
     out: list[tuple[str, ...]] = [()] * len(sizes)
     for a in axes:
-        n = mesh[a]
+        n = mesh[axis_of(a)]
         if n == 1:
             continue
         k = _best(left, n)
         out[k] = (*out[k], a)
-        left[k] = -(-left[k] // n)
+        left[k] = largest_part(left[k], a, mesh)
     return out
 
 
-def _names(cuts: tuple[Cut, ...], what: str) -> tuple[str, ...]:
-    if any(c.weights for c in cuts):
+def _unweighted(axes: tuple[str, ...], op: Op, what: str) -> None:
+    if any(MARK in a for a in axes):
         raise Unsupported(
-            f"{what} is cut with weights, which can be planned and stored but not lowered: use equal parts",
-            reason="weighted",
+            f'"{op.name}" {what}, which takes equal parts: leave the weights of its cuts out', reason="weighted"
         )
-    return tuple(c.axis for c in cuts)
 
 
 def layout_axes(atoms: Atoms, tensor: str, layout: Layout, mesh: Mapping[str, int]) -> Axes:
@@ -85,7 +85,7 @@ def layout_axes(atoms: Atoms, tensor: str, layout: Layout, mesh: Mapping[str, in
                     f'the layout of "{tensor}" cuts dim {d} at {whole}, but its ops see it as {mine}: cut at one of these',
                     reason="layout",
                 )
-            for k, axes in zip(inside, place(_names(cuts, f'"{tensor}"'), [mine[k] for k in inside], mesh)):
+            for k, axes in zip(inside, place(tuple(map(word, cuts)), [mine[k] for k in inside], mesh)):
                 own[k] = axes
         found += own
         at += count
@@ -106,8 +106,8 @@ def _explicit(sizes: tuple[int, ...], dims: tuple[int, ...], axes: Axes, partial
 
 @lru_cache(maxsize=4096)
 def cuts_along(axes: tuple[str, ...]) -> tuple[Cut, ...]:
-    """Equal cuts along `axes`, major first."""
-    return tuple(map(Cut, axes))
+    """Cuts along `axes`, major first."""
+    return tuple(map(cut_of, axes))
 
 
 def on(mapping: tuple[int, ...], cuts: Axes) -> Axes:
@@ -132,7 +132,11 @@ def op_cuts(
             free = [a for a in (halo.major(node, k),) if a is not None]
         else:
             free = [a for a, f in enumerate(node.factor) if f == k and node.kind[a] in ("free", "stat")]
-        axes = tuple(x for x in _names(given, f'factor "{name}" of "{op.name}"') if mesh[x] > 1)
+        axes = tuple(word(cut) for cut in given if mesh[cut.axis] > 1)
+        if op.rule.factors[k].kind == "halo":
+            _unweighted(axes, op, "slides windows over what is cut")
+        if sharding.variant == summa.SUMMA:
+            _unweighted(axes, op, "runs as summa")
         if not free and axes:
             raise Unsupported(
                 f'factor "{name}" of "{op.name}" ({op.kind}) is {op.rule.factors[k].kind}: it cannot be cut here',
@@ -144,7 +148,7 @@ def op_cuts(
         held = _held(node, rest)
         batch = [a for a in free if node.samples[a]]
         for x in axes:
-            resting = [b for b in held.get(x, ()) if b in free]
+            resting = [b for b in held.get(axis_of(x), ()) if b in free]
             if resting:
                 a = resting[0]
             elif batch:
@@ -152,7 +156,7 @@ def op_cuts(
             else:
                 easy = [b for b in free if b not in node.awkward] or free
                 left = [_left(node.size[b], cuts[b], mesh) for b in easy]
-                a = easy[_best(left, mesh[x])]
+                a = easy[_best(left, mesh[axis_of(x)])]
             cuts[a] = (*cuts[a], x)
     if "halo" in node.kind:
         halo.check(op, node, tuple(cuts), mesh)
@@ -166,13 +170,13 @@ def _held(node: Node, rest: Mapping[str, Axes]) -> dict[str, list[int]]:
         for a, axes in zip(m, rest.get(t, ())):
             if a != FIXED:
                 for x in axes:
-                    held.setdefault(x, []).append(a)
+                    held.setdefault(axis_of(x), []).append(a)
     return held
 
 
 def _left(size: int, axes: tuple[str, ...], mesh: Mapping[str, int]) -> int:
     for x in axes:
-        size = -(-size // mesh[x])
+        size = largest_part(size, x, mesh)
     return size
 
 
@@ -213,7 +217,7 @@ def assign(atoms: Atoms, choices: Choices, mesh: Mapping[str, int]) -> Assignmen
                 done.use.setdefault(t, axes)
             elif atoms.role[t] != "buffer":
                 done.rest.setdefault(t, axes)  # data arrives as its first op reads it
-        partial = tuple(x for a in sorted(node.summed) for x in cuts[a])
+        partial = tuple(axis_of(x) for a in sorted(node.summed) for x in cuts[a])
         for t, m in zip(node.outputs, node.results):
             here = on(m, cuts)
             done.raw[t] = here, partial

@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
+from .parts import MARK, axis_of, largest_part
+
 Axes: TypeAlias = tuple[tuple[str, ...], ...]
-"""Layout at atom grain: per atom the mesh axes that cut it, major first."""
+"""Layout at atom grain: per atom the mesh axes that cut it, major first, as `parts` writes them."""
 Do = Literal["identity", "slice", "pad", "all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
 
 
@@ -43,13 +45,14 @@ class Step:
 
 
 def axes_of(layout: Axes) -> frozenset[str]:
-    return frozenset(a for atom in layout for a in atom)
+    found = [a for atom in layout for a in atom]
+    return frozenset(found if MARK not in "".join(found) else map(axis_of, found))
 
 
 def local_size(size: int, axes: tuple[str, ...], mesh: Mapping[str, int]) -> int:
-    """The largest part of an atom of `size` cut over `axes`, major first, by blocks of ceil(size / n)."""
+    """The largest part of an atom of `size` cut over `axes`, major first, by blocks of ceil(size / n), or by weights."""
     for a in axes:
-        size = -(-size // mesh[a])
+        size = -(-size // mesh[a]) if MARK not in a else largest_part(size, a, mesh)
     return size
 
 
@@ -71,10 +74,11 @@ def steps(
         found.append(Step(forward, backward, axis, atom, atom2, before, tuple(before_partial), frozen(), tuple(left)))
 
     for i, want in enumerate(dst):  # partial -> cut
-        for j, axis in enumerate(want):
+        for j, cut in enumerate(want):
+            axis = axis_of(cut)
             if axis in left and now[i] == list(want[:j]):
                 before, was = frozen(), list(left)
-                now[i].append(axis)
+                now[i].append(cut)
                 left.remove(axis)
                 step("reduce_scatter", "all_gather", axis, i, -1, before, was)
     for axis in list(left):  # partial -> replicated
@@ -86,20 +90,24 @@ def steps(
         while keep < min(len(now[i]), len(want)) and now[i][keep] == want[keep]:
             keep += 1
         while len(now[i]) > keep:
-            axis = now[i][-1]
-            before = frozen()
-            goal = [j for j, w in enumerate(dst) if j != i and axis in w and now[j] == list(w[: w.index(axis)])]
+            cut, before = now[i][-1], frozen()
+            axis = axis_of(cut)
+            goal = [
+                (j, x) for j, w in enumerate(dst) if j != i
+                for k, x in enumerate(w) if axis_of(x) == axis and now[j] == list(w[:k])
+            ]  # fmt: skip
             now[i].pop()
             if goal:
-                now[goal[0]].append(axis)
-                step("all_to_all", "all_to_all", axis, i, goal[0], before, left)
+                j, into = goal[0]
+                now[j].append(into)
+                step("all_to_all", "all_to_all", axis, i, j, before, left)
             else:
                 back: Do = "reduce_scatter" if axis in summed and axis not in axes_of(dst) else "slice"
                 step("all_gather", back, axis, i, -1, before, left)
     for i, want in enumerate(dst):  # replicated -> cut
-        for axis in want[len(now[i]) :]:
-            before = frozen()
-            now[i].append(axis)
+        for cut in want[len(now[i]) :]:
+            axis, before = axis_of(cut), frozen()
+            now[i].append(cut)
             step("slice", "pad" if axis in may_pad else "all_gather", axis, i, -1, before, left)
     held = axes_of(src) | set(partial)
     for axis in sorted(summed - held - axes_of(dst)):  # copies whose gradients are parts of a sum

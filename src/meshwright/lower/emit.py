@@ -12,6 +12,7 @@ from .atoms import FIXED, Atoms, Node, item_bytes
 from .convert import Axes, Do, Step, axes_of, local_size, steps
 from .experts import expert_axes
 from .halo import DATA, widened
+from .parts import axis_of
 from .program import GRAD, RAW, Instr
 from .summa import Grid, fetches, in_steps
 
@@ -86,7 +87,7 @@ class Emitter:
         return self._busiest(samples, axes) if self._skew and any(samples) else 1.0
 
     def _busiest(self, samples: Sequence[bool], axes: Axes) -> float:
-        found = (self._skew.get(x, 1.0) for cut, own in zip(axes, samples) if not own for x in cut)
+        found = (self._skew.get(axis_of(x), 1.0) for cut, own in zip(axes, samples) if not own for x in cut)
         return max(found, default=1.0)
 
     def sizes(self, node: Node, cuts: Axes) -> tuple[tuple[float, ...], tuple[str, ...] | None]:
@@ -248,14 +249,14 @@ class Emitter:
             ones = [a != FIXED and node.kind[a] == "stat" for a in node.operands[0]]
             nbytes, over = self._rows(node.inputs[0], keep, ones)
             forward, backward = op.rule.factors[node.factor[statistic[0]]].sums
-            for axis in sorted({x for a in statistic for x in cuts[a]}):
+            for axis in sorted({axis_of(x) for a in statistic for x in cuts[a]}):
                 for k in range(forward):
                     what = "max" if k == 0 and op.kind in _PAIR_OF_MAXIMUM_AND_SUM else "sum"
                     found.append(_stat(op.name, "forward", axis, what, nbytes, over))
                 for _ in range(backward):
                     found.append(_stat(op.name, "backward", axis, "sum", nbytes, over))
         if op.kind in _MEAN_OVER_LABELS:
-            for axis in sorted({x for a in node.summed for x in cuts[a]}):
+            for axis in sorted({axis_of(x) for a in node.summed for x in cuts[a]}):
                 found.append(_stat(op.name, "forward", axis, "count", 8.0, None))
         return found
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from .assign import Assignment
 from .atoms import FIXED, PRODUCTS, Atoms, Node
+from .parts import axis_of
 
 
 def expert_atoms(atoms: Atoms, node: Node) -> list[int]:
@@ -24,5 +25,5 @@ def expert_axes(atoms: Atoms, done: Assignment, mesh: Mapping[str, int], skew: f
     found: dict[str, float] = {}
     for node, cuts in zip(atoms.nodes, done.cuts):
         for a in expert_atoms(atoms, node):
-            found.update((x, min(skew, float(mesh[x]))) for x in cuts[a])
+            found.update((axis_of(x), min(skew, float(mesh[axis_of(x)]))) for x in cuts[a])
     return found

@@ -11,9 +11,9 @@ for the samples of one captured micro-batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import prod
 
 from .kernels import fetched
+from .parts import shrinks
 from .program import GRAD, Instr
 from .values import Values, add
 
@@ -73,7 +73,7 @@ class Live:
         self.extra, self.recomputed = extra, set(recomputed)
         self.statistic = {i.on for i in (*v.w.forward, *backward) if i.kind == "stat" and i.op != "count"}
         mesh = v.emit.mesh
-        self.samples = v.graph.samples / prod(mesh[a] for a in v.samples)
+        self.samples = v.graph.samples / shrinks(v.samples, mesh)
 
     def _size(self, root: str) -> Bytes:
         """A parameter at rest and what is computed once for all micro-batches are counted elsewhere."""

@@ -33,7 +33,7 @@ def lower(graph: Graph, plan: Plan, recipe: Recipe) -> Program:
 
     Raises:
         InputError: the plan speaks of another graph.
-        Unsupported: a placement that has no lowering here (weighted cuts, cuts of halo factors); `keep_last` without a flush.
+        Unsupported: a placement that has no lowering here (weighted cuts of windows, cuts of what a kernel must see whole); `keep_last` without a flush.
     """
     if plan.graph != graph.digest:
         raise InputError(f"the plan is for graph {plan.graph[:12]}, not for {graph.digest[:12]}: plan this model again")

@@ -13,6 +13,7 @@ from .assign import layout_axes
 from .atoms import item_bytes
 from .convert import Axes, Do, axes_of, local_size
 from .emit import Emitter
+from .parts import axis_of
 from .program import GRAD, Instr, Param
 
 STAGES = "stages"
@@ -127,7 +128,7 @@ class ParameterPlan:
         update.append(Instr("update", t, "update", (value,), (updated,), before=state, after=state))
         now, source = [list(a) for a in self.state], updated
         for k, (own, rest) in enumerate(zip(self.state, self.rest)):
-            for axis in reversed(own[len(rest) :]):
+            for axis in map(axis_of, reversed(own[len(rest) :])):
                 before = tuple(map(tuple, now))
                 now[k].pop()
                 after = tuple(map(tuple, now))
@@ -147,9 +148,9 @@ class ParameterPlan:
         """Cut a gradient further: reduce-scatter where it is a partial sum, own part where copies are equal."""
         t, now = self.name, [list(a) for a in src]
         for k, (have, want) in enumerate(zip(src, dst)):
-            for axis in want[len(have) :]:
-                before = tuple(map(tuple, now))
-                now[k].append(axis)
+            for cut in want[len(have) :]:
+                axis, before = axis_of(cut), tuple(map(tuple, now))
+                now[k].append(cut)
                 after = tuple(map(tuple, now))
                 do: Do = "reduce_scatter" if axis in unsummed else "slice"
                 name = f"{GRAD}{t}@{phase}.{axis}"

@@ -22,13 +22,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import ceil, prod
 from typing import Literal
 
 from ..cluster.model import Mesh
 from ..cost.base import Collective
 from ..graph.ir import Graph, Phase
 from ..plan.model import Cut, Layout
+from .parts import local_count
 
 GRAD = "∂"
 RAW = "!"
@@ -246,7 +246,7 @@ class Program:
 
     def local_samples(self, mesh: Mesh, axes: tuple[str, ...]) -> int:
         """Samples on the fullest device when a micro-batch is cut over `axes`."""
-        return ceil(self.micro_batch / prod(mesh.size(a) for a in axes))
+        return local_count(self.micro_batch, axes, mesh)
 
 
 def unrolled(program: Program, graph: Graph) -> Program:

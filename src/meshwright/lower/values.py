@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import cached_property
-from math import prod
 
 from .atoms import Atoms
 from .emit import Emitter, Written
+from .parts import shrinks
 from .program import RAW, Instr
 
 
@@ -66,7 +66,7 @@ class Values:
             elif over == self.samples:
                 self._sizes[value] = 0.0, nbytes
             else:
-                self._sizes[value] = 0.0, nbytes * prod(mesh[a] for a in self.samples) / prod(mesh[a] for a in over)
+                self._sizes[value] = 0.0, nbytes * shrinks(self.samples, mesh) / shrinks(over, mesh)
         return self._sizes[value]
 
     def saved(self, n: int) -> list[str]:

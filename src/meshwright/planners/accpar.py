@@ -17,8 +17,8 @@ Two kinds of accelerators (section 4): the first level divides every layer unequ
 and the objective is the sum over levels of these seconds, of the slower kind below the first. Below it each kind decides for itself:
 where that differs, the plan holds every layer twice (`_accpar_halves`). On captured models both kinds take the same types, each layer
 waiting for the slower. With `ratio` = "group" one ratio, that of the FLOP/s, holds for all layers, so that no tensor has to be moved between two
-ratios; the paper's tables, of a ratio for each layer ("layer"), do not charge that. Unequal parts can be planned and stored, not
-lowered: plans of captured models with "equal" halves, each layer waiting for the slower, can be simulated and run.
+ratios; the paper's tables, of a ratio for each layer ("layer"), do not charge that: lowering gathers such a tensor and cuts it
+again. With "equal" halves each layer waits for the slower.
 
 On captured models the layers are products and convolutions with weights; additions, attentions and the like are joins that may be
 cut on rows or columns or be copied. A type needs a dim of two equal halves; a layer with none computes copies. Compute is the
@@ -116,7 +116,7 @@ class AccPar(Planner):
             plan = plan_of(problem, descent.net, array, [own[0] for own in types], shares)
         else:
             plan = split_plan(problem, descent.net, array, types[0][0], shares, types[1:])
-        if not isinstance(problem.cost, AccParElements | Recorded | Untimed) and not any(weights_of(x) for x in shares):
+        if not isinstance(problem.cost, AccParElements | Recorded | Untimed):
             over = fits(problem, plan)
             if over:
                 raise Infeasible(f"{over}; accpar takes no account of memory")

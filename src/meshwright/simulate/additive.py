@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from math import ceil, prod
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from ..graph.ir import ITEM_BYTES, Floats, Graph, Ints, Op, Phase
 from ..lower import lower
 from ..lower.fusion import uncut
 from ..lower.parameters import STAGES
+from ..lower.parts import local_count
 from ..lower.program import Instr, StageCode
 from ..plan.model import Plan
 from ..plan.problem import Problem, Recipe
@@ -44,7 +44,7 @@ class Tariff:
 
     def local(self, over: Collection[str] | None) -> int:
         """Samples on the fullest device where they are cut over these axes."""
-        return ceil(self.micro_batch / prod(self.mesh.size(a) for a in over or ()))
+        return local_count(self.micro_batch, tuple(over or ()), self.mesh)
 
     def rows(self, op: Op, sizes: Sequence[Sequence[float]], over: Sequence[tuple[str, ...] | None]) -> Ints:
         """Local factor sizes [n, factors] from what `Instr.sizes` and `Instr.samples` say of n shards."""

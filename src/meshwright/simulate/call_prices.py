@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import numpy as np
 
 from ..cluster.model import Cluster, Mesh
 from ..cost.base import Collective, CostModel, Group
 from ..graph.ir import Graph
+from ..lower.parts import local_count
 from ..lower.program import Instr
 from .explicit import Call, with_samples
 
@@ -44,7 +43,7 @@ class Prices:
 
     def _samples(self, mesh: Mesh, i: Instr) -> float:
         """Samples of a micro-batch on the fullest device; `Instr.sizes` are per sample."""
-        return -(-self.micro // prod(mesh.size(a) for a in i.samples or ()))
+        return local_count(self.micro, i.samples or (), mesh)
 
     def gather(self, call: Call, size: float, mesh: Mesh) -> float:
         return self._traffic(0.0 if call.joins else 2.0 * size, mesh)

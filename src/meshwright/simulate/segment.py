@@ -23,7 +23,7 @@ from ..lower.atoms import PRODUCTS
 from ..lower.program import GRAD, RAW, Instr, Segment
 from .panels import hidden
 from .phases import backward_phase, is_product
-from .samples import Samples, affine, local_samples, sizes_of
+from .samples import At, Samples, affine, local_samples, own_sizes, sizes_of
 
 KINDS: tuple[Collective, ...] = (
     "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "permute",
@@ -115,10 +115,12 @@ class SegmentPricer:
         local = samples.over(segment.samples)
         forward, backward, rerun, weight = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n)
         for device in self.devices(mesh):
-            f, _ = self._compute(segment.forward, device, samples)
-            r, _ = self._compute(segment.rerun, device, samples)
-            b, w = self._compute(segment.backward, device, samples, split)
-            kernels = self._kernels(segment, mesh, device, micro)
+            at = self._coordinates(mesh, device)
+            here = Samples(mesh, segment.samples, micro, at) if at else samples
+            f, _ = self._compute(segment.forward, device, here, at=at)
+            r, _ = self._compute(segment.rerun, device, here, at=at)
+            b, w = self._compute(segment.backward, device, here, split, at=at)
+            kernels = self._kernels(segment, mesh, device, micro, at)
             again = _rerun_shares(segment)
             forward = np.maximum(forward, f + kernels[0].sum(axis=0))
             rerun = np.maximum(rerun, r + again @ kernels[0])
@@ -161,6 +163,13 @@ class SegmentPricer:
             return (self.cluster.types[0],)
         kinds = sorted({self.cluster.device[d] for d in mesh.devices})
         return tuple(self.cluster.types[k] for k in kinds)
+
+    def _coordinates(self, mesh: Mesh, device: DeviceType) -> At | None:
+        """Where devices of a type are in the mesh; None: anywhere, as there is one type."""
+        if self.cluster.homogeneous:
+            return None
+        own = [k for k, d in enumerate(mesh.devices) if self.cluster.type_of(int(d)) is device]
+        return {axis: {mesh.coordinates(k)[axis] for k in own} for axis in mesh.axes}
 
     def _fresh(self, segment: Segment) -> float:
         """Bytes of the largest gradient of a weight that the backward makes, as wide as it computes, before it is added to
@@ -239,14 +248,17 @@ class SegmentPricer:
         return total
 
     def _compute(
-        self, instrs: Sequence[Instr], device: DeviceType, samples: Samples, split: bool = False
+        self, instrs: Sequence[Instr], device: DeviceType, samples: Samples, split: bool = False, at: At | None = None
     ) -> tuple[Floats, Floats]:
-        """Seconds [n] of the heavy ops of a list, and of the weight gradients among them."""
+        """Seconds [n] of the heavy ops of a list, and of the weight gradients among them; `at`: on devices at these coordinates."""
         seconds, weight = np.zeros(samples.n), np.zeros(samples.n)
         for i in instrs:
             if i.kind != "compute" or i.group >= 0:
                 continue
             op = self.graph.ops[self.graph.position[i.on]]
+            i = own_sizes(i, op, at)
+            if not all(i.sizes) or not samples.of(i).all():
+                continue  # an empty part
             phase = op.phase if self.graph.training == "explicit" else self._phase(i, op)
             seconds += (spent := self._spent(i, device, phase, samples.of(i)))
             if phase == "weight_grad":
@@ -290,11 +302,11 @@ class SegmentPricer:
             return instr.phase
         return backward_phase(self.graph, op, {base(v) for v in instr.outputs})
 
-    def _kernels(self, segment: Segment, mesh: Mesh, device: DeviceType, micro: Ints) -> Floats:
+    def _kernels(self, segment: Segment, mesh: Mesh, device: DeviceType, micro: Ints, at: At | None = None) -> Floats:
         """Seconds [phase, kernel, n] of the fused kernels of light ops."""
         if not segment.kernels:
             return np.zeros((2, 0, len(micro)))
-        local = np.stack([local_samples(mesh, k.samples, micro) for k in segment.kernels]).astype(np.float64)
+        local = np.stack([local_samples(mesh, k.samples, micro, at) for k in segment.kernels]).astype(np.float64)
         columns = np.array([(k.forward, k.backward) for k in segment.kernels], np.float64)
         nbytes: Floats = columns[:, :, 0].T[:, :, None] + columns[:, :, 1].T[:, :, None] * local[None]
         seconds = self.cost.traffic(nbytes.ravel(), device).reshape(nbytes.shape)

@@ -231,7 +231,7 @@ def group_norm(site: Site) -> Local:
     cuts = next((c for name, c in site.instr.cuts if name == "groups"), ())
     own = interval(groups, cuts, site.view.mesh, site.view.coords)[1]
     if not _statistics_cut(site):
-        return site.plain(_1=own)
+        return site.plain(_1=max(1, own))  # torch takes no groups of nothing
     return _standard_by_group(site, own, whole // groups, 2, float(site.arg(4, "eps", 1e-5)))  # type: ignore[arg-type]
 
 

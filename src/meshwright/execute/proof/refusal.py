@@ -32,7 +32,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "frozen": "Some parameters are frozen, or activations in front of them are kept from step to step.",
         "rewritten": "The plan speaks of a rewritten graph: the module that is run computes the original one.",
         "meshes": "A device stands twice in one mesh.",
-        "weighted": "A cut has weights, so its parts are unequal on purpose.",
+        "weighted": "A cut with weights, whose parts are unequal on purpose, of a window or of a product that runs as SUMMA.",
         "factor": "An op is cut along what its kernel must see whole: a window, recurrent time steps, a sort, a state.",
         "layout": "A tensor rests cut where the ops around it have no border.",
         "storage": "A gradient or optimizer state rests cut otherwise than the parameter, and not just further.",

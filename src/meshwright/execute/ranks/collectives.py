@@ -11,6 +11,7 @@ Uneven parts are padded to the largest inside the collective and cut afterwards.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -47,10 +48,9 @@ def apply(instr: Instr, x: Tensor, shape: Sequence[int], view: MeshView) -> Tens
         return exchange(instr, x, view)
     if instr.kind == "collective" and instr.collective == "all_reduce":
         return all_reduce(x, instr.axes, view)
-    if instr.before is None or instr.after is None or instr.dim < 0:
-        raise ExecutionError(f"{instr.kind} on {instr.on} names no layouts or no sub-dimension: the program is damaged")
-    before, after = atoms(instr.before, shape), atoms(instr.after, shape)
-    local = x.reshape([interval(n, cuts, view.mesh, view.coords)[1] for n, cuts in before])
+    shapes = _shapes(instr, tuple(shape), view)
+    before, after = shapes.before, shapes.after
+    local = x.reshape(shapes.own)
     match instr.kind, instr.collective:
         case "collective", "all_gather":
             moved = _gather(local, instr, before[instr.dim], view)
@@ -64,7 +64,35 @@ def apply(instr: Instr, x: Tensor, shape: Sequence[int], view: MeshView) -> Tens
             moved = _pad(local, instr.dim, before, after, view)
         case _:
             raise ExecutionError(f"no rule for {instr.kind} {instr.collective} on {instr.on}: the program is damaged")
-    return moved.reshape(folded(after, instr.after, view))
+    return moved.reshape(shapes.result)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shapes:
+    """Of one instruction on one rank."""
+
+    whole: tuple[int, ...]
+    before: Sequence[Atom]
+    after: Sequence[Atom]
+    own: Sequence[int]
+    """Local sizes of the atoms before it."""
+    result: Sequence[int]
+    """Local sizes of the dims after it."""
+
+
+def _shapes(instr: Instr, whole: tuple[int, ...], view: MeshView) -> _Shapes:
+    known = view.prepared.get(id(instr))
+    if known is None or known[1].whole != whole:
+        if instr.before is None or instr.after is None or instr.dim < 0:
+            raise ExecutionError(
+                f"{instr.kind} on {instr.on} names no layouts or no sub-dimension: the program is damaged"
+            )
+        before, after = atoms(instr.before, whole), atoms(instr.after, whole)
+        own = [interval(n, cuts, view.mesh, view.coords)[1] for n, cuts in before]
+        known = instr, _Shapes(whole, before, after, own, folded(after, instr.after, view))
+        view.prepared[id(instr)] = known
+    shapes: _Shapes = known[1]
+    return shapes
 
 
 def folded(flat: Sequence[Atom], layout: Layout, view: MeshView) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch.distributed as dist
 
@@ -88,18 +88,34 @@ class MeshView:
             n *= self.mesh.size(axis)
         return n
 
+    @cached_property
+    def _met(self) -> dict[tuple[str, ...], tuple[Members, Members]]:
+        """Axes -> members and order: asked for in every collective."""
+        return {}
+
+    def _meeting(self, axes: Sequence[str]) -> tuple[Members, Members]:
+        key = tuple(axes)
+        if key not in self._met:
+            found = members(self.mesh, self.ranks, key, self.coords)
+            by_rank = sorted(found)
+            self._met[key] = found, tuple(by_rank.index(r) for r in found)
+        return self._met[key]
+
     def members(self, axes: Sequence[str]) -> Members:
         """Ranks that differ from this one along `axes` only, by coordinate (first axis major)."""
-        return members(self.mesh, self.ranks, tuple(axes), self.coords)
+        return self._meeting(axes)[0]
 
     def group(self, axes: Sequence[str]) -> dist.ProcessGroup:
         return self.groups.of(self.members(axes))
 
     def order(self, axes: Sequence[str]) -> tuple[int, ...]:
         """Per coordinate along `axes`: its index inside the process group, whose ranks are sorted."""
-        found = self.members(axes)
-        by_rank = sorted(found)
-        return tuple(by_rank.index(r) for r in found)
+        return self._meeting(axes)[1]
+
+    @cached_property
+    def prepared(self) -> dict[int, tuple[Any, Any]]:
+        """What other modules work out once for an instruction: id -> (the instruction, which lives as long, what it is)."""
+        return {}
 
 
 def members(mesh: Mesh, ranks: Mapping[int, int], axes: tuple[str, ...], coords: Mapping[str, int]) -> Members:

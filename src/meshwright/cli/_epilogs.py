@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_EXAMPLES: dict[str, tuple[str, str]] = {
+EXAMPLES: dict[str, tuple[str, str]] = {
     "meshwright": (
         "meshwright plan llama-3.1-8b --cluster h100x64 --batch 1024 --seq 8192",
         "meshwright models",
@@ -34,6 +34,7 @@ _EXAMPLES: dict[str, tuple[str, str]] = {
     "models": ("meshwright models", "meshwright models llama-3.1-8b"),
     "clusters": ("meshwright clusters", "meshwright clusters h100"),
     "exporters": ("meshwright exporters", "meshwright exporters megatron"),
+    "schema": ("meshwright schema plan", "meshwright schema problem.toml"),
 }
 
-EPILOG = {name: "\b\nExamples:\n" + "\n".join(f"  {e}" for e in pair) for name, pair in _EXAMPLES.items()}
+EPILOG = {name: "\b\nExamples:\n" + "\n".join(f"  {e}" for e in pair) for name, pair in EXAMPLES.items()}

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ._epilogs import EPILOG
-from .commands import calibrate, compare, export, listings, new, plan, prove, run, show, simulate, validate
+from .commands import calibrate, compare, export, listings, new, plan, prove, run, schema, show, simulate, validate
 
 app = typer.Typer(
     name="meshwright",
@@ -38,7 +38,7 @@ def _common(
     """Options before the command."""
 
 
-_COMMANDS: dict[str, tuple[Callable[..., int | None], str]] = {
+COMMANDS: dict[str, tuple[Callable[..., int | None], str]] = {
     "plan": (plan.plan, "Search, predict, write a folder."),
     "simulate": (simulate.simulate, "Price a layout given by hand, or a plan."),
     "compare": (compare.compare, "Many planners, one problem."),
@@ -54,6 +54,7 @@ _COMMANDS: dict[str, tuple[Callable[..., int | None], str]] = {
     "models": (listings.models, "What models there are."),
     "clusters": (listings.clusters, "What clusters there are."),
     "exporters": (export.exporters, "What trainers a plan can be written for."),
+    "schema": (schema.schema, "Commands, answers and files, described for scripts."),
 }
-for _name, (_command, _short) in _COMMANDS.items():
+for _name, (_command, _short) in COMMANDS.items():
     app.command(_name, short_help=_short, epilog=EPILOG[_name])(_command)

@@ -20,6 +20,8 @@ OBJECTIVES = ("step", "cost", "memory")
 RECOMPUTE = ("none", "light", "full", "attention")
 NEW_KINDS = ("planner",)
 """What `new` makes."""
+DESCRIBED = ("problem.toml", "cluster.toml", "annotations.toml", "steps.toml", "plan.json")
+"""Files that `schema` describes."""
 _NO_PLANNERS = frozenset({"base", "registry", "types"})
 _PROFILES = ("devices", "memory", "bandwidth", "micro_batches", "workers")
 """Settings of recorded profiles."""
@@ -105,6 +107,10 @@ def command_names(incomplete: str) -> list[str]:
     return [name for name in EPILOG if name != "meshwright" and name.startswith(incomplete)]
 
 
+def schema_names(incomplete: str) -> list[str]:
+    return [name for name in (*command_names(""), *DESCRIBED) if name.startswith(incomplete)]
+
+
 def one_of(words: Sequence[str]) -> Callable[[str], list[str]]:
     """Completes one of `words`."""
 
@@ -120,7 +126,7 @@ _WITH_OTHERS: tuple[Complete, ...] = (layout_words, setting_names)
 _ARGUMENTS: Mapping[str, tuple[Complete, ...]] = {
     "plan": (model_names,), "compare": (model_names,), "simulate": (model_or_plan,), "models": (model_names,),
     "show": (plan_paths,), "verify": (plan_paths,), "run": (plan_paths,), "check": (planner_names,),
-    "planners": (planner_names,), "clusters": (preset_names,), "new": (new_kinds,), "schema": (command_names,), "export": (plan_paths,), "exporters": (exporter_names,),
+    "planners": (planner_names,), "clusters": (preset_names,), "new": (new_kinds,), "schema": (schema_names,), "export": (plan_paths,), "exporters": (exporter_names,),
 }  # fmt: skip
 """Per command what its arguments are, in order."""
 _SEARCH: Mapping[str, Complete] = {

@@ -8,11 +8,15 @@ from __future__ import annotations
 import os
 import re
 import sys
+from typing import TYPE_CHECKING
 
 from ..errors import MeshwrightError
 from ..report.lines import encodable
 from .interrupt import STOPPED
 from .spread import spread_sets
+
+if TYPE_CHECKING:
+    from .answers import ErrorAnswer
 
 BUG = 70
 BAD_INPUT = 2
@@ -105,9 +109,12 @@ def _as_json(code: str, message: str, where: str, hint: str, args: list[str]) ->
     if "--json" in args:
         import json
 
-        error = {"code": code, "message": message, "where": where, "hint": hint}
-        status = "infeasible" if code == "infeasible" else "error"
-        sys.stdout.write(json.dumps({"schema": "meshwright.error/1", "status": status, "error": error}) + "\n")
+        answer: ErrorAnswer = {
+            "schema": "meshwright.error/1",
+            "status": "infeasible" if code == "infeasible" else "error",
+            "error": {"code": code, "message": message, "where": where, "hint": hint},
+        }
+        sys.stdout.write(json.dumps(answer) + "\n")
 
 
 def complain(sentence: str) -> None:

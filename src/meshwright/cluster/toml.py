@@ -57,17 +57,17 @@ _DTYPES = {
 _KNOWN_DTYPES = (*_DTYPES.values(), "int8", "float8_e4m3fn", "float8_e5m2")
 
 
-def _unit(kind: str, *, zero: bool = False) -> BeforeValidator:
+def _unit(kind: str, example: str, *, zero: bool = False) -> BeforeValidator:
     def read(value: object) -> float:
         return quantity(value, kind, zero=zero)
 
-    return BeforeValidator(read)
+    return BeforeValidator(read, json_schema_input_type=Annotated[str, Field(examples=[example])])
 
 
-Bandwidth = Annotated[float, _unit("bandwidth")]
-Memory = Annotated[float, _unit("memory")]
-Latency = Annotated[float, _unit("latency", zero=True)]
-Peak = Annotated[float, _unit("peak")]
+Bandwidth = Annotated[float, _unit("bandwidth", "450 GB/s")]
+Memory = Annotated[float, _unit("memory", "80 GiB")]
+Latency = Annotated[float, _unit("latency", "5 us", zero=True)]
+Peak = Annotated[float, _unit("peak", "989 TFLOP/s")]
 Count = Annotated[int, Field(strict=True, ge=1)]
 
 

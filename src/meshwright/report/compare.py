@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf, isfinite
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .._views import Viewed
 from .._words import MISSING, count, number, percent
+from .answers import CompareAnswer, ComparedAnswer
 from .candidates import Candidate, ties
 from .error_model import error_model
 from .lines import Line, Style, columns, labelled
@@ -22,7 +23,6 @@ from .table import sure
 if TYPE_CHECKING:
     from .views import Frame
 
-SCHEMA = "meshwright.compare/1"
 NOT_SIMULATED = "not simulated"
 HEADS = ("family", "step s", "to best", "memory", "own claim", "gap", "search s", "status")
 DROPPED = ("family", "gap", "own claim", "search s")
@@ -128,7 +128,7 @@ class Comparison(Viewed):
 
         return text_of(self)
 
-    def to_frame(self) -> list[dict[str, Any]]:
+    def records(self) -> list[ComparedAnswer]:
         """One row a planner; units in the keys."""
         best = self.ranked[0][1].step_s if self.ranked else inf
         return [_record(e, best) for e in self.entries]
@@ -236,15 +236,15 @@ def _fitted(rows: list[list[str]], c: Comparison, width: int) -> tuple[list[str]
     return texts, below
 
 
-def compare_object(c: Comparison, files: Mapping[str, str]) -> dict[str, Any]:
+def compare_object(c: Comparison, files: Mapping[str, str]) -> CompareAnswer:
     q = c.question
     return {
-        "schema": SCHEMA,
+        "schema": "meshwright.compare/1",
         "status": "ok" if c.answered else "infeasible",
         "problem": {"model": q.model, "cluster": q.cluster.name, "batch": q.batch, "seq": q.seq},
         "seed": c.seed,
         "budget_s": c.budget,
-        "planners": c.to_frame(),
+        "planners": c.records(),
         "plans": {e.about.name: plan_object(e.outcome)["plan"] for e in c.entries if e.outcome is not None},
         "files": dict(files),
     }
@@ -252,7 +252,7 @@ def compare_object(c: Comparison, files: Mapping[str, str]) -> dict[str, Any]:
 
 def compare_csv(c: Comparison) -> str:
     out = io.StringIO()
-    records = c.to_frame()
+    records = c.records()
     writer = csv.DictWriter(out, list(records[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
@@ -268,7 +268,7 @@ def citations(c: Comparison) -> str:
     )
 
 
-def _record(e: Entry, best: float) -> dict[str, Any]:
+def _record(e: Entry, best: float) -> ComparedAnswer:
     row = e.row
     fits = row is not None and row.fits
     low, high = (e.outcome.interval(row.step_s) if e.outcome and row else None) or (None, None)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .._words import GIB, MISSING, gib, number, percent, time_part
+from .answers import DiffAnswer
 from .lines import Line, columns
 from .outcome import Outcome
 from .payload import candidate_object, simulation_object
@@ -49,7 +48,7 @@ def _facts(o: Outcome) -> dict[str, float | str]:
     return facts
 
 
-def diff_object(a: Outcome, b: Outcome) -> dict[str, Any]:
+def diff_object(a: Outcome, b: Outcome) -> DiffAnswer:
     return {
         "schema": "meshwright.diff/1",
         "status": "ok",

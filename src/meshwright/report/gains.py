@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .._words import gib, number, percent
+from .answers import GainsAnswer
 from .lines import Line, columns, labelled
 
 Change = tuple[Mapping[str, tuple[Any, Any]], float, float, bool]
@@ -35,7 +36,7 @@ def gain_lines(first: float, changes: Sequence[Change], width: int) -> list[Line
     return lines
 
 
-def gain_object(first: float, changes: Sequence[Change]) -> dict[str, Any]:
+def gain_object(first: float, changes: Sequence[Change]) -> GainsAnswer:
     """The same for scripts."""
     return {
         "step_s": first,

@@ -23,6 +23,7 @@ from .training import Size, Training, training
 from .why import Why, explain
 
 if TYPE_CHECKING:
+    from .answers import CandidateAnswer
     from .views import Frame
 
 Status = Literal["ok", "stopped", "infeasible"]
@@ -209,8 +210,8 @@ class Outcome(Viewed):
         """Why; for one layout that was given there is nothing to compare with."""
         return list(self.told) or (self.why.sentences() if len(self.candidates) > 1 or self.misses else [])
 
-    def to_frame(self) -> list[dict[str, Any]]:
-        """One record a candidate, those that fit first; units in the keys. `pandas.DataFrame` takes it as it is."""
+    def records(self) -> list[CandidateAnswer]:
+        """One record a candidate, those that fit first; units in the keys."""
         from .payload import candidate_object
 
         ties_ = [*self.tied_with, *[-1] * len(self.misses)]

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ..plan.serial import to_json
 from ..simulate.result import Simulation
+from .answers import CandidateAnswer, DifferenceAnswer, PlanAnswer, SimulationAnswer, WhyAnswer
 from .candidates import Candidate
 from .outcome import Outcome
 from .training import size_object, training_object
 from .why import Difference
 
-SCHEMA = "meshwright.plan/1"
 
-
-def plan_object(outcome: Outcome) -> dict[str, Any]:
+def plan_object(outcome: Outcome) -> PlanAnswer:
     """Everything that the table and the report say."""
     q = outcome.question
     measured = outcome.error.ranges.get((outcome.family, outcome.kind))
     return {
-        "schema": SCHEMA,
+        "schema": "meshwright.plan/1",
         "status": outcome.status,
         "objective": outcome.claim,
         "unit": outcome.claim_unit,
@@ -57,7 +53,7 @@ def plan_object(outcome: Outcome) -> dict[str, Any]:
         "details": outcome.details,
         "plan": to_json(outcome.plan) if outcome.plan is not None else None,
         "simulation": simulation_object(outcome.simulation) if outcome.simulation else None,
-        "candidates": outcome.to_frame(),
+        "candidates": outcome.records(),
         "why": why_object(outcome),
         "error_model": {
             "family": outcome.family,
@@ -83,7 +79,7 @@ def candidate_object(
     tie: int = -1,
     interval: tuple[float, float] | None = None,
     memory_interval: tuple[float, float] | None = None,
-) -> dict[str, Any]:
+) -> CandidateAnswer:
     low, high = interval or (None, None)
     memory_low, memory_high = memory_interval or (None, None)
     return {
@@ -106,7 +102,7 @@ def candidate_object(
     }
 
 
-def simulation_object(s: Simulation) -> dict[str, Any]:
+def simulation_object(s: Simulation) -> SimulationAnswer:
     return {
         "step_s": s.step_seconds,
         "samples_per_s": s.samples_per_second,
@@ -132,7 +128,7 @@ def simulation_object(s: Simulation) -> dict[str, Any]:
     }
 
 
-def why_object(outcome: Outcome) -> Mapping[str, Any] | None:
+def why_object(outcome: Outcome) -> WhyAnswer | None:
     if not outcome.simulations:
         return None
     why = outcome.why
@@ -151,5 +147,5 @@ def why_object(outcome: Outcome) -> Mapping[str, Any] | None:
     }
 
 
-def _difference(d: Difference) -> dict[str, Any]:
+def _difference(d: Difference) -> DifferenceAnswer:
     return {"layout": d.layout, "rank": d.rank, "bytes": d.bytes, "step_s": d.seconds, "by_s": dict(d.by_part)}

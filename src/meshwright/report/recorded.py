@@ -13,13 +13,12 @@ from ..plan.model import Plan, Stage
 from ..plan.problem import Problem
 from ..plan.serial import to_json
 from ..simulate.result import Simulation
+from .answers import RecordedAnswer, RecordedCompareAnswer, RecordedProblem, RecordedRow, RecordedStage
 from .compare import About
 from .layout_words import recompute_words
 from .lines import Line, Style, columns, labelled
 from .payload import simulation_object
 
-SCHEMA = "meshwright.recorded/1"
-COMPARE_SCHEMA = "meshwright.compare-recorded/1"
 SHOWN = 40
 """Stages in the table."""
 POINTS = 8
@@ -222,10 +221,10 @@ def _memory(a: Answered) -> str:
     return MISSING if a.memory is None else size(a.memory)
 
 
-def plan_object(a: Answered) -> dict[str, Any]:
+def plan_object(a: Answered) -> RecordedAnswer:
     """The one JSON object of an answer; `status` is the result's own."""
     return {
-        "schema": SCHEMA,
+        "schema": "meshwright.recorded/1",
         "status": a.status,
         "objective": a.objective if a.plan is not None else None,
         "unit": a.unit,
@@ -248,7 +247,7 @@ def plan_object(a: Answered) -> dict[str, Any]:
     }
 
 
-def _problem_object(p: Profiled) -> dict[str, Any]:
+def _problem_object(p: Profiled) -> RecordedProblem:
     cluster, graph = p.problem.cluster, p.problem.graph
     edges = {(graph.producer[t], i) for i, op in enumerate(graph.ops) for t in op.inputs if t in graph.producer}
     return {
@@ -264,12 +263,12 @@ def _problem_object(p: Profiled) -> dict[str, Any]:
     }
 
 
-def stage_objects(a: Answered) -> list[dict[str, Any]]:
+def stage_objects(a: Answered) -> list[RecordedStage]:
     """The cuts: nodes of each stage by the names of the file, devices, degrees, load."""
     if a.plan is None:
         return []
     graph = a.plan.rewritten or a.profiled.problem.graph
-    found = []
+    found: list[RecordedStage] = []
     for s, stage in enumerate(a.plan.stages):
         d, t = degrees(stage)
         again = {graph.ops[graph.position[name]].name for name in stage.recompute if name in graph.position}
@@ -330,11 +329,11 @@ def compare_lines(answers: Sequence[Answered], width: int) -> list[Line]:
     return lines
 
 
-def compare_object(problems: Sequence[Sequence[Answered]], seed: int, budget: float | None) -> dict[str, Any]:
+def compare_object(problems: Sequence[Sequence[Answered]], seed: int, budget: float | None) -> RecordedCompareAnswer:
     """One JSON object for all files; a row a planner and file."""
     found = any(a.plan is not None for answers in problems for a in answers)
     return {
-        "schema": COMPARE_SCHEMA,
+        "schema": "meshwright.compare-recorded/1",
         "status": "ok" if found else "infeasible",
         "seed": seed,
         "budget_s": budget,
@@ -343,7 +342,7 @@ def compare_object(problems: Sequence[Sequence[Answered]], seed: int, budget: fl
     }
 
 
-def compare_row(a: Answered) -> dict[str, Any]:
+def compare_row(a: Answered) -> RecordedRow:
     """One planner on one profile; units in the keys."""
     sim = a.simulation
     return {

@@ -17,6 +17,7 @@ from ..lower import lower
 from ..lower.program import GRAD, RAW, Instr, Segment
 from ..plan.model import Layout, Plan
 from ..plan.problem import Recipe
+from .answers import OpAnswer
 from .charts.base import table
 from .lines import Line, columns
 
@@ -203,7 +204,7 @@ def sharding_section(rows: Sequence[OpRow]) -> str:
     return f'<section><h2>8. How operators are cut</h2><p class="soft">{escape(caption)}</p><details class="plain" open><summary>{count(len(rows))} ops</summary>{body}</details></section>'
 
 
-def sharding_object(rows: Sequence[OpRow]) -> list[dict[str, object]]:
+def sharding_object(rows: Sequence[OpRow]) -> list[OpAnswer]:
     """For JSON."""
     return [
         {

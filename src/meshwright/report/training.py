@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, isfinite
-from typing import Any
 
 from .._words import count, money, number
 from ..cluster.model import Cluster
+from .answers import SizeAnswer, TrainingAnswer
 
 DAY = 86_400.0
 HOUR = 3_600.0
@@ -92,7 +92,7 @@ def size_words(sizes: Sequence[Size], chosen: str, item: str) -> str:
     return f"{words}; {', '.join(others)}." if others else f"{words}."
 
 
-def training_object(found: Training) -> dict[str, Any]:
+def training_object(found: Training) -> TrainingAnswer:
     return {
         "tokens": found.tokens,
         "steps": found.steps,
@@ -104,7 +104,7 @@ def training_object(found: Training) -> dict[str, Any]:
     }
 
 
-def size_object(size: Size) -> dict[str, Any]:
+def size_object(size: Size) -> SizeAnswer:
     return {
         "cluster": size.cluster,
         "devices": size.devices,

@@ -84,7 +84,7 @@ def _(found: Comparison) -> str:
     q = found.question
     steps = {e.about.name: row.step_s for e, row in found.ranked}
     bars = "".join(bar(f"{name}, seconds", {"step": s}, max(steps.values())) for name, s in steps.items())
-    table = records_table([_plain(r) for r in found.to_frame()])
+    table = records_table([_plain(r) for r in found.records()])
     return _view(f"{len(found.entries)} planners for {q.model} on {q.cluster.name}", table + bars)
 
 

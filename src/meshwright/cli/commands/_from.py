@@ -10,6 +10,7 @@ from ..screen import Screen
 from ._asked import working
 
 if TYPE_CHECKING:
+    from ...report.answers import ImportedAnswer
     from ...request import Request
     from ...to_trainer import Imported
 
@@ -47,8 +48,13 @@ def simulate_from(screen: Screen, request: Request, file: Path, format_name: str
     )
     screen.lines(gain_lines(first, changes, screen.width))
     screen.lines([Line(""), *_next(theirs, request, target)])
-    found: dict[str, Any] = {**plan_object(outcome), "from": str(file), "trainer": theirs.exporter.called}
-    found |= {"ignored": dict(theirs.read.ignored), "gains": gain_object(first, changes)}
+    found: ImportedAnswer = {
+        **plan_object(outcome),
+        "from": str(file),
+        "trainer": theirs.exporter.called,
+        "ignored": dict(theirs.read.ignored),
+        "gains": gain_object(first, changes),
+    }
     screen.json(found)
     return 0 if outcome.candidates else 3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,7 +59,9 @@ def plan_recorded(
         screen.text(f"Wrote     {out}/   " + " · ".join(files))
     if found.plan is None:
         complain(f"{'infeasible' if found.status == 'infeasible' else 'stopped'}: {profiled.file}: {found.reason}")
-    screen.json({**plan_object(found), "files": {name: f"{out}/{name}" for name in files}})
+    answer = plan_object(found)
+    answer["files"] = {name: f"{out}/{name}" for name in files}
+    screen.json(answer)
     return 0 if found.plan is not None else 3
 
 
@@ -114,7 +116,7 @@ def _write(found: Answered, request: Request, out: Path) -> dict[str, int]:
     )
 
 
-def _text(value: dict[str, object]) -> bytes:
+def _text(value: Mapping[str, object]) -> bytes:
     return (json.dumps(finite(value), ensure_ascii=False, indent=1) + "\n").encode()
 
 

@@ -18,6 +18,7 @@ from ..screen import Screen
 if TYPE_CHECKING:
     from ...calibration import Profile
     from ...calibration.stack import Learnt, Step
+    from ..answers import CalibrateAnswer
 
 
 def calibrate(
@@ -162,7 +163,7 @@ def _errors(profile: Profile, verbose: bool) -> list[Line]:
     )
 
 
-def profile_object(profile: Profile, file: Path) -> dict[str, Any]:
+def profile_object(profile: Profile, file: Path) -> CalibrateAnswer:
     """The object of --json."""
     from dataclasses import asdict
 

@@ -12,6 +12,7 @@ from ..screen import Screen
 
 if TYPE_CHECKING:
     from ...to_trainer import Checked, Written
+    from ..answers import ExportAnswer, ExporterAnswer, ExportersAnswer
 
 
 def export(
@@ -47,15 +48,14 @@ def export(
     opened = open_plan(plan)
     if to.partition("@")[0] == to_trainer.OURS:
         screen.lines([Line(f"{opened.folder}/ is what our own runner takes:  meshwright run {opened.folder}")])
-        screen.json(
-            {
-                "schema": "meshwright.export/1",
-                "status": "ok",
-                "target": {"name": to_trainer.OURS},
-                "level": "exact",
-                "files": {},
-            }
-        )
+        ours: ExportAnswer = {
+            "schema": "meshwright.export/1",
+            "status": "ok",
+            "target": {"name": to_trainer.OURS},
+            "level": "exact",
+            "files": {},
+        }
+        screen.json(ours)
         return 0
     with working(screen) as (progress, _):
         stated = state(opened.request, progress.line)
@@ -94,12 +94,12 @@ def _check_lines(done: Written, found: Checked) -> list[Any]:
     ]
 
 
-def _object(done: Written, prices: tuple[Any, Any], found: Checked | None) -> dict[str, Any]:
+def _object(done: Written, prices: tuple[Any, Any], found: Checked | None) -> ExportAnswer:
     from ...export.registry import installed
 
     e = done.exported
     own, theirs = prices
-    value: dict[str, Any] = {
+    value: ExportAnswer = {
         "schema": "meshwright.export/1",
         "status": "ok",
         "target": {
@@ -133,7 +133,7 @@ def exporters(
 
     screen = Screen(as_json, color=color)
     kinds = [registry.kind(name)] if name is not None else [registry.kind(n) for n in registry.names()]
-    rows = [
+    rows: list[ExporterAnswer] = [
         {
             "name": kind.name, "title": kind.title, "versions": list(kind.versions), "installed": registry.installed(kind) or None,
             "device_order": list(kind.order), "takes": kind.takes, "source": kind.source,
@@ -141,7 +141,8 @@ def exporters(
         }
         for kind in kinds
     ]  # fmt: skip
-    screen.json({"schema": "meshwright.exporters/1", "status": "ok", "exporters": rows})
+    answer: ExportersAnswer = {"schema": "meshwright.exporters/1", "status": "ok", "exporters": rows}
+    screen.json(answer)
     if name is None:
         table = [["exporter", "versions", "here", "device order, outer first", "reads"]]
         for r in rows:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
 
@@ -14,6 +15,11 @@ from ...report.lines import Line, columns, labelled
 from .. import options as o
 from ..completion import model_names, planner_names, preset_names
 from ..screen import Screen
+
+if TYPE_CHECKING:
+    from ..answers import ClusterAnswer, ClustersAnswer, ModelAnswer, ModelsAnswer, PlannerAnswer, PlannersAnswer
+
+Row = TypeVar("Row", "ModelAnswer", "ClusterAnswer", "PlannerAnswer")
 
 NARROW = 24
 """Columns under which the last one is no longer set beside the others."""
@@ -32,7 +38,7 @@ def models(
 
     screen = Screen(as_json, color=color)
     found = [e for e in entries() if tag is None or tag in (e.family, e.name)]
-    rows: list[dict[str, Any]] = [
+    rows: list[ModelAnswer] = [
         {
             "name": e.name, "family": e.family, "parameters": e.parameters, "batch": e.batch,
             "seq": e.seq if e.text else 0, "source": e.source,
@@ -41,7 +47,8 @@ def models(
     ]  # fmt: skip
     if name is not None:
         page = _one(rows, name, "model", "models")
-        screen.json({"schema": "meshwright.models/1", "status": "ok", "models": [page]})
+        one: ModelsAnswer = {"schema": "meshwright.models/1", "status": "ok", "models": [page]}
+        screen.json(one)
         config = next(e for e in found if e.name == name).config
         sizes = [f"{key} {value}" for key, value in config.items() if isinstance(value, (int, float, str))]
         screen.lines(
@@ -60,7 +67,8 @@ def models(
             ]
         )
         return
-    screen.json({"schema": "meshwright.models/1", "status": "ok", "models": rows})
+    answer: ModelsAnswer = {"schema": "meshwright.models/1", "status": "ok", "models": rows}
+    screen.json(answer)
     table = [["model", "family", "parameters", "default step"]]
     table += [[r["name"], r["family"], parameters(r["parameters"]), _default(r)] for r in rows]
     _table(screen, table, {2})
@@ -77,13 +85,13 @@ def clusters(
     from ...cluster import presets
 
     screen = Screen(as_json, color=color)
-    rows: list[dict[str, Any]] = []
+    rows: list[ClusterAnswer] = []
     for p in presets().values():
         d = p.device
         rows.append(
             {
                 "name": p.name, "device": d.name, "kind": d.kind, "memory_bytes": d.memory, "node": p.node,
-                "bandwidth_bytes_per_s": d.bandwidth, "peak_flop_per_s": dict(d.peak), "sources": dict(p.sources),
+                "bandwidth_bytes_per_s": d.bandwidth, "peak_flop_per_s": dict(d.peak), "price_per_hour": d.price_per_hour or None, "sources": dict(p.sources),
                 "inside": f"{p.inside.name} {p.inside.bandwidth / 1e9:.4g} GB/s",
                 "between": f"{p.nics} × {p.nic.name} {p.nic.bandwidth / 1e9:.4g} GB/s" if p.nics else "one node only",
             }
@@ -93,16 +101,19 @@ def clusters(
         page = _one(
             rows, name.partition("x")[0] if name not in {r["name"] for r in rows} else name, "cluster", "clusters"
         )
-        screen.json({"schema": "meshwright.clusters/1", "status": "ok", "clusters": [page]})
+        one: ClustersAnswer = {"schema": "meshwright.clusters/1", "status": "ok", "clusters": [page]}
+        screen.json(one)
         facts = {
             "device": f"{page['device']}, {page['memory_bytes'] / GIB:.4g} GiB, {page['bandwidth_bytes_per_s'] / 1e9:,.0f} GB/s",
             "peak": " · ".join(f"{k} {v / 1e12:,.0f} TFLOP/s" for k, v in page["peak_flop_per_s"].items()),
+            **({"price": f"{page['price_per_hour']:g} a device and hour"} if page["price_per_hour"] else {}),
             "node": f"{page['node']} devices, {page['inside']}; out of it {page['between']}",
             **{f"source of {k}": v for k, v in page["sources"].items()},
         }
         screen.lines([Line(page["name"], "title"), *_page(facts, screen.width)])
         return
-    screen.json({"schema": "meshwright.clusters/1", "status": "ok", "clusters": rows})
+    answer: ClustersAnswer = {"schema": "meshwright.clusters/1", "status": "ok", "clusters": rows}
+    screen.json(answer)
     table = [["cluster", "device", "GiB", "node of", "inside a node", "between nodes"]]
     table += [
         [f"{r['name']}xN", r["device"], f"{r['memory_bytes'] / GIB:.1f}", str(r["node"]), r["inside"], r["between"]]
@@ -126,7 +137,7 @@ def planners(
     from ...settings import parameters as parameters_of
 
     screen = Screen(as_json, color=color)
-    rows: list[dict[str, Any]] = [
+    rows: list[PlannerAnswer] = [
         {
             "name": i.name, "title": i.title, "year": i.year, "reference": i.reference, "family": i.family,
             "decides": sorted(i.decides), "handles": sorted(i.handles), "goals": sorted(i.goals),
@@ -138,7 +149,8 @@ def planners(
     rows = [r for r in rows if tag is None or tag in (r["family"], *r["decides"], *r["handles"], *r["goals"])]
     if name is not None:
         page = _one(rows, name, "planner", "planners")
-        screen.json({"schema": "meshwright.planners/1", "status": "ok", "planners": [page]})
+        one: PlannersAnswer = {"schema": "meshwright.planners/1", "status": "ok", "planners": [page]}
+        screen.json(one)
         facts = {
             "what": f"{page['title']} ({page['year']})",
             "source": page["reference"],
@@ -157,11 +169,12 @@ def planners(
             }
             screen.lines([Line(""), Line("  --set KEY=VALUE", "title"), *_page(told, screen.width)])
         return
-    screen.json({"schema": "meshwright.planners/1", "status": "ok", "planners": rows})
+    answer: PlannersAnswer = {"schema": "meshwright.planners/1", "status": "ok", "planners": rows}
+    screen.json(answer)
     table = [["planner", "family", "year", "what"]]
     for r in rows:
-        about = [r["title"], f"decides {', '.join(r['decides'])}", *(f"unfinished: {part}" for part in r["missing"])]
-        table.append([r["name"], r["family"], str(r["year"]), "\n".join(about)])
+        words = [r["title"], f"decides {', '.join(r['decides'])}", *(f"unfinished: {part}" for part in r["missing"])]
+        table.append([r["name"], r["family"], str(r["year"]), "\n".join(words)])
     _table(screen, table, set())
     screen.text("", "Also: any ./file.py that defines a planner; CONTRIBUTING.md shows one.")
 
@@ -177,7 +190,7 @@ def _type(kind: Any) -> str:
     return getattr(kind, "__name__", str(kind)) if get_origin(kind) is None and kind is not Any else "value"
 
 
-def _one(rows: list[dict[str, Any]], name: str, kind: str, command: str) -> dict[str, Any]:
+def _one(rows: Sequence[Row], name: str, kind: str, command: str) -> Row:
     from ..._spelling import nearest
 
     for row in rows:
@@ -188,7 +201,7 @@ def _one(rows: list[dict[str, Any]], name: str, kind: str, command: str) -> dict
     raise InputError(f'no {kind} "{name}": {hint}("meshwright {command}" lists {len(rows)})', where="NAME")
 
 
-def _default(row: dict[str, Any]) -> str:
+def _default(row: ModelAnswer) -> str:
     return f"batch {count(row['batch'])}" + (f" of {count(row['seq'])}" if row["seq"] else "")
 
 

@@ -6,13 +6,16 @@ import keyword
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import options as o
 from ..completion import NEW_KINDS, new_kinds
 from ..screen import Screen
+
+if TYPE_CHECKING:
+    from ..answers import NewAnswer
 
 
 def new(
@@ -61,5 +64,12 @@ def new(
         command = f"meshwright check {shown if '/' in shown else './' + shown}"
         screen.text(f"Wrote {shown}: {lines} lines, works as it stands.   Next: {command}")
     files = {path: str(target / path if package else folder / path) for path in texts}
-    screen.json({"schema": "meshwright.new/1", "status": "ok", "planner": name, "files": files, "next": command})
+    answer: NewAnswer = {
+        "schema": "meshwright.new/1",
+        "status": "ok",
+        "planner": name,
+        "files": files,
+        "next": command,
+    }
+    screen.json(answer)
     return 0

@@ -14,6 +14,7 @@ from ..screen import Screen
 
 if TYPE_CHECKING:
     from ...execute import VerifyResult
+    from ..answers import CheckAnswer, VerifyAnswer
 
 
 def verify(
@@ -41,21 +42,20 @@ def verify(
             progress=lambda what: progress.line("verify", what, " "),
         )
     screen.lines(verify_lines(result))
-    screen.json(
-        {
-            "schema": "meshwright.verify/1",
-            "status": "ok" if result.equal else "error",
-            "equal": result.equal,
-            "loss": {"one_process": result.loss[0], "plan": result.loss[1]},
-            "gradients": result.gradients,
-            "worst": {"parameter": result.worst[0], "error": result.worst[1], "limit": result.limit},
-            "collectives": {k: {"predicted": p, "ran": r} for k, (p, r) in result.collectives.items()},
-            "problems": list(result.problems),
-            "scaled": result.scaled,
-            "not_verified": list(result.not_verified),
-            "seconds": result.seconds,
-        }
-    )
+    answer: VerifyAnswer = {
+        "schema": "meshwright.verify/1",
+        "status": "ok" if result.equal else "error",
+        "equal": result.equal,
+        "loss": {"one_process": result.loss[0], "plan": result.loss[1]},
+        "gradients": result.gradients,
+        "worst": {"parameter": result.worst[0], "error": result.worst[1], "limit": result.limit},
+        "collectives": {k: {"predicted": p, "ran": r} for k, (p, r) in result.collectives.items()},
+        "problems": list(result.problems),
+        "scaled": result.scaled,
+        "not_verified": list(result.not_verified),
+        "seconds": result.seconds,
+    }
+    screen.json(answer)
     return 0 if result.equal else 1
 
 
@@ -112,12 +112,11 @@ def check(
         report = conformance(planner)
     texts = report.text().splitlines()
     screen.lines([*map(Line, texts[:-1]), Line(texts[-1], "good" if report.passed else "bad")])
-    screen.json(
-        {
-            "schema": "meshwright.check/1",
-            "status": "ok" if report.passed else "error",
-            "planner": report.name,
-            "checks": [{"name": c.name, "passed": c.passed, "note": c.note, "fault": c.fault} for c in report.checks],
-        }
-    )
+    answer: CheckAnswer = {
+        "schema": "meshwright.check/1",
+        "status": "ok" if report.passed else "error",
+        "planner": report.name,
+        "checks": [{"name": c.name, "passed": c.passed, "note": c.note, "fault": c.fault} for c in report.checks],
+    }
+    screen.json(answer)
     return 0 if report.passed else 1

@@ -18,6 +18,7 @@ from ..screen import Screen
 if TYPE_CHECKING:
     from ...execute import StepReport
     from ...launch import Launch
+    from ..answers import RunAnswer, SlurmAnswer
 
 
 def run(
@@ -61,9 +62,13 @@ def run(
     if slurm is not None:
         started.write_slurm(slurm)
         screen.text(f"Wrote {slurm}   sbatch {slurm}", *by_hand(started))
-        screen.json(
-            {"schema": "meshwright.run/1", "status": "ok", "files": {"slurm": str(slurm)}, "launch": started.line}
-        )
+        script: SlurmAnswer = {
+            "schema": "meshwright.run/1",
+            "status": "ok",
+            "files": {"slurm": str(slurm)},
+            "launch": started.line,
+        }
+        screen.json(script)
         return 0
 
     if export is not None:
@@ -90,21 +95,20 @@ def run(
         screen.lines(
             [Line(f"Wrote {result.checkpoint}   go on with --resume {result.checkpoint} under any plan of this model")]
         )
-    screen.json(
-        {
-            "schema": "meshwright.run/1",
-            "status": "ok",
-            "ranks": result.ranks,
-            "checkpoint": str(result.checkpoint) if result.checkpoint else None,
-            "weights": str(export) if export is not None else None,
-            "steps": [{"step": s.step, "loss": s.loss} for s in result.steps],
-            "step_s": [
-                {"rank": r.rank, "predicted": r.step[0], "measured": r.step[1], "parts_most_in": r.parting}
-                for r in (against.ranks if against is not None else ())
-            ],
-            "seconds": time.monotonic() - began,
-        }
-    )
+    answer: RunAnswer = {
+        "schema": "meshwright.run/1",
+        "status": "ok",
+        "ranks": result.ranks,
+        "checkpoint": str(result.checkpoint) if result.checkpoint else None,
+        "weights": str(export) if export is not None else None,
+        "steps": [{"step": s.step, "loss": s.loss} for s in result.steps],
+        "step_s": [
+            {"rank": r.rank, "predicted": r.step[0], "measured": r.step[1], "parts_most_in": r.parting}
+            for r in (against.ranks if against is not None else ())
+        ],
+        "seconds": time.monotonic() - began,
+    }
+    screen.json(answer)
     return 0
 
 

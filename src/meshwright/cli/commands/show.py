@@ -13,6 +13,7 @@ from ..screen import Screen
 
 if TYPE_CHECKING:
     from ...answer import Reopened
+    from ...report.answers import ShardingsAnswer
 
 
 def show(
@@ -82,5 +83,10 @@ def _shardings(screen: Screen, first: Reopened, other: Reopened | None) -> int:
         screen.lines(sharding_diff_lines(rows[0], rows[1], screen.width))
     else:
         screen.lines(sharding_lines(rows[0], screen.width))
-    screen.json({"plans": [sharding_object(r) for r in rows]})
+    answer: ShardingsAnswer = {
+        "schema": "meshwright.shardings/1",
+        "status": "ok",
+        "plans": [sharding_object(r) for r in rows],
+    }
+    screen.json(answer)
     return 0

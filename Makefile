@@ -11,10 +11,10 @@ demo: $(READY)
 	$(PYTHON) -m meshwright.cli.demo
 
 test: $(READY)
-	$(PYTHON) -m pytest -q -n 2 -m "not slow" $(TESTS)
+	$(PYTHON) -m pytest -q -n 2 --dist worksteal -m "not slow" $(TESTS)
 
 test-all: $(READY)
-	$(PYTHON) -m pytest -q -n 2 $(TESTS)
+	$(PYTHON) -m pytest -q -n 2 --dist worksteal $(TESTS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

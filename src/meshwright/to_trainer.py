@@ -17,6 +17,7 @@ from .export.registry import installed, load
 from .export.setup import Setup, setup_of
 from .output_folder import write_together
 from .plan.model import Plan
+from .plan.schedules import plain
 from .report.gains import Change
 from .request import Request
 from .save import Opened, check_same_model
@@ -87,7 +88,7 @@ def checked(exported: Exported) -> Checked:
     problem = exported.setup.problem
     read = exporter.read(exported.files, exported.setup.model, problem.cluster.count)
     again = setup_from(problem, exporter, read, exported.setup.name)
-    wanted, found = exported.runs.plan(), again.plan()
+    wanted, found = (replace(plan, schedule=plain(plan.schedule)) for plan in (exported.runs.plan(), again.plan()))
     here = installed(type(exporter))
     prices = [simulate(problem, plan, detail=False).step_seconds for plan in (wanted, found)]
     return Checked(here, not here or here in exporter.versions, wanted == found and prices[0] == prices[1], *prices)

@@ -6,7 +6,7 @@ several pipes. Sources of the tables are named in each file.
 
 from .check import Exchange, Message, deadlock_free, exchanges, stuck
 from .clock import Timed, held, timed
-from .rows import GENERATORS, chunks_of, conditions, generate, home, links, pipes, rows, rows_of, workers
+from .rows import GENERATORS, chunks_of, conditions, generate, home, links, pipes, plain, rows, rows_of, workers
 from .text import action_text, from_csv, parse_action, to_csv
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "links",
     "parse_action",
     "pipes",
+    "plain",
     "rows",
     "rows_of",
     "stuck",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 from ...errors import InputError
@@ -88,6 +89,16 @@ def chunks_of(schedule: Schedule) -> int:
     if not isinstance(v, int) or v < 1:
         raise InputError(f"schedule {schedule.name}: v = {v!r} must be a whole number of chunks, 1 or more")
     return v
+
+
+def plain(schedule: Schedule) -> Schedule:
+    """The same schedule without the arguments that say what it has anyway: the chunks of one that has a fixed number, defaults."""
+    kind = KINDS.get(schedule.name)
+    if kind is None:
+        return schedule
+    fixed = _fixed_chunks(kind, schedule.args)
+    idle = {**kind.args, **({"v": fixed} if fixed else {})}
+    return replace(schedule, args={k: x for k, x in schedule.args.items() if k not in idle or idle[k] != x})
 
 
 def rows(plan: Plan) -> tuple[Row, ...]:

@@ -119,7 +119,8 @@ def recognised(rows: tuple[Row, ...], p: int, m: int, there_and_back: bool, hint
     if hint is not None and hint.name == "custom" and not there_and_back:
         return Schedule("custom", m, {}, rows)
     wanted = tuple(row.actions for row in rows)
-    for schedule in (*((hint,) if hint else ()), *_known(m, v)):
+    candidates: list[Schedule] = [*((hint,) if hint else ()), *_known(m, v)]
+    for schedule in candidates:
         args = {k: x for k, x in schedule.args.items() if k != "v"}
         if schedule.name not in GENERATORS or conditions(schedule.name, p, m, v, args):
             continue

@@ -31,7 +31,7 @@ LONGEST = 60
 def answers(name: str) -> Mapping[str, Exported]:
     """Row -> what the target makes of it."""
     exporter = registry.load(name)
-    return {row.words: answer(exporter, setup_of_row(row)) for row in ROWS}
+    return {row.words: answer(exporter, setup_of_row(row, exporter.least_again)) for row in ROWS}
 
 
 def page(name: str) -> str:
@@ -48,7 +48,7 @@ def page(name: str) -> str:
         "a plan with another order of devices is refused, or gets a rank file where the target reads one.", "",
         "## What it says of a plan", "",
         "*exact*: same placement, order and communication; *close*: same maths and memory, other communication, priced again as the "
-        "target runs it; *refused*: it cannot say that (`--allow-lossy` writes the nearest).", "",
+        "target runs it; *refused*: it cannot say that (`--allow-lossy` writes the nearest)." + _least(exporter), "",
         *table(("a plan with", "level", "why"), [(row, e.level, _sentences(e)) for row, e in found.items()]), "",
         "## Options", "",
         *table(("word of the plan", "options that it becomes"), list(_options(found))), "",
@@ -60,6 +60,12 @@ def page(name: str) -> str:
         "[All exporters](README.md)",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _least(exporter: Exporter) -> str:
+    if exporter.least_again == "none":
+        return ""
+    return f" {exporter.title} cannot recompute nothing: these plans recompute {exporter.least_again}, where they do not say otherwise."
 
 
 def _sentences(found: Exported) -> str:

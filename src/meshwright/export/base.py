@@ -47,6 +47,8 @@ class Exporter(ABC):
     """What `read` reads: "a Python recipe"."""
     left_out: ClassVar[str] = "data set, learning rate, checkpoint folder"
     """What is not in a plan, for the user to say."""
+    least_again: ClassVar[str] = "none"
+    """What plans recompute with which its table of levels is computed: another word where it cannot recompute nothing."""
 
     def __init__(self, version: str = "") -> None:
         """Raises InputError: no such version."""

@@ -6,7 +6,7 @@ The models are a decoder with grouped heads and one with experts, of eight layer
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -101,9 +101,15 @@ def _problem(model: str) -> Problem:
     return Problem(graph, resolve("h100x16"), Analytic(precision="bfloat16"), Recipe(samples=SAMPLES))
 
 
-def setup_of_row(row: Row) -> Setup:
-    """The plan of a row, in words."""
+def setup_of_row(row: Row, least: str = "none") -> Setup:
+    """The plan of a row, in words.
+
+    Args:
+        least: what is recomputed where the row says nothing of it (`Exporter.least_again`).
+    """
     problem, p = _problem(row.model), row.point
+    if p.recompute == "none":
+        p = replace(p, recompute=least)
     expert = expert_of(problem.graph)
     stages = p.pp * p.chunks
     counts = row.counts or tuple(LAYERS // stages for _ in range(stages))
@@ -119,6 +125,6 @@ def levels(exporter: Exporter) -> Mapping[str, tuple[Level, str]]:
     """Row -> what the target makes of it, and why it is not exact."""
     found = {}
     for row in ROWS:
-        said = verdict(exporter, setup_of_row(row))
+        said = verdict(exporter, setup_of_row(row, exporter.least_again))
         found[row.words] = said.level, "; ".join(said.sentences)
     return found

@@ -82,7 +82,7 @@ class Setup:
         rest = {k: v for k, v in words.items() if k not in of_point}
         schedule = rest.pop("plan_schedule", None)
         if schedule is None:
-            m = self.layout.samples // (point.replicas * point.micro_batch)
+            m = rest.get("samples", self.layout.samples) // (point.replicas * point.micro_batch)
             old = self.point
             same = (old.schedule, old.pp, old.chunks, self.layout.micro_batches) == (
                 point.schedule,

@@ -196,6 +196,13 @@ def test_settings_that_no_plan_says_are_named_with_what_is_assumed() -> None:
     )
 
 
+def test_options_of_the_recipe_s_own_are_named_and_passed_over() -> None:
+    found = read("--parallelism.tensor_parallel_degree 2 --fancy.thing 3 --parallelism.my_own_switch")
+    assert found.words["tp"] == 2
+    assert found.ignored["fancy.thing"] == "no option of torchtitan: taken as the recipe's own"
+    assert "parallelism.my_own_switch" in found.ignored
+
+
 def test_copies_that_are_summed_more_often_than_priced_are_named() -> None:
     text = (
         "--parallelism.data_parallel_replicate_degree 4 --training.local_batch_size 1 --training.global_batch_size 64"

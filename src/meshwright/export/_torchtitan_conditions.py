@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from .._words import count
+from .model import parts_of
 from .said import Condition
 from .setup import Setup
 
@@ -95,7 +96,13 @@ def _tied_embeddings(setup: Setup) -> str:
 
 
 def _layers_for_stages(setup: Setup) -> str:
-    if setup.model.layers or setup.point.pp == 1:
+    if setup.point.pp == 1:
+        return ""
+    if setup.model.layers:
+        try:
+            parts_of(setup.expert, tuple(len(share.layers) for share in setup.shares))
+        except ValueError as error:
+            return f"stages of whole layers: {error}"
         return ""
     return f"a stack of layers to cut into stages: the model has none, the plan has pp {setup.point.pp}; use pp 1"
 

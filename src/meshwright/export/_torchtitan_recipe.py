@@ -28,6 +28,8 @@ class Settings:
     bases: tuple[str, ...] = ()
     """Recipes that it starts from and that are not in the file."""
     constants: Mapping[str, object] = field(default_factory=dict)
+    foreign: tuple[str, ...] = ()
+    """Options that torchtitan does not have."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,9 +50,9 @@ def settings_of(files: Mapping[str, str]) -> Settings:
         for key, value in s.values.items():
             today = RENAMED.get(key, key)
             values[today], where[today] = value, s.where[key]
-    _check_names(values, where)
+    foreign = _check_names(values, where)
     bases = tuple(dict.fromkeys(b for s in found for b in s.bases))
-    return Settings(values, where, bases, {k: v for s in found for k, v in s.constants.items()})
+    return Settings(values, where, bases, {k: v for s in found for k, v in s.constants.items()}, foreign)
 
 
 def _kind(name: str, text: str) -> str:
@@ -91,19 +91,27 @@ def generation(settings: Settings) -> str:
     return next(iter(given), RELEASE)
 
 
-def _check_names(values: Mapping[str, object], where: Mapping[str, str]) -> None:
-    for key in values:
+def _check_names(values: dict[str, object], where: Mapping[str, str]) -> tuple[str, ...]:
+    """Take out options that torchtitan does not have and that are near none of its own: the user's recipe has them.
+
+    Raises:
+        InputError: a name that is near one, or one that older releases had.
+    """
+    foreign = []
+    for key in list(values):
         section = key.partition(".")[0]
         if key in GONE:
             raise InputError(f"{key} is an option of older releases: {GONE[key]}", where=where.get(key, ""))
         if key in FIELDS or key in HARMLESS or section in OTHER_SECTIONS or section == _AGAIN:
             continue
-        if section not in SECTIONS:
-            near = nearest(section, (*SECTIONS, *OTHER_SECTIONS))
-        else:
-            near = nearest(key, FIELDS, limit=4)
-        hint = f": did you mean {near}?" if near else ""
-        raise InputError(f'torchtitan has no option "{key}"{hint}', where=where.get(key, ""))
+        near = (
+            nearest(key, (*FIELDS, *RENAMED)) if section in SECTIONS else nearest(section, (*SECTIONS, *OTHER_SECTIONS))
+        )
+        if near:
+            raise InputError(f'torchtitan has no option "{key}": did you mean {near}?', where=where.get(key, ""))
+        del values[key]
+        foreign.append(key)
+    return tuple(foreign)
 
 
 def eight_bits(settings: Settings) -> str:
@@ -212,10 +220,3 @@ def _keys(text: str) -> list[tuple[int, dict[int, str]]]:
         elif pair:
             found.append((number, {1: section, 2: pair[1]}))
     return found
-
-
-def with_defaults(settings: Settings) -> Settings:
-    """Today's defaults where nothing is said."""
-    version = generation(settings)
-    defaults = {k: f.default for k, f in FIELDS.items() if version in f.versions}
-    return replace(settings, values={**defaults, **settings.values})

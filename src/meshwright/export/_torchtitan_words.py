@@ -324,6 +324,8 @@ class Words:
                 self.ignored[base] = (
                     "a recipe that is not in the file: torchtitan's defaults are assumed for what is not said here"
                 )
+        for key in self.settings.foreign:
+            self.ignored[key] = "no option of torchtitan: taken as the recipe's own"
         narrow = eight_bits(self.settings)
         if narrow:
             self.ignored[narrow] = "products in 8 bits: say so with the problem, they are priced as it says"

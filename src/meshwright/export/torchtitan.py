@@ -23,6 +23,7 @@ from ._torchtitan_settings import is_ours, settings_of
 from ._torchtitan_words import Words
 from .base import Exporter, Read
 from .model import Model, parts_of
+from .reading import in_order
 from .said import Condition, Said
 from .setup import Setup
 
@@ -85,7 +86,7 @@ class Torchtitan(Exporter):
         return Said(
             "devices", level="refused",
             why=f"{self.called} counts devices along pp, replicas, cp and tp, tp innermost, and the plan counts them otherwise",
-            runs_as={"dp": setup.point.dp},
+            runs_as={"devices": in_order(setup.point)},
         )  # fmt: skip
 
     def _data(self, setup: Setup) -> Iterator[Said]:
@@ -213,8 +214,8 @@ class Torchtitan(Exporter):
                 )  # fmt: skip
             return
         yield Said("chunks", why="the lists of modules say it")
-        whole = parts_of(setup.expert, tuple(len(s.layers) for s in setup.shares))
-        if whole == setup.layout.parts:
+        whole = _whole_layers(setup)
+        if whole in ((), setup.layout.parts):
             yield Said("stages", {lists: stage_modules(setup)})
         else:
             yield Said(
@@ -328,6 +329,14 @@ def _groups(setup: Setup) -> tuple[int, int]:
 def _always_cut(who: str, experts: bool) -> str:
     over = "the replicas that share experts" if experts else "the ranks of context parallelism"
     return f"{who} cuts all parameters over {over} (ZeRO-3), the plan leaves them whole"
+
+
+def _whole_layers(setup: Setup) -> tuple[int, ...]:
+    """Units of stages of the same layers that end where layers end; () where a condition refuses the stages."""
+    try:
+        return parts_of(setup.expert, tuple(len(s.layers) for s in setup.shares)) if setup.model.layers else ()
+    except ValueError:
+        return ()
 
 
 def _plain(setup: Setup) -> Any:

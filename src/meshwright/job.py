@@ -64,6 +64,7 @@ class Job:
         optimizer: of torch, over this rank's parts; schedulers of torch.optim.lr_scheduler work on it.
         data_rank, data_world: which share of the samples this rank is given, of how many.
         local_batch: samples of this share in one step, all micro-batches.
+        local_first: number of its first sample in each micro-batch of the whole batch; shares may be unequal.
         clip: largest global norm of the gradients, or None.
     """
 
@@ -91,6 +92,7 @@ class Job:
         self.rank, self.world = rank, world
         self.data_rank, self.data_world = share.rank, share.world
         self.local_batch = share.count * self._micro_batches
+        self.local_first = share.first
         weakref.finalize(self, self._trainer.checkpoints.wait)  # when the job is gone or the process ends
 
     # -------------------------------------------------------------- the loop

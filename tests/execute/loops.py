@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 
 import meshwright as mw
 from execute.layouts import Layout, plan_of
+from execute.unlike import Unlike
 from meshwright.execute.ranks.worker import Context
 from meshwright.graph.samples import inputs_like
 from meshwright.graph.user_model import Batch, Feed, Loss, graph_of, like
@@ -113,13 +114,15 @@ class Loop:
     def criterion(self) -> Loss | None:
         return globals()[self.loss] if self.loss else None
 
-    def plan(self, layout: Layout, micro_batches: int = MICRO_BATCHES, dtype: str = "float32") -> Plan:
+    def plan(self, layout: Layout | Unlike, micro_batches: int = MICRO_BATCHES, dtype: str = "float32") -> Plan:
         model, batch = self.model, self.batch(0)
         feed = Feed.of(model, batch, self.criterion)
         graph = graph_of(
             model, feed, like(feed.named(batch)), SAMPLES // micro_batches, loss=self.criterion, dtype=dtype
         )
-        return replace(plan_of(graph, layout, micro_batches), inputs=inputs_like(graph), precision=dtype)
+        unlike = isinstance(layout, Unlike)
+        plan = layout.plan(graph, micro_batches) if unlike else plan_of(graph, layout, micro_batches)
+        return replace(plan, inputs=inputs_like(graph), precision=dtype)
 
 
 SCORER = Loop("scorer", "scores", "score")
@@ -156,7 +159,7 @@ def rows(whole: Batch, job: Job) -> Batch:
     """A rank's own samples out of a whole step's, as a sampler would give them."""
     count = max(1, job.plan.schedule.micro_batches)
     micro, own = SAMPLES // count, job.local_batch // count
-    index = torch.cat([torch.arange(own) + k * micro + job.data_rank * own for k in range(count)])
+    index = torch.cat([torch.arange(own) + k * micro + job.local_first for k in range(count)])
     if isinstance(whole, Mapping):
         return {name: x[index] for name, x in whole.items()}
     return tuple(x[index] for x in whole)

@@ -28,6 +28,7 @@ from torch.optim.lr_scheduler import (
 from execute.checkpoint_jobs import Course, Outcome
 from execute.conftest import Pools
 from execute.layouts import Layout, plan_of
+from execute.unlike import ALL, DEALT, DP1_DP2, DP2_DP1, TP2_DP2, WEIGHTED, Unlike
 from meshwright.errors import ExecutionError, InputError, Unsupported
 from meshwright.execute.ops.params import Values
 from meshwright.execute.proof.verification import constants_of
@@ -87,7 +88,7 @@ def _model(dropout: float, dtype: str) -> tuple[Graph, nn.Module, tuple[tuple[Mi
 
 
 def _setup(
-    layout: Layout,
+    layout: Layout | Unlike,
     dropout: float = 0.1,
     dtype: str = "float32",
     optimizer: MakeOptimizer = ADAMW,
@@ -95,7 +96,8 @@ def _setup(
     seed: int = SEED,
 ) -> Setup:
     graph, real, _ = _model(dropout, dtype)
-    plan = plan_of(graph, layout, MICRO_BATCHES)
+    unlike = isinstance(layout, Unlike)
+    plan = layout.plan(graph, MICRO_BATCHES) if unlike else plan_of(graph, layout, MICRO_BATCHES)
     program = unrolled(lower(graph, plan, Recipe(plan.samples, compute_dtype=dtype)), graph)
     return Setup(program, graph, plan, Values(seed, "uneven"), constants_of(graph, real), optimizer, seed, scheduler)
 
@@ -113,7 +115,7 @@ class Saved:
         self.pools, self.folder = pools, folder
         self._made: dict[str, tuple[Path, dict[int, float], list[Outcome]]] = {}
 
-    def __call__(self, layout: Layout, **kind: object) -> tuple[Path, dict[int, float], list[Outcome]]:
+    def __call__(self, layout: Layout | Unlike, **kind: object) -> tuple[Path, dict[int, float], list[Outcome]]:
         """(checkpoint, losses of the whole run, what the ranks said)."""
         name = " ".join([str(layout), *map(str, kind.values())])
         if name not in self._made:
@@ -124,12 +126,12 @@ class Saved:
             self._made[name] = folder, _losses(outcomes), outcomes
         return self._made[name]
 
-    def resumed(self, layout: Layout, folder: Path, **kind: object) -> list[Outcome]:
+    def resumed(self, layout: Layout | Unlike, folder: Path, **kind: object) -> list[Outcome]:
         setup = _setup(layout, **kind)  # type: ignore[arg-type]
         batches = _batches(setup, AT, **_samples(kind))  # type: ignore[arg-type]
         return self.run(layout, Course(setup, batches, resume=folder))
 
-    def run(self, layout: Layout, course: Course) -> list[Outcome]:
+    def run(self, layout: Layout | Unlike, course: Course) -> list[Outcome]:
         return self.pools(layout.ranks).run("execute.checkpoint_jobs:followed", course)
 
 
@@ -146,7 +148,9 @@ def saved(pools: Pools, tmp_path_factory: pytest.TempPathFactory) -> Saved:
     return Saved(pools, tmp_path_factory.mktemp("saved"))
 
 
-def _goes_on(saved: Saved, before: Layout, after: Layout, tolerance: float = 1e-5, **kind: object) -> None:
+def _goes_on(
+    saved: Saved, before: Layout | Unlike, after: Layout | Unlike, tolerance: float = 1e-5, **kind: object
+) -> None:
     folder, whole, _ = saved(before, **kind)
     losses = _losses(saved.resumed(after, folder, **kind))
     assert sorted(losses) == list(range(AT, AT + AFTER))
@@ -169,6 +173,28 @@ def test_the_next_three_losses_are_those_of_the_run_without_a_break(
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), PAIRS, ids=str)
 def test_any_plan_goes_on_from_any_other(saved: Saved, before: Layout, after: Layout) -> None:
+    _goes_on(saved, before, after)
+
+
+UNLIKE = [
+    (DP2_DP1, Layout()), (Layout(dp=2, zero=3), DP2_DP1), (DP1_DP2, TP2_DP2), (DEALT, DP1_DP2), (Layout(pp=2), DEALT),
+    (WEIGHTED, Layout(tp=2)), (TP2_DP2, DP2_DP1), (Layout(), WEIGHTED),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "after"), UNLIKE, ids=str)
+def test_stages_of_unequal_replicas_go_on_from_each_other(
+    saved: Saved, before: Layout | Unlike, after: Layout | Unlike
+) -> None:
+    _goes_on(saved, before, after)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [*ALL, Layout(), Layout(dp=2, tp=2, zero=1)], ids=str)
+@pytest.mark.parametrize("after", ALL, ids=str)
+def test_any_plan_of_unequal_replicas_goes_on_from_any_other(
+    saved: Saved, before: Layout | Unlike, after: Unlike
+) -> None:
     _goes_on(saved, before, after)
 
 

@@ -19,12 +19,13 @@ from execute import dying_loop, loops
 from execute.conftest import Pools
 from execute.layouts import Layout
 from execute.loops import DROPPING, FROZEN, GPT2, PAIRS, SCORER, Ran, Saving, Task, by_hand, trained
+from execute.unlike import ALL, DEALT, DP2_DP1, TP2_DP2, WEIGHTED, WEIGHTED_PIPE, Unlike
 from meshwright.errors import ExecutionError, InputError, Unsupported
 
 LAYOUTS = [Layout(dp=2), Layout(tp=2), Layout(dp=2, zero=3), Layout(pp=2)]
 
 
-def on_ranks(pools: Pools, layout: Layout, task: Task) -> list[Ran]:
+def on_ranks(pools: Pools, layout: Layout | Unlike, task: Task) -> list[Ran]:
     return pools(layout.ranks).run("execute.loops:trained", task)
 
 
@@ -49,6 +50,26 @@ def test_gpt2_of_transformers_trains_unchanged_with_its_own_loss(pools: Pools, l
     ran = on_ranks(pools, layout, Task(GPT2, GPT2.plan(layout)))
     check_same(ran, by_hand(GPT2))
     assert "lm_head.weight" in ran[-1].weights  # tied: under both of its names
+
+
+@pytest.mark.parametrize("layout", [DP2_DP1, TP2_DP2, DEALT, WEIGHTED_PIPE], ids=str)
+def test_a_loop_under_stages_of_unequal_replicas(pools: Pools, layout: Unlike) -> None:
+    ran = on_ranks(pools, layout, Task(SCORER, SCORER.plan(layout)))
+    check_same(ran, by_hand(SCORER))
+    assert {r.share[1] for r in ran} == {1}  # the last stage reads all labels, whole or in turn
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ALL, ids=str)
+def test_gpt2_under_stages_of_unequal_replicas(pools: Pools, layout: Unlike) -> None:
+    check_same(on_ranks(pools, layout, Task(GPT2, GPT2.plan(layout))), by_hand(GPT2))
+
+
+def test_a_rank_with_more_samples_knows_which(pools: Pools) -> None:
+    """Parts of 1 and 2 of a micro-batch of 4 samples: 1 and 3."""
+    ran = on_ranks(pools, WEIGHTED, Task(GPT2, GPT2.plan(WEIGHTED)))
+    check_same(ran, by_hand(GPT2))
+    assert [r.share for r in ran] == [(0, 2, 2), (1, 2, 6)]
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from ...errors import ExecutionError, InputError, MeshwrightError, Unsupported
 from ...plan.model import Plan
 from ...plan.serial import save as save_plan
+from ..step.exchange import exchanged
 from ..step.runtime import Runtime
 from . import folders
 from .box_planners import described, read, write
@@ -161,7 +162,7 @@ def load_module(
     Raises:
         InputError: as `load`.
     """
-    found = [_Holding(n, p, Part.whole) for n, p in module.named_parameters() if n in names]
+    found = [_Holding(n, p, 0, Part.whole) for n, p in module.named_parameters() if n in names]
     more = [(n, Part.whole(b)) for n, b in module.named_buffers() if n in names]
     return _load(found, optimizer, Path(folder), scheduler, more, None)
 
@@ -247,6 +248,7 @@ class _Holding:
 
     name: str
     master: nn.Parameter
+    stage: int
     place: Callable[[Tensor], Part]
     """What tensors of the master's shape are part of."""
 
@@ -256,14 +258,17 @@ def _holdings(runtime: Runtime) -> Iterator[_Holding]:
     for (stage, name), master in runtime.masters.items():
         param, shape = runtime.param(stage, name), runtime.graph.tensor[name].shape
         place = partial(Part.of, shape=shape, layout=param.state, view=runtime.locals[stage].view)
-        yield _Holding(name, master, place)
+        yield _Holding(name, master, stage, place)
 
 
 def _everything(runtime: Runtime) -> dict[str, list[Part]]:
     found: dict[str, list[Part]] = {name: [Part.whole(state)] for name, state in _generators(runtime.rank)}
     for s in runtime.statistics.held():
         found.setdefault(s.name, []).append(s.part)
+    apart = exchanged(runtime.program)  # held in unlike parts, which would overlap: the first stage writes its own
     for h in _holdings(runtime):
+        if h.stage > min(apart.get(h.name, (h.stage,))):
+            continue
         found.setdefault(h.name, []).append(h.place(h.master.detach()))
         for key, value in runtime.optimizer.state.get(h.master, {}).items():
             name = f"{OPTIMIZER}{key}.{h.name}"

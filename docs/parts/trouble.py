@@ -6,9 +6,11 @@ import re
 from dataclasses import dataclass
 
 from .pages import DOCS
-from .sentences import HOLE
+from .sentences import HOLE, Sentence
 
 PAGE = DOCS / "trouble.md"
+PLACE = "src/meshwright/"
+"""How an entry names a folder of the package."""
 ENTRY = re.compile(r"^### (?P<title>.+)\n(?P<body>(?:(?!^##).*\n)*)", re.MULTILINE)
 
 
@@ -20,8 +22,12 @@ class Entry:
     cause: str
     remedy: str
 
-    def covers(self, sentence: str) -> bool:
-        return any(matches(pattern, sentence) for pattern in self.patterns)
+    places: tuple[str, ...]
+    """Folders of the package all of whose sentences of bad input belong here: readers of files of one kind."""
+
+    def covers(self, said: Sentence) -> bool:
+        placed = said.kind == "InputError" and said.file.startswith(self.places or ("-",))
+        return placed or any(matches(pattern, said.text) for pattern in self.patterns)
 
 
 def matches(pattern: str, sentence: str) -> bool:
@@ -33,6 +39,8 @@ def entries(text: str) -> list[Entry]:
     for entry in ENTRY.finditer(text):
         quoted = " ".join(line[1:] for line in entry["body"].splitlines() if line.startswith(">"))
         said = dict(re.findall(r"\*\*(Cause|Remedy)\.\*\*\s+(.+?)(?=\n\*\*|\n\n|\Z)", entry["body"], re.DOTALL))
-        patterns = tuple(re.findall(r"`([^`]+)`", quoted))
-        found.append(Entry(entry["title"], patterns, said.get("Cause", ""), said.get("Remedy", "")))
+        spans = re.findall(r"`([^`]+)`", quoted)
+        patterns = tuple(s for s in spans if not s.startswith(PLACE))
+        places = tuple(s.removeprefix(PLACE) for s in spans if s.startswith(PLACE))
+        found.append(Entry(entry["title"], patterns, said.get("Cause", ""), said.get("Remedy", ""), places))
     return found

@@ -25,7 +25,7 @@ def entries() -> list[trouble.Entry]:
 
 
 def test_every_sentence_of_an_error_has_an_entry(said: list[source.Sentence], entries: list[trouble.Entry]) -> None:
-    lost = [f"  {s.file}: {s.text}" for s in said if not any(e.covers(s.text) for e in entries)]
+    lost = [f"  {s.file}: {s.text}" for s in said if not any(e.covers(s) for e in entries)]
     assert not lost, (
         'docs/trouble.md explains no such error: write the sentence as `code`, "…" for what varies, below the ### entry whose cause '
         "and remedy it has, or add an entry with both:\n" + "\n".join(lost)
@@ -35,6 +35,7 @@ def test_every_sentence_of_an_error_has_an_entry(said: list[source.Sentence], en
 def test_every_pattern_covers_a_sentence(said: list[source.Sentence], entries: list[trouble.Entry]) -> None:
     texts = {s.text for s in said}
     dead = [f"  {e.title}: {p}" for e in entries for p in e.patterns if not any(trouble.matches(p, t) for t in texts)]
+    dead += [f"  {e.title}: {p}" for e in entries for p in e.places if not any(s.file.startswith(p) for s in said)]
     assert not dead, "docs/trouble.md explains what no error says any more: take it out\n" + "\n".join(dead)
 
 

@@ -3,8 +3,11 @@ the folders of plans and simulations depend on no report."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
+
+from .errors import Unsupported
 
 
 class Viewed:
@@ -18,6 +21,36 @@ class Viewed:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/plain": str(_view("text_of", self)), "text/html": self._repr_html_()}
+
+    def __str__(self) -> str:
+        return str(_view("text_of", self))
+
+    def show(self) -> Any:
+        """The report, or what there is of one, in a frame of a notebook's cell.
+
+        Raises:
+            InputError: a plan that lies in no folder has none.
+        """
+        return _view("framed", self)
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """One a candidate, a planner, a stage or a class of devices; units in the keys."""
+        found: Sequence[Mapping[str, Any]] = _view("records_of", self)
+        return found
+
+    def to_frame(self) -> Any:
+        """`records` as a pandas.DataFrame.
+
+        Raises:
+            Unsupported: pandas is not installed.
+        """
+        try:
+            pandas = import_module("pandas")
+        except ImportError:
+            raise Unsupported(
+                "to_frame() needs pandas, which is not installed: install it, or take records(), a list of dicts"
+            ) from None
+        return pandas.DataFrame(list(self.records()))
 
 
 def _view(name: str, thing: object) -> Any:

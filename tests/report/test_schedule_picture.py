@@ -21,7 +21,7 @@ SPACE = "{http://www.w3.org/2000/svg}"
 
 
 def docs_schedules() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_schedules", DOCS / "schedules.py")
+    spec = importlib.util.spec_from_file_location("docs_schedules", DOCS / "parts" / "schedules.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

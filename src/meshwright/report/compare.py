@@ -21,7 +21,7 @@ from .payload import plan_object
 from .table import sure
 
 if TYPE_CHECKING:
-    from .views import Frame
+    pass
 
 NOT_SIMULATED = "not simulated"
 HEADS = ("family", "step s", "to best", "memory", "own claim", "gap", "search s", "status")
@@ -117,17 +117,6 @@ class Comparison(Viewed):
         steps = [row.step_s for e, row in self.ranked if not e.staleness]
         return [*ties(steps, error_model().pairs_within), *(-1 for _ in self.ranked[len(steps) :])]
 
-    def show(self) -> Frame:
-        """The report, in a notebook's cell."""
-        from .views import framed
-
-        return framed(self)
-
-    def __str__(self) -> str:
-        from .views import text_of
-
-        return text_of(self)
-
     def records(self) -> list[ComparedAnswer]:
         """One row a planner; units in the keys."""
         best = self.ranked[0][1].step_s if self.ranked else inf
@@ -147,7 +136,7 @@ def compare_lines(c: Comparison, width: int) -> list[Line]:
         if len(left) + len(right) + 5 <= width
         else [Line(left, "title"), Line(right)]
     )
-    rows = _rows(c)
+    rows = planner_rows(c)
     texts, ties_below = _fitted(rows, c, width)
     styles: list[Style] = ["quiet"]
     styles += ["chosen" if i == 0 and _fits(e) else "" if _fits(e) else "refused" for i, e in enumerate(c.entries)]
@@ -176,7 +165,7 @@ def _fits(entry: Entry) -> bool:
     return entry.row is not None and entry.row.fits
 
 
-def _rows(c: Comparison) -> list[list[str]]:
+def planner_rows(c: Comparison) -> list[list[str]]:
     """The table without ties, its heads first."""
     wide = len(str(len(c.ranked)))
     rows = [[" " * (wide + 3) + "planner", *HEADS]]

@@ -24,7 +24,6 @@ from .why import Why, explain
 
 if TYPE_CHECKING:
     from .answers import CandidateAnswer
-    from .views import Frame
 
 Status = Literal["ok", "stopped", "infeasible"]
 
@@ -217,17 +216,6 @@ class Outcome(Viewed):
         ties_ = [*self.tied_with, *[-1] * len(self.misses)]
         rows = zip((*self.candidates, *self.misses), ties_, strict=True)
         return [candidate_object(c, t, self.interval(c.step_s), self.memory_interval(c.memory_bytes)) for c, t in rows]
-
-    def show(self) -> Frame:
-        """The report, in a notebook's cell."""
-        from .views import framed
-
-        return framed(self)
-
-    def __str__(self) -> str:
-        from .views import text_of
-
-        return text_of(self)
 
     def shown(self) -> tuple[Candidate, ...]:
         return self.candidates[: self.top]

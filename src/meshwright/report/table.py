@@ -102,25 +102,30 @@ def candidate_lines(outcome: Outcome, width: int) -> list[Line]:
     return blocks(outcome)
 
 
-def table(outcome: Outcome, without: frozenset[str]) -> list[Line]:
+def candidate_rows(outcome: Outcome, with_bar: bool = True, with_recompute: bool = True) -> list[list[str]]:
+    """The heads, then a row a plan: layout with its rank, µbatch, recompute, step s, rate, MFU, memory."""
     q = outcome.question
     limit = f"memory/{q.device_word} {outcome.unit[1]} (limit {gib(q.usable, outcome.unit[0])})"
     rank_width = len(str(max(1, len(outcome.shown()))))
-    with_recompute = "recompute" not in without
     head = [" " * (rank_width + 3) + "layout", "µbatch", "recompute" if with_recompute else "", "step s"]
     rows = [[*head, f"{q.item_word}/s/{q.device_word}", "MFU"]]
-    styles: list[Style] = ["quiet"]
     for i, c in enumerate(outcome.shown()):
         rows.append(_cells(f"{'▶' if i == 0 else ' '} {i + 1:{rank_width}} ", c, with_recompute))
-        styles.append("chosen" if i == 0 else "")
     for c in _shown_misses(outcome):
         rows.append(_cells("✗ " + " " * (rank_width + 1), c, with_recompute))
-        styles.append("refused")
+    return [[*row, memory] for row, memory in zip(rows, [limit, *_memory_cells(outcome, with_bar)], strict=True)]
+
+
+def table(outcome: Outcome, without: frozenset[str]) -> list[Line]:
+    """`candidate_rows` as lines, without the columns of these names."""
+    rows = candidate_rows(outcome, "bar" not in without, "recompute" not in without)
+    shown = len(outcome.shown())
+    styles: list[Style] = ["quiet", *("chosen" if i == 0 else "" for i in range(shown))]
+    styles += ["refused"] * (len(rows) - 1 - shown)
     keep = [k for k in range(6) if (k != 5 or "MFU" not in without) and any(row[k] for row in rows)]
     texts = columns([[row[k] for k in keep] for row in rows], {j for j, k in enumerate(keep) if k >= 3})
     width = max(map(len, texts))
-    memory = [limit, *_memory_cells(outcome, "bar" not in without)]
-    return [Line(f"{t.ljust(width)}  {m}".rstrip(), s) for t, m, s in zip(texts, memory, styles, strict=True)]
+    return [Line(f"{t.ljust(width)}  {row[6]}".rstrip(), s) for t, row, s in zip(texts, rows, styles, strict=True)]
 
 
 def _cells(mark: str, c: Candidate, with_recompute: bool) -> list[str]:

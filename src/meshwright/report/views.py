@@ -5,26 +5,34 @@ No script; without SVG all figures stay. `Viewed` (meshwright/_views.py) finds `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from html import escape
+from pathlib import Path
 from typing import Any
 
-from .._words import count, gib, number, percent, time_part
+from .._words import MISSING, count, gib, number, percent, time_part
+from ..errors import InputError
 from ..plan.model import Plan
 from ..simulate.result import Simulation
-from .compare import Comparison, compare_lines
-from .html import report_html
+from .charts import timeline_chart, where_chart
+from .compare import Comparison, compare_lines, planner_rows
+from .html import CHARTS, page, report_html, section
 from .lines import columns
 from .outcome import Outcome
-from .payload import candidate_object
+from .payload import simulation_object
 from .plan_words import STAGE_HEADS, STAGES, schedule_words, stage_words
-from .table import money_words, plan_lines, recipe_words, searched_words
+from .table import candidate_rows, money_words, plan_lines, recipe_words, searched_words
 
 WIDTH, HEIGHT = 640, 26
 TEXT_WIDTH = 100
 CELL = "padding:2px 10px 2px 0;text-align:"
+TABLE = "font-size:13px;border-collapse:collapse"
+FIGURE = re.compile(r"[-+]? ?[\d,.]+(e\d+)?( ?[%s])?( \*)?$")
+SHORT = 40
+"""Letters of a cell that is not broken."""
 COLORS = ("#56b4e9", "#e69f00", "#d55e00", "#cc79a7", "#f0e442", "#bbbbbb", "#009e73", "#0072b2")
 """Okabe and Ito's, in an order in which neighbours differ in lightness."""
 
@@ -41,11 +49,72 @@ class Frame:
         return f'<iframe srcdoc="{escape(self.html)}" width="100%" height="{self.height}" style="border:0"></iframe>'
 
 
-def framed(thing: Outcome | Comparison) -> Frame:
-    """The report in a frame."""
+@singledispatch
+def framed(thing: Any) -> Frame:
+    """A page of its own in a frame."""
+    raise TypeError(f"{type(thing).__name__} has no page")
+
+
+@framed.register
+def _(outcome: Outcome) -> Frame:
+    return Frame(report_html(outcome))
+
+
+@framed.register
+def _(found: Comparison) -> Frame:
     from .compare_html import compare_html
 
-    return Frame(report_html(thing) if isinstance(thing, Outcome) else compare_html(thing))
+    return Frame(compare_html(found))
+
+
+@framed.register
+def _(plan: Plan) -> Frame:
+    report = Path(plan.folder or ".") / "report.html"
+    if not plan.folder or not report.exists():
+        raise InputError(
+            "the plan lies in no folder with a report: show what mw.plan returned, or load the folder that it wrote"
+        )
+    return Frame(report.read_text(encoding="utf-8"))
+
+
+@framed.register
+def _(sim: Simulation) -> Frame:
+    made = {"time": timeline_chart(sim), "where": where_chart(sim)}
+    body = f"<header><h1>One step: {number(sim.step_seconds)} s</h1></header>"
+    titles = dict(CHARTS)
+    for n, (name, chart) in enumerate(made.items(), 1):
+        body += section(n, name, titles[name], chart)
+    return Frame(page("One step · meshwright", body, made, simulation_object(sim)))
+
+
+@singledispatch
+def records_of(thing: Any) -> list[dict[str, Any]]:
+    """One mapping a row."""
+    raise TypeError(f"{type(thing).__name__} has no rows")
+
+
+@records_of.register
+def _(plan: Plan) -> list[dict[str, Any]]:
+    return [
+        {
+            "stage": k, "ops": len(stage.ops), "devices": len(set(stage.mesh.devices)), "first_device": min(stage.mesh.devices),
+            **{f"mesh_{axis}": size for axis, size in zip(stage.mesh.axes, stage.mesh.shape, strict=True)},
+            "ops_cut": sum(1 for s in stage.shardings.values() if s.cuts), "recomputed_ops": len(stage.recompute),
+        }
+        for k, stage in enumerate(plan.stages)
+    ]  # fmt: skip
+
+
+@records_of.register
+def _(sim: Simulation) -> list[dict[str, Any]]:
+    return [
+        {
+            "lane": lane.name, "devices": lane.devices, "first_device": lane.first_device, "stages": list(lane.stages),
+            "peak_bytes": float(sim.peak[k]), **{f"{part}_bytes": v for part, v in sim.peak_by[k].items()},
+            **({f"{part}_s": v for part, v in sim.lane_seconds[k].items()} if sim.lane_seconds else {}),
+        }
+        for k, lane in enumerate(sim.lanes)
+    ]  # fmt: skip
 
 
 @singledispatch
@@ -63,15 +132,12 @@ def text_of(thing: Any) -> str:
 @html_of.register
 def _(outcome: Outcome) -> str:
     q = outcome.question
-    rows = [candidate_object(c, outcome.tied_with[i]) for i, c in enumerate(outcome.shown())]
-    rows += [candidate_object(c) for c in outcome.misses[:1]]
+    rows = candidate_rows(outcome, with_bar=False)
     parts = _bars(outcome.simulation) if outcome.simulation is not None else ""
     money = "".join(f"<div>{escape(s)}</div>" for s in money_words(outcome))
     why = "".join(f"<div>{escape(s)}</div>" for s in outcome.sentences())
     about = f"<div>{escape(recipe_words(q))}; {escape(searched_words(outcome))}</div>"
-    return _view(
-        f"{q.model} on {q.cluster.name}", about + records_table([_plain(r) for r in rows]) + parts + money + why
-    )
+    return _view(f"{q.model} on {q.cluster.name}", about + grid(rows) + parts + money + why)
 
 
 @text_of.register
@@ -84,8 +150,9 @@ def _(found: Comparison) -> str:
     q = found.question
     steps = {e.about.name: row.step_s for e, row in found.ranked}
     bars = "".join(bar(f"{name}, seconds", {"step": s}, max(steps.values())) for name, s in steps.items())
-    table = records_table([_plain(r) for r in found.records()])
-    return _view(f"{len(found.entries)} planners for {q.model} on {q.cluster.name}", table + bars)
+    reasons = "".join(f"<div>{escape(f'{e.about.name}: {e.reason}')}</div>" for e in found.entries if e.reason)
+    title = f"{len(found.entries)} planners for {q.model} on {q.cluster.name}"
+    return _view(title, grid(planner_rows(found)) + bars + reasons)
 
 
 @text_of.register
@@ -152,15 +219,25 @@ def text(lines: Sequence[Any]) -> str:
     return "\n".join(line.text for line in lines)
 
 
+def grid(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a table, the first its heads; figures to the right. Columns that say nothing are left out."""
+    texts = [[re.sub(r"\s{2,}", ", ", cell.strip()) for cell in row] for row in rows]
+    keep = [k for k in range(len(rows[0])) if any(row[k] for row in texts[1:])]
+    numbers = [all(FIGURE.match(row[k]) or row[k] in ("", MISSING) for row in texts[1:]) for k in range(len(rows[0]))]
+
+    def line(row: Sequence[str], tag: str) -> str:
+        cells = ""
+        for k in keep:
+            style = CELL + ("right" if numbers[k] else "left") + (";white-space:nowrap" if len(row[k]) < SHORT else "")
+            cells += f'<{tag} style="{style}">{escape(row[k])}</{tag}>'
+        return f"<tr>{cells}</tr>"
+
+    return f'<table style="{TABLE}">{line(texts[0], "th")}{"".join(line(row, "td") for row in texts[1:])}</table>'
+
+
 def records_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Mappings of one shape as a table; figures to the right."""
-    if not rows:
-        return ""
-    head = "".join(f'<th style="{CELL}left">{escape(k)}</th>' for k in rows[0])
-    body = "".join(
-        "<tr>" + "".join(f'<td style="{CELL}left">{escape(v)}</td>' for v in r.values()) + "</tr>" for r in rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
+    """Mappings of one shape as a table."""
+    return grid([list(rows[0]), *(list(r.values()) for r in rows)]) if rows else ""
 
 
 def bar(title: str, parts: Mapping[str, float], whole: float = 0.0) -> str:
@@ -174,7 +251,3 @@ def bar(title: str, parts: Mapping[str, float], whole: float = 0.0) -> str:
         x += wide
     words = " · ".join(f"{escape(k)} {number(v)}" for k, v in shown.items())
     return f'<div style="margin-top:6px">{escape(title)}: {words}</div><svg width="{WIDTH}" height="{HEIGHT}" role="img">{boxes}</svg>'
-
-
-def _plain(record: Mapping[str, Any]) -> dict[str, str]:
-    return {k: "" if v is None else number(v) if isinstance(v, float) else str(v) for k, v in record.items()}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from parts import schedules
 
 from meshwright.plan.model import Action
 from meshwright.plan.schedules import GENERATORS, generate, timed
@@ -18,18 +16,6 @@ from meshwright.report.schedule_picture import GAP, HEIGHT, LEFT, SCALE, TOP, WO
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SPACE = "{http://www.w3.org/2000/svg}"
-
-
-def docs_schedules() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_schedules", DOCS / "parts" / "schedules.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-DRAWN = docs_schedules()
 
 
 def cells(svg: str) -> list[tuple[float, float, float, float]]:
@@ -42,20 +28,20 @@ def cells(svg: str) -> list[tuple[float, float, float, float]]:
     return found
 
 
-@pytest.mark.parametrize("picture", DRAWN.PICTURES, ids=lambda p: p.file)
+@pytest.mark.parametrize("picture", schedules.PICTURES, ids=lambda p: p.file)
 def test_the_docs_have_the_picture_that_the_generator_draws(picture: object) -> None:
     file = DOCS / "schedules" / f"{picture.file}.svg"  # type: ignore[attr-defined]
-    assert file.read_text(encoding="utf-8") == DRAWN.drawing(picture)
+    assert file.read_text(encoding="utf-8") == schedules.drawing(picture)
 
 
 def test_the_page_shows_every_schedule_and_the_current_table() -> None:
     page = (DOCS / "schedules.md").read_text(encoding="utf-8")
-    assert DRAWN.table() in page
+    assert schedules.table() in page
     headings = re.findall(r"^## (\S+)$", page, re.MULTILINE)
     assert sorted(headings) == sorted(GENERATORS)
     shown = re.findall(r"\(schedules/(\S+)\.svg\)", page)
-    assert sorted(shown) == sorted(p.file for p in DRAWN.PICTURES)
-    assert {p.name for p in DRAWN.PICTURES} == set(GENERATORS)
+    assert sorted(shown) == sorted(p.file for p in schedules.PICTURES)
+    assert {p.name for p in schedules.PICTURES} == set(GENERATORS)
     assert {f.stem for f in (DOCS / "schedules").glob("*.svg")} == set(shown)
 
 
@@ -75,9 +61,9 @@ def test_every_action_is_a_cell_where_it_runs(name: str) -> None:
         assert a == pytest.approx(b, abs=0.06)
 
 
-@pytest.mark.parametrize("picture", DRAWN.PICTURES, ids=lambda p: p.file)
+@pytest.mark.parametrize("picture", schedules.PICTURES, ids=lambda p: p.file)
 def test_cells_of_a_row_do_not_overlap_and_words_stay_inside(picture: object) -> None:
-    svg = DRAWN.drawing(picture)
+    svg = schedules.drawing(picture)
     root = ElementTree.fromstring(svg)
     rows: dict[float, list[tuple[float, float]]] = {}
     for x, y, w, _ in cells(svg):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .._words import gib, number
+from .._words import gib, number, plural
 from ..simulate.result import Simulation
 from .lines import Line, labelled
 
 INDENT = 2
+LONG = 60
+"""Letters of a list from which it is counted instead of shown."""
 
 
 def export_lines(
@@ -37,10 +39,7 @@ def file_lines(options: Mapping[str, Any], files: Mapping[str, str], width: int)
     for k, (name, text) in enumerate(files.items()):
         commands = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
         if k == 0:
-            about = (
-                ", ".join(key if value is True else f"{key} {_shown(value)}" for key, value in options.items())
-                or "all defaults"
-            )
+            about = ", ".join(_option(key, value) for key, value in options.items()) or "all defaults"
         elif name.endswith(".sh"):
             about = _command(commands)
         else:
@@ -58,6 +57,16 @@ def _command(lines: list[str]) -> str:
         else:
             joined.append(line)
     return joined[-1].rstrip("\\").rstrip() if joined else ""
+
+
+def _option(key: str, value: object) -> str:
+    """By its own name, without the sections that it is in: "data_parallel_shard_degree 64", "--sequence-parallel"."""
+    name = key if key.startswith("-") else key.rpartition(".")[2]
+    if value is True:
+        return name
+    if isinstance(value, (list, tuple)) and len(str(value)) > LONG:
+        return f"{name} of {plural(len(value), 'part')}"
+    return f"{name} {_shown(value)}"
 
 
 def _shown(value: object) -> str:

@@ -54,8 +54,13 @@ def gain_object(first: float, changes: Sequence[Change]) -> GainsAnswer:
 
 def _change(option: str, before: Any, after: Any) -> str:
     """ "--x 8 → 1", "add --x 8", "drop --x"."""
-    if before in (None, "", False):
+    if _absent(before):
         return f"add {option}" + ("" if after is True else f" {after}")
-    if after in (None, "", False):
+    if _absent(after):
         return f"drop {option}"
     return f"{option} {before} → {after}"
+
+
+def _absent(value: Any) -> bool:
+    """Whether an option with this value is not written: 0 is."""
+    return value is None or value is False or value == ""

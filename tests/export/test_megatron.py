@@ -47,7 +47,7 @@ def test_golden_files(name: str) -> None:
 @pytest.mark.parametrize("version", Megatron.versions)
 def test_what_is_written_is_read_back(model: str, version: str) -> None:
     exporter, written, priced = Megatron(version), 0, 0
-    for found in drawn(model, 60, seed=len(model)):
+    for found in drawn(model, 30, seed=len(model)):
         out = answer(exporter, found, lossy=True)
         assert {s.word for s in out.said} == set(WORDS)
         if not out.files:
@@ -61,7 +61,7 @@ def test_what_is_written_is_read_back(model: str, version: str) -> None:
             priced += 1
             own, theirs = (simulate(found.problem, s.plan(), detail=False) for s in (out.runs, again))
             assert own.step_seconds == theirs.step_seconds
-    assert written > 20
+    assert written > 8
 
 
 def test_every_condition_has_a_case_on_each_side() -> None:

@@ -5,7 +5,7 @@ Read in megatron-core 0.19.2: validate_args of training/arguments.py, __post_ini
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,8 @@ class Reader:
     world: int
     called: str
     ignored: dict[str, str]
+    spelled: Callable[[str], str] = lambda name: f"--{name.replace('_', '-')}"
+    """A field as the file would say it."""
     words: dict[str, Any] = field(default_factory=dict)
     lines: dict[str, str] = field(default_factory=dict)
 
@@ -169,7 +171,7 @@ class Reader:
             raise self.wrong("cp_comm_type", f'"{odd}" is none of {", ".join(CONTEXTS)}')
         first = max(dict.fromkeys(kinds), key=kinds.count)
         self.say("context", CONTEXTS[first], "cp_comm_type")
-        shown = self.lines.get("context", "--cp-comm-type p2p (default)")
+        shown = self.lines.get("context", f"{self.spelled('cp_comm_type')} p2p (default)")
         if len(set(kinds)) > 1:
             self.ignored[shown] = f"every layer is priced with {first}"
         elif first == "p2p":
@@ -180,7 +182,7 @@ class Reader:
     def _batch(self, dp: int) -> None:
         micro = self.number("micro_batch_size", 1)
         if "micro_batch_size" not in self.values:
-            self.ignored["--micro-batch-size (not given)"] = "Megatron asks for it; priced with 1"
+            self.ignored[f"{self.spelled('micro_batch_size')} (not given)"] = "Megatron asks for it; priced with 1"
         samples = self.number("global_batch_size", micro * dp)
         if samples % (micro * dp):
             below = samples // (micro * dp) * micro * dp
@@ -214,7 +216,9 @@ class Reader:
         self.say("ep", ep, names[0])
         self.say("whole_experts", whole, names[1])
         if ep > 1 and (kind := self.text("moe_token_dispatcher_type", "allgather")) == "flex":
-            self.ignored[f"--moe-token-dispatcher-type {kind}"] = "tokens are priced as sent by all-to-all"
+            self.ignored[f"{self.spelled('moe_token_dispatcher_type')} {kind}"] = (
+                "tokens are priced as sent by all-to-all"
+            )
 
     def _stored(self, dp: int) -> None:
         if self.on("use_megatron_fsdp"):
@@ -245,7 +249,8 @@ class Reader:
             ("num_layers_per_virtual_pipeline_stage", "num_virtual_stages_per_pipeline_rank"),
         )
         string = "pipeline_model_parallel_layout"
-        both = [n for n in (*names, string, "virtual_pipeline_model_parallel_size") if n in self.values]
+        virtual = "virtual_pipeline_model_parallel_size"
+        both = [n for n in (*names, string) if n in self.values]
         if len(both) > 1:
             raise self.wrong(both[1], f"not together with {self.values[both[0]].option}")
         extra = (
@@ -255,11 +260,18 @@ class Reader:
         ends = [
             n for n in ("decoder_first_pipeline_num_layers", "decoder_last_pipeline_num_layers") if n in self.values
         ]
-        if (string in both or any(extra)) and ends:
-            raise self.wrong(ends[0], "not together with a layout, nor with an embedding or loss counted as a layer")
+        counted = [
+            n for n in ("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split") if self.on(n)
+        ]
+        if string in both and (ends or counted):
+            raise self.wrong((ends or counted)[0], "not together with a layout")
+        if ends and counted:
+            raise self.wrong(ends[0], f"not together with {self.values[counted[0]].option}")
         if string in both:
             counts = self._layout(string, pp, layers)
             chunks = len(counts) // pp
+            if self.number(virtual, chunks) != chunks:
+                raise self.wrong(virtual, f"the layout has {chunks} stages a rank")
         else:
             chunks, counts = self._dealt(pp, layers, extra, names)
         if chunks > 1 and pp == 1:
@@ -351,7 +363,7 @@ class Reader:
             modules = [str(m) for m in given] if isinstance(given, list) else str(given).split()
             unknown = [m for m in modules if m not in MODULES]
             if unknown:
-                self.ignored[" ".join(["--recompute-modules", *unknown])] = "not recomputed"
+                self.ignored[" ".join([self.spelled("recompute_modules"), *unknown])] = "not recomputed"
             left = sorted(set(modules) & set(MODULES))
             how = "none" if not left else "attention" if left == ["core_attn"] else "+".join(left) + "+"
         elif kind == "full":
@@ -365,7 +377,9 @@ class Reader:
     def _whole_layers(self, names: tuple[str, ...], n: int) -> str:
         method = self.text(names[1], "")
         if method not in ("uniform", "block") or names[2] not in self.values:
-            raise self.wrong(names[0], "it needs --recompute-method uniform or block, and --recompute-num-layers")
+            raise self.wrong(
+                names[0], f"it needs {self.spelled(names[1])} uniform or block, and {self.spelled(names[2])}"
+            )
         if method == "block":
             return "none" if n == 0 else "full" if n >= max(self.counts) else f"{FIRST}{n}"
         if n > 1:
@@ -395,11 +409,13 @@ class Reader:
         if not self.on("overlap_p2p_comm", True) and self.words["pp"] > 1:
             self.ignored[self.values["overlap_p2p_comm"].option] = "sends between stages are priced beside the compute"
         if not (self.on("bf16") or self.on("fp16")):
-            self.ignored["--bf16 (not given)"] = "Megatron then computes in float32; priced in the precision asked for"
+            self.ignored[f"{self.spelled('bf16')} (not given)"] = (
+                "Megatron then computes in float32; priced in the precision asked for"
+            )
         if members > 1 and not self.on("use_torch_fsdp2"):
             for name, needed in (("overlap_grad_reduce", True), ("overlap_param_gather", self.words["zero"] > 0)):
                 if needed and not self.on(name):
-                    self.ignored[f"--{name.replace('_', '-')} (not given)"] = "priced as if it were: beside the compute"
+                    self.ignored[f"{self.spelled(name)} (not given)"] = "priced as if it were: beside the compute"
         if (optimizer := self.text("optimizer", "adam")) != "adam":
             self.ignored[self.values["optimizer"].option] = (
                 f"what it keeps is priced as the request says, not as {optimizer}"

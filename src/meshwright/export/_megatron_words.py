@@ -34,20 +34,17 @@ class Voice:
     title: str
     fsdp_dtypes: bool = True
     """Megatron-FSDP can be told the types of its gradients."""
+    torch_fsdp2: bool = True
+    """torch FSDP2 can be told to keep gathered weights for the backward."""
 
 
-def data_parallel(setup: Setup) -> str:
+def data_parallel(setup: Setup, voice: Voice) -> str:
     """Which of its four ways keeps what ZeRO cuts: "ddp", "distributed optimizer", "megatron fsdp", "torch fsdp2"."""
     p = setup.point
     if p.zero < 2:
         return "distributed optimizer" if p.zero else "ddp"
-    if (
-        p.zero == 3
-        and not p.reshard
-        and p.pp == p.ep == p.replicate == 1
-        and not setup.model.tied
-        and not p.whole_experts
-    ):
+    alone = p.pp == p.ep == p.replicate == 1 and not setup.model.tied and not p.whole_experts
+    if p.zero == 3 and not p.reshard and alone and voice.torch_fsdp2:
         return "torch fsdp2"
     return "megatron fsdp"
 
@@ -140,7 +137,7 @@ def _degrees(setup: Setup, voice: Voice) -> Iterator[Said]:
 
 def _stored(setup: Setup, voice: Voice) -> Iterator[Said]:
     """What ZeRO cuts, and over which replicas."""
-    p, way = setup.point, data_parallel(setup)
+    p, way = setup.point, data_parallel(setup, voice)
     copies = {"num_distributed_optimizer_instances": p.replicate} if p.replicate > 1 else {}
     if p.zero:
         yield Said("replicate", copies, why="one group")
@@ -173,15 +170,21 @@ def _stored(setup: Setup, voice: Voice) -> Iterator[Said]:
     elif way == "torch fsdp2":
         yield Said("reshard", {"torch_fsdp2_reshard_after_forward": False})
     else:
-        why = (
-            "with stages" if p.pp > 1 else "with experts over devices" if p.ep > 1 or p.whole_experts
-            else "in groups of replicas" if p.replicate > 1 else "with tied embeddings"
-        )  # fmt: skip
-        yield Said(
-            "reshard", level="close", runs_as={"reshard": True},
-            why=f"{voice.title} keeps gathered weights for the backward by torch FSDP2 only, which it does not take {why}: it gathers "
-            f"them again",
-        )  # fmt: skip
+        yield Said("reshard", level="close", why=_gathered_again(setup, voice), runs_as={"reshard": True})
+
+
+def _gathered_again(setup: Setup, voice: Voice) -> str:
+    p = setup.point
+    if not voice.torch_fsdp2:
+        return f"{voice.title} does not keep gathered weights for the backward: it gathers them again"
+    why = (
+        "with stages" if p.pp > 1 else "with experts over devices" if p.ep > 1 or p.whole_experts
+        else "in groups of replicas" if p.replicate > 1 else "with tied embeddings"
+    )  # fmt: skip
+    return (
+        f"{voice.title} keeps gathered weights for the backward by torch FSDP2 only, which it does not take {why}: it gathers them "
+        f"again"
+    )
 
 
 def _stages(setup: Setup) -> Said:
@@ -270,7 +273,7 @@ def _precision(setup: Setup, voice: Voice) -> Said:
     fields: dict[str, Any] = {COMPUTE[r.compute_dtype]: True} if COMPUTE[r.compute_dtype] else {}
     if r.compute_dtype != "float32" and r.param_dtype != "float32":
         return Said("precision", fields, "refused", f"{voice.title} updates weights in float32, not in {r.param_dtype}")
-    if data_parallel(setup) == "megatron fsdp" and voice.fsdp_dtypes:
+    if data_parallel(setup, voice) == "megatron fsdp" and voice.fsdp_dtypes:
         short = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(r.grad_dtype, r.grad_dtype)
         fields |= {"megatron_fsdp_main_grads_dtype": short, "megatron_fsdp_grad_comm_dtype": short}
     if r.compute_dtype != "float32":

@@ -66,7 +66,7 @@ class Megatron(Exporter):
         options = {k: v for s in self.said(setup) for k, v in s.options.items()}
         cluster, fsdp = (
             setup.problem.cluster,
-            data_parallel(setup).endswith("fsdp") or data_parallel(setup).endswith("fsdp2"),
+            "fsdp" in data_parallel(setup, self.voice),
         )
         each = min(cluster.node_size, setup.world)
         ranks = ["torchrun", f"--nproc-per-node {each}"]

@@ -25,7 +25,7 @@ class Exported:
     exporter: Exporter
     level: Level
     sentences: tuple[str, ...]
-    """Why it is close or refused."""
+    """Why it is close or refused, refused first."""
     said: tuple[Said, ...]
     files: Mapping[str, str]
     setup: Setup
@@ -81,7 +81,8 @@ def verdict(exporter: Exporter, setup: Setup) -> Exported:
         changed.update(s.runs_as)
     runs = setup.with_words(**changed) if changed else setup
     broken = broken_conditions(exporter, runs)
-    sentences = dict.fromkeys([*(s.why for s in said if s.level != "exact"), *broken])
+    worst = sorted((s for s in said if s.level != "exact"), key=lambda s: -RANK[s.level])
+    sentences = dict.fromkeys([*(s.why for s in worst), *broken])
     return Exported(exporter, "refused" if broken else level, tuple(sentences), said, {}, setup, runs, bool(broken))
 
 

@@ -10,11 +10,12 @@ from .export.model import model_of, parts_of
 from .export.outcome import broken_conditions, export, verdict
 from .export.reading import in_order
 from .export.setup import Setup
+from .layouts.build import schedule_of
 from .layouts.expert import expert_of
 from .layouts.point import Point
 from .layouts.recognise import Recognised
 from .layouts.units import Units
-from .plan.model import Plan, Schedule
+from .plan.model import Plan
 from .plan.problem import Problem
 
 
@@ -70,5 +71,4 @@ class ForTrainer:
     def _setup(self, problem: Problem, point: Point, parts: tuple[int, ...]) -> Setup:
         samples = problem.recipe.samples
         m = max(1, samples // (point.replicas * point.micro_batch))
-        schedule = Schedule(point.schedule, m, {"v": point.chunks} if point.chunks > 1 else {})
-        return Setup(problem, Recognised(point, parts, schedule, in_order(point), samples))
+        return Setup(problem, Recognised(point, parts, schedule_of(point, m), in_order(point), samples))

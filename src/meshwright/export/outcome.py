@@ -37,9 +37,24 @@ class Exported:
 
     def prices(self) -> tuple[Simulation, Simulation]:
         """Simulated as the plan has it, and as the target runs it."""
-        problem = self.setup.problem
-        own = simulate(problem, self.setup.plan(), detail=False)
-        return own, own if self.runs == self.setup else simulate(problem, self.runs.plan(), detail=False)
+        own = priced(self.setup)
+        return own, own if self.runs == self.setup else priced(self.runs)
+
+
+def priced(setup: Setup) -> Simulation:
+    """A setup, simulated. Where gradients are summed at every micro-batch, without a pipeline: each is a step of its own but
+    for the optimizer and what a step takes once."""
+    problem, m = setup.problem, setup.layout.micro_batches
+    whole = simulate(problem, setup.plan(), detail=False)
+    if not setup.sums_each or m == 1 or setup.point.pp > 1:
+        return whole
+    samples = setup.layout.samples // m
+    alone = replace(setup, problem=replace(problem, recipe=replace(problem.recipe, samples=samples)))
+    one = simulate(alone.problem, alone.with_words(samples=samples).plan(), detail=False)
+    factor, fixed = problem.cost.step_overhead(setup.world)
+    each, update = (one.step_seconds - fixed) / factor, one.seconds_by.get("optimizer", 0.0)
+    seconds = factor * (m * (each - update) + update) + fixed
+    return replace(whole, step_seconds=seconds, samples_per_second=setup.layout.samples / seconds)
 
 
 def export(exporter: Exporter, problem: Problem, plan: Plan, *, name: str = "", lossy: bool = False) -> Exported:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ..layouts.build import schedule_of
 from ..layouts.expert import Expert, expert_of
 from ..layouts.point import Point
 from ..layouts.recognise import AXES, Recognised, recognise
-from ..plan.model import Plan, Schedule
+from ..plan.model import Plan
 from ..plan.problem import Problem
 from .model import Model, Share, model_of, shares_of
 
@@ -26,6 +27,8 @@ class Setup:
     layout: Recognised
     name: str = ""
     """Of the model, as the user calls it: "llama-3.1-8b"."""
+    sums_each: bool = False
+    """Gradients of copies are summed at every micro-batch, which no plan says: once a step is enough."""
 
     @cached_property
     def expert(self) -> Expert:
@@ -80,6 +83,7 @@ class Setup:
         of_point = {f.name for f in fields(Point)}
         point = replace(self.point, **{k: v for k, v in words.items() if k in of_point})
         rest = {k: v for k, v in words.items() if k not in of_point}
+        sums_each = bool(rest.pop("sums_each", self.sums_each))
         schedule = rest.pop("plan_schedule", None)
         if schedule is None:
             m = rest.get("samples", self.layout.samples) // (point.replicas * point.micro_batch)
@@ -91,10 +95,11 @@ class Setup:
                 m,
             )
             kept = self.layout.schedule if same else None
-            schedule = kept or Schedule(point.schedule, m, {"v": point.chunks} if point.chunks > 1 else {})
+            schedule = kept or schedule_of(point, m)
         in_order = tuple(tuple(point.mesh(r).devices) for r in range(point.pp))
         devices = rest.pop("devices", self.layout.devices if sizes_of(point) == self.sizes else in_order)
-        return replace(self, layout=replace(self.layout, point=point, schedule=schedule, devices=devices, **rest))
+        layout = replace(self.layout, point=point, schedule=schedule, devices=devices, **rest)
+        return replace(self, layout=layout, sums_each=sums_each)
 
     def plan(self) -> Plan:
         """The plan again."""

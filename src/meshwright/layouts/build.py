@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..plan.model import Plan, Schedule, Stage
-from ..plan.schedules import home
+from ..plan.schedules import GENERATORS, home
 from .again import FIRST
 from .expert import Expert
 from .point import Point
@@ -26,8 +26,7 @@ def plan_of(
     meshes = [point.mesh(rank) for rank in range(point.pp)]
     first = int(point.recompute.removeprefix(FIRST)) if point.recompute.startswith(FIRST) else 0
     if schedule is None:
-        args = {"v": point.chunks} if point.chunks > 1 else {}
-        schedule = Schedule(point.schedule, samples // (point.replicas * point.micro_batch), args)
+        schedule = schedule_of(point, samples // (point.replicas * point.micro_batch))
     stages, at = [], 0
     for s, n in enumerate(parts):
         ops = units.ops(at, at + n)
@@ -39,3 +38,10 @@ def plan_of(
         )  # fmt: skip
         at += n
     return Plan(expert.graph.digest, samples, tuple(stages), schedule)
+
+
+def schedule_of(point: Point, micro_batches: int) -> Schedule:
+    """The schedule that a point names; chunks are said where the name leaves them open."""
+    kind = GENERATORS.get(point.schedule)
+    args = {"v": point.chunks} if point.chunks > 1 and (kind is None or not kind.chunks) else {}
+    return Schedule(point.schedule, micro_batches, args)

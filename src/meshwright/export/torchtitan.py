@@ -142,8 +142,8 @@ class Torchtitan(Exporter):
             return "close", f"{who} gathers weights at every one of {count(m)} micro-batches, ZeRO-2 once a step", runs
         if _groups(setup)[0] > 1 and m > 1:
             return "close", (
-                f"{who} sums copies of parameters at every one of {count(m)} micro-batches, the plan once a step; the price counts once"
-            ), {}  # fmt: skip
+                f"{who} sums copies of parameters at every one of {count(m)} micro-batches, the plan once a step"
+            ), {"sums_each": True}  # fmt: skip
         return "exact", "", {}
 
     def _tensor(self, setup: Setup) -> Iterator[Said]:

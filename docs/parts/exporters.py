@@ -23,6 +23,8 @@ from .pages import DOCS, ROOT, prose, table, with_table, write
 FOLDER = DOCS / "exporters"
 EXAMPLE = "tensor + sequence + ZeRO 1"
 """The row whose files a page shows, where the target writes it; else the first that it does."""
+VALUES = 4
+"""Values of an option that a page shows."""
 LONGEST = 60
 """Lines of a file that a page shows whole."""
 
@@ -75,18 +77,18 @@ def _sentences(found: Exported) -> str:
 def _options(found: Mapping[str, Exported]) -> Iterator[tuple[str, str]]:
     """Per word every option that any row made of it, with a value, and whose default says it where there is none."""
     for word in WORDS:
-        seen: dict[str, object] = {}
+        seen: dict[str, dict[str, None]] = {}
         why: dict[str, None] = {}
         for e in found.values():
             for said in e.said:
                 if said.word == word:
                     for option, value in said.options.items():
-                        seen.setdefault(option, value)
+                        seen.setdefault(option, {})[f"`{_short(value)}`"] = None
                     if not said.options and said.level == "exact" and said.why:
                         why[said.why] = None
-        cells = [f"`{option}` = `{_short(value)}`" for option, value in seen.items()]
+        cells = [f"`{option}`: {', '.join(list(values)[:VALUES])}" for option, values in seen.items()]
         words = "; ".join(list(why)[:2]).replace("<", "\\<").replace("*", "\\*")
-        yield f"`{word}`", ", ".join(cells) + (("; else " if cells else "") + words if words else "") or "–"
+        yield f"`{word}`", "; ".join(cells) + (("; else " if cells else "") + words if words else "") or "–"
 
 
 def _short(value: object) -> str:
@@ -140,14 +142,14 @@ def rebuilt() -> dict[Path, str]:
     return {
         index: with_table(index.read_text(encoding="utf-8"), "exporters", overview()),
         readme: with_table(readme.read_text(encoding="utf-8"), "exporters", brief()),
-        **{FOLDER / f"{name}.md": page(name) for name in registry.names()},
+        **{FOLDER / f"{name}.md": re.sub(r"\n{3,}", "\n\n", page(name)) for name in registry.names()},
     }
 
 
 def main() -> None:
     texts = rebuilt()
     for path, text in texts.items():
-        write(path, re.sub(r"\n{3,}", "\n\n", text) if path.parent == FOLDER else text)
+        write(path, text)
     for old in set(FOLDER.glob("*.md")) - set(texts):
         old.unlink()
         print(f"removed {old.relative_to(ROOT)}")

@@ -23,10 +23,10 @@ class Entry:
     remedy: str
 
     places: tuple[str, ...]
-    """Folders of the package all of whose sentences of bad input belong here: readers of files of one kind."""
+    """Folders of the package all of whose sentences of bad or unknown input belong here: readers of files of one kind."""
 
     def covers(self, said: Sentence) -> bool:
-        placed = said.kind == "InputError" and said.file.startswith(self.places or ("-",))
+        placed = said.kind in ("InputError", "Unsupported") and said.file.startswith(self.places or ("-",))
         return placed or any(matches(pattern, said.text) for pattern in self.patterns)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from itertools import combinations, product
 from math import inf
@@ -43,8 +44,8 @@ REFERENCE = reference_cases(
     ("amoeba-36", 128, 1, "8x2", 5.851005017, 11.875863950, [30, 43], [8, 8]),
     ("amoeba-36", 128, 1, "1x16", 5.851005017, 8.108117854, [32, 43], [11, 5]),
     ("bert-48", 64, 2, "1x16", 4.822243959, 9.734807991, [9, *range(12, 52, 3), 55], [1] * 16),
-    pytest.param("xlnet-36", 128, 1, "1x16", 10.523664032, 11.934934544, [22, 41], [8, 8], marks=pytest.mark.slow),
-    pytest.param("bert-48", 64, 2, "8x2", 4.822243959, 12.337061635, [30, 55], [8, 8], marks=pytest.mark.slow),
+    ("xlnet-36", 128, 1, "1x16", 10.523664032, 11.934934544, [22, 41], [8, 8]),
+    ("bert-48", 64, 2, "8x2", 4.822243959, 12.337061635, [30, 55], [8, 8]),
     ],
 )  # fmt: skip
 
@@ -71,6 +72,22 @@ def test_public_planner_speed_up(
     loads = planner.loads(problem, result.plan)
     assert max(loads) <= result.objective
     assert sum(x * n for x, n in zip(loads, replicas, strict=True)) == pytest.approx(sums.total)
+
+
+@pytest.mark.parametrize("workers", ["8x8", "1x64", "4x64"])
+def test_many_devices_are_planned_to_the_end(workers: str, data_folder: Path) -> None:
+    problem = read(data_folder / "dapple" / "states.json", profile="xlnet-36", batch=512, workers=workers)
+    began = time.process_time()
+    result = Dapple().plan(problem)
+    assert time.process_time() - began < 20
+    sums, servers = sums_of(problem), servers_of(problem.cluster, gain=3.0)
+    halves = [
+        Candidate((j, 40), (tuple(range(n // 2)), tuple(range(n // 2, n))), n // 2)
+        for n in (problem.cluster.count,)
+        for j in range(40)
+    ]
+    assert result.objective <= min(latency(sums, servers, c, 512, 1) for c in halves) * (1 + 1e-12)
+    assert Dapple().objective(problem, result.plan) == pytest.approx(result.objective, rel=1e-12)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 Exact, but not exhaustive: what cannot become the best candidate is left out before it is made. A plan of M micro-batches a
 replica, rp replicas and a slowest block of b seconds takes at least b / M · (M − 1) + total / (rp · M), so b has a limit;
-and whatever is still to be placed needs at least its work over the devices that are left.
+and whatever is still to be placed needs at least its work over the devices that are left. Where stages may take any number of
+slots, no slowest block is below the work over all of them, which one stage on all of them has: that is what the search finds.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def candidates(sums: Sums, servers: Servers, samples: int, micro: int, tick: Tic
     for slots, alone in [*((s, True) for s in straight), *((s, False) for s in range(2, count + 1))]:
         limit = _limit(best, sums.total, samples, count // slots, micro)
         here = partial(tick, "straight pipelines" if alone else "replicated pipelines", slots, count)
-        found = None
-        if sums.total / (count // slots * slots) < limit:
-            found = _blocks(sums, servers, slots, count // slots, limit, here, straight=alone)
+        found, rp = None, count // slots
+        if sums.total / (rp * slots) < limit:
+            found = _straight(sums, servers, slots, rp, limit, here) if alone else _replicas(servers, last, slots, rp)
         if found is not None and (value := latency(sums, servers, found, samples, micro)) < best:
             best = value
             yield found
@@ -90,10 +91,16 @@ def _two_stages(sums: Sums, servers: Servers, samples: int, micro: int) -> Itera
         yield Candidate((i // len(sets), last), (first, second), 1, twice=False)
 
 
-def _blocks(
-    sums: Sums, servers: Servers, slots: int, rp: int, limit: float, tick: Callable[[], None], *, straight: bool
+def _replicas(servers: Servers, last: int, slots: int, rp: int) -> Candidate:
+    """The stages of least slowest block, of any number of slots of `rp` devices each: one on all `slots`."""
+    none = (0,) * servers.count
+    return Candidate((last,), (between(servers, none, fresh_first(servers, none, slots * rp)),), rp)
+
+
+def _straight(
+    sums: Sums, servers: Servers, slots: int, rp: int, limit: float, tick: Callable[[], None]
 ) -> Candidate | None:
-    """The stages of least slowest block on `slots` slots of `rp` devices, if it is below `limit`."""
+    """The stages of least slowest block, one on each of `slots` slots of `rp` devices, if it is below `limit`."""
     size = len(sums)
     last = size - 1
     done = sums.forward + sums.backward
@@ -103,19 +110,17 @@ def _blocks(
         room = np.where(left > 0, (sums.total - done)[None, :] < limit * left, False)
     room[:, last] = False
     room[slots, last] = True
-    if straight:
-        depth = _depths(sums.inside)
-        if depth.max(initial=0) + 1 < slots:
-            return None
-        room &= depth[None, :] >= np.arange(slots, -1, -1)[:, None]
+    depth = _depths(sums.inside)
+    if depth.max(initial=0) + 1 < slots:
+        return None
+    room &= depth[None, :] >= np.arange(slots, -1, -1)[:, None]
     table: list[list[dict[Counts, Entry]]] = [[{} for _ in range(slots + 1)] for _ in range(size)]
     none = (0,) * servers.count
-    for used in range(1, (1 if straight else slots) + 1):
-        counts = fresh_first(servers, none, used * rp)
-        devices = between(servers, none, counts)
-        for j in np.flatnonzero(room[used] & (done < limit * (used * rp))).tolist():
-            table[j][used][counts] = (float(done[j]) / (used * rp), (j,), (devices,))
-    choices: dict[tuple[Counts, int], tuple[Counts, ...]] = {}
+    counts = fresh_first(servers, none, rp)
+    devices = between(servers, none, counts)
+    for j in np.flatnonzero(room[1] & (done < limit * rp)).tolist():
+        table[j][1][counts] = (float(done[j]) / rp, (j,), (devices,))
+    choices: dict[Counts, tuple[Counts, ...]] = {}
     for k in range(last):
         work = done - done[k]
         for used in range(1, slots):
@@ -123,24 +128,23 @@ def _blocks(
             if not entries:
                 continue
             tick()
-            for more in (1,) if straight else range(1, slots - used + 1):
-                ends = np.flatnonzero(sums.inside[k] & room[used + more] & (work < limit * (more * rp)))
-                if not len(ends):
-                    continue
-                pairs = list(zip(ends.tolist(), (work[ends] / (more * rp)).tolist(), strict=True))
-                for counts, (value, before, sets) in list(entries.items()):
-                    if (counts, more) not in choices:
-                        choices[counts, more] = placements(servers, counts, more, rp)
-                    for now in choices[counts, more]:
-                        devices = between(servers, counts, now)
-                        moved = max(value, servers.transfer(sets[-1], devices, 2.0 * float(sums.out[k])))
-                        if moved >= limit:
-                            continue
-                        for j, seconds in pairs:
-                            known = table[j][used + more].get(now)
-                            block = max(moved, seconds)
-                            if known is None or block < known[0]:
-                                table[j][used + more][now] = (block, (*before, j), (*sets, devices))
+            ends = np.flatnonzero(sums.inside[k] & room[used + 1] & (work < limit * rp))
+            if not len(ends):
+                continue
+            pairs = list(zip(ends.tolist(), (work[ends] / rp).tolist(), strict=True))
+            for counts, (value, before, sets) in list(entries.items()):
+                if counts not in choices:
+                    choices[counts] = placements(servers, counts, 1, rp)
+                for now in choices[counts]:
+                    devices = between(servers, counts, now)
+                    moved = max(value, servers.transfer(sets[-1], devices, 2.0 * float(sums.out[k])))
+                    if moved >= limit:
+                        continue
+                    for j, seconds in pairs:
+                        known = table[j][used + 1].get(now)
+                        block = max(moved, seconds)
+                        if known is None or block < known[0]:
+                            table[j][used + 1][now] = (block, (*before, j), (*sets, devices))
     found = min(table[last][slots].values(), key=lambda entry: entry[0], default=None)
     return None if found is None else Candidate(found[1], found[2], rp)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from math import inf
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from .cluster._units import BadQuantity, quantity
 from .request import PRECISIONS, Request, tokens_of
@@ -14,6 +15,18 @@ from .request import PRECISIONS, Request, tokens_of
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def _counted(value: object) -> object:
+    if isinstance(value, str):
+        return tokens_of(value)
+    if isinstance(value, int | float) and not 1 <= value < inf:
+        raise ValueError("must be a number of at least 1")
+    return value
+
+
+Tokens = Annotated[float, BeforeValidator(_counted, json_schema_input_type=Annotated[float, Field(ge=1)] | str)]
+"""A number, or a text such as "15T"."""
 
 
 class ModelTable(_Table):
@@ -28,12 +41,7 @@ class ModelTable(_Table):
     attention_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     routing_skew: Annotated[float, Field(ge=1)] = 1.0
 
-    tokens: Annotated[float, Field(ge=1, allow_inf_nan=False)] | str | None = None
-
-    @field_validator("tokens")
-    @classmethod
-    def _counted(cls, value: float | str | None) -> float | None:
-        return tokens_of(value) if isinstance(value, str) else value
+    tokens: Tokens | None = None
 
     @field_validator("precision")
     @classmethod
@@ -125,7 +133,7 @@ class ProblemFile(_Table):
             _beside(folder, self.search.annotations) if self.search.annotations else "",
             self.search.for_,
             self.model.recorded is not None,
-            cast("float | None", self.model.tokens),  # a text was made a number when it was read
+            self.model.tokens,
             self.cluster.price,
         )
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from export.drawn import again, drawn, of_row, other, same_as_golden, written
+from export.megatron_cases import setup as two_stacks
 from meshwright.cluster import resolve
 from meshwright.errors import InputError, Unsupported
 from meshwright.export._maxtext_names import MESH, mesh_axes, model_name
@@ -64,6 +65,11 @@ def on_tpu(setup: Setup, **words: Any) -> Setup:
 
 
 CASES: dict[str, tuple[Setup, Setup, str]] = {
+    "decoder": (
+        ZERO_3,
+        two_stacks("t5-large"),
+        "a decoder: one stack of layers with attention between an embedding and a head; this model has 2 stacks of layers",
+    ),
     "batch splits": (
         ZERO_3,
         other(ZERO_3, samples=1000),

@@ -60,10 +60,12 @@ def balanced(weights: tuple[int, ...], stages: int) -> tuple[int, ...]:
 
 
 def weights_of(setup: Setup) -> tuple[int, ...]:
-    """Parameters of each entry of the list; of the first again where it ends the list."""
+    """Parameters of each entry of the list; of the first again where it ends the list. Without layers the model is one entry."""
     graph, model = setup.problem.graph, model_of(setup.problem.graph)
     inside = [next((n for n, path in enumerate(model.layers) if _in(op.module, path)), None) for op in graph.ops]
     of_layers = [i for i, n in enumerate(inside) if n is not None]
+    if not of_layers:
+        return (sum(prod(t.shape) for t in graph.params()),)
     first, last = min(of_layers), max(of_layers)
     entries: list[set[str]] = [set() for _ in range(len(model.layers) + 2)]
     for i, (op, layer) in enumerate(zip(graph.ops, inside, strict=True)):
@@ -101,7 +103,9 @@ def ends_of(setup: Setup) -> tuple[int, ...] | None:
 
 
 def method_for(setup: Setup) -> str:
-    """The method that deals as the plan does; "" if none does."""
+    """The method that deals as the plan does; "" if none does: in a model without layers nothing is dealt."""
+    if not setup.model.layers:
+        return ""
     ends = ends_of(setup)
     return next((name for name, found in methods(setup, setup.stages).items() if found == ends), "")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .._words import count
+from ._needs import decoder
 from ._words import divisors_near, neighbours
 from .said import Condition
 from .setup import Setup
@@ -98,6 +99,7 @@ def _experts(setup: Setup) -> str:
 
 
 CONDITIONS = (
+    Condition("decoder", decoder),
     Condition("batch splits", _batch),
     Condition("layers split", _layers),
     Condition("pipeline micro-batches", _pipeline_micro_batches),

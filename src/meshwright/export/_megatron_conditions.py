@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .._words import count, plural
+from ._needs import decoder
 from .said import Condition
 from .setup import Setup
 
 
 def conditions() -> Sequence[Condition]:
     return (
-        Condition("decoder", _decoder),
+        Condition("decoder", decoder),
         Condition("batch splits", _batch, unevenly=True),
         Condition("heads", _heads, unevenly=True),
         Condition("query groups", _groups),
@@ -23,20 +24,6 @@ def conditions() -> Sequence[Condition]:
         Condition("ranks of interleaved", _ranks),
         Condition("micro-batches of interleaved", _micro_batches),
     )
-
-
-def _decoder(s: Setup) -> str:
-    m = s.model
-    if m.decoder:
-        return ""
-    what = (
-        "no embedding of tokens"
-        if not m.vocabulary
-        else "no attention"
-        if not m.heads
-        else f"{len(m.stacks)} stacks of layers"
-    )
-    return f"a decoder: one stack of layers with attention between an embedding and a head; this model has {what}"
 
 
 def _batch(s: Setup) -> str:

@@ -216,6 +216,16 @@ def _pipeline(setup: Setup) -> Iterator[Said]:
         yield Said("pp", why="no pipeline")
         yield Said("stages", why="one stage")
         yield Said("chunks", why="one stage")
+    elif not setup.model.layers:
+        why = "DeepSpeed deals a list of layers to stages, and this model has no equal ones; use pp 1"
+        yield Said(
+            "pp",
+            level="refused",
+            why=why,
+            runs_as={"pp": 1, "dp": p.dp * p.pp, "chunks": 1, "parts": (sum(setup.layout.parts),)},
+        )
+        yield Said("stages", why="see pp")
+        yield Said("chunks", why="see pp")
     else:
         yield Said("pp", {"pipeline.stages": p.pp}, why="read by the user's code")
         even = methods(setup, p.pp)[LAYERS_ONLY]

@@ -264,8 +264,10 @@ def test_degrees_and_recompute() -> None:
 
 def test_what_is_not_priced_is_said() -> None:
     offload = {"stage": 2, "offload_optimizer": {"device": "cpu"}, "zero_quantized_gradients": True}
-    found = read({"train_batch_size": 16, "zero_optimization": offload, "activation_checkpointing": {"profile": True}})
+    others = {"activation_checkpointing": {"profile": True}, "cluster_of_ours": "seven"}
+    found = read({"train_batch_size": 16, "zero_optimization": offload, **others})
     assert set(found.ignored) == {
+        "cluster_of_ours",
         "zero_optimization.offload_optimizer", "zero_optimization.zero_quantized_gradients", "zero_optimization.overlap_comm",
         "activation_checkpointing", "bf16.enabled",
     }  # fmt: skip

@@ -268,6 +268,7 @@ def test_pipelines_and_experts() -> None:
     ("setting", "ignored"),
     [
         ("quantization=fp8", "quantization"),
+        ("cluster_of_ours=seven", "cluster_of_ours"),
         ("optimizer_memory_host_offload=true", "optimizer_memory_host_offload"),
         ("ici_context_parallelism=2", "context_parallel_load_balance"),
         ("ici_context_parallelism=2 context_parallel_strategy=ring", "context_parallel_strategy"),
@@ -321,5 +322,6 @@ def test_its_files_are_told_from_others() -> None:
     assert TARGET.recognises("base_config: base.yml\n")
     assert TARGET.recognises("run: 1\nici_fsdp_parallelism: 4\n")
     assert not TARGET.recognises("distributed_type: FSDP\n")
-    with pytest.raises(InputError, match=r"mine\.yml:3: no YAML"):
+    with pytest.raises(InputError, match="not YAML") as wrong:
         read("a: 1\nb: [1,\n", name="mine.yml")
+    assert wrong.value.where == "mine.yml:3"

@@ -89,9 +89,9 @@ class _Reading:
             if folder + key in REMOVED:
                 raise self._wrong(key, f'{self.called} has no "{folder + key}" any more: leave it out')
             if key not in known:
-                near = nearest(key, known)
-                hint = f'did you mean "{near}"?' if near else "leave it out"
-                raise self._wrong(key, f'{self.called} has no setting "{folder + key}": {hint}')
+                if near := nearest(key, known):
+                    raise self._wrong(key, f'{self.called} has no setting "{folder + key}": did you mean "{near}"?')
+                self.ignored[folder + key] = "no setting of DeepSpeed: taken as the script's own"
 
     def _get(self, path: str) -> Any:
         """The value at a path; None where there is none."""

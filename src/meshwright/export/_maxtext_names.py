@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
 from itertools import permutations
 
 from .setup import Setup
@@ -48,16 +50,6 @@ MODELS = (
 )  # fmt: skip
 """Language models that it has settings of."""
 
-UNDERSTOOD = (
-    "base_config", "model_name", "hardware", "num_slices", "mesh_axes", "logical_axis_rules", "max_target_length", "scan_layers",
-    "shard_optimizer_over_data", "context_parallel_strategy", "context_parallel_load_balance", "num_layers_per_pipeline_stage",
-    "num_pipeline_repeats", "pipeline_parallel_layers", "num_pipeline_microbatches", "per_device_batch_size",
-    "gradient_accumulation_steps", "remat_policy", "dtype", "weight_dtype", "grad_dtype", "opt_type", "attention", "packing",
-    "use_tokamax_splash", "use_jax_splash",
-    *(f"{kind}_{SIZE_OF.get(axis, axis)}_parallelism" for kind in ("ici", "dcn") for axis in (*MESH, "sequence")),
-)  # fmt: skip
-"""Settings that `read` takes in, or that change no layout."""
-
 ASSUMED: Mapping[str, tuple[object, str]] = {
     "quantization": ("", "products in the precision that was asked for (--precision)"),
     "optimizer_memory_host_offload": (False, "optimizer state stays on the device"),
@@ -77,6 +69,13 @@ ASSUMED: Mapping[str, tuple[object, str]] = {
     "use_batch_split_schedule": (False, "micro-batches are not split further"),
 }
 """Setting that changes speed or memory -> (its default, what is priced instead)."""
+
+
+@cache
+def options() -> frozenset[str]:
+    """Names of all its settings."""
+    text = (files(__package__) / "_maxtext_options.txt").read_text(encoding="utf-8")
+    return frozenset(line for line in text.splitlines() if line and not line.startswith("#"))
 
 
 def model_name(name: str) -> str:

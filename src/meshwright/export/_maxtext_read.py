@@ -12,8 +12,9 @@ import yaml
 from .._spelling import nearest
 from .._words import count
 from ..errors import InputError, Unsupported
-from ._maxtext_names import AGAIN, ASSUMED, MESH, NEAREST_AGAIN, OWN, SIZE_OF, UNDERSTOOD
+from ._maxtext_names import AGAIN, ASSUMED, MESH, NEAREST_AGAIN, OWN, SIZE_OF, options
 from ._shell import script
+from ._yaml import settings
 from .base import Read
 from .model import Model
 
@@ -50,18 +51,8 @@ def _settings(name: str, text: str) -> Iterator[tuple[str, Any, str]]:
                 if found := _KEY.fullmatch(word.text):
                     yield found[1], _value(found[2], f"{name}:{word.line}"), f"{name}:{word.line}"
         return
-    try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark is not None else 1
-        raise InputError(f"{name}:{line}: no YAML: {getattr(error, 'problem', error)}", where=name) from None
-    if not isinstance(values, dict) or not isinstance(tree, yaml.MappingNode):
-        raise InputError(f"{name}: no settings (key: value)", where=name)
-    lines = {key.value: key.start_mark.line + 1 for key, _ in tree.value}
-    for key, value in values.items():
-        yield str(key), value, f"{name}:{lines.get(str(key), 1)}"
+    for key, setting in settings(text, name).items():
+        yield key, setting.value, f"{name}:{setting.line}"
 
 
 def _value(text: str, place: str) -> Any:
@@ -110,10 +101,13 @@ class _Reading:
     # ---- settings
 
     def _keys(self) -> None:
-        known = (*UNDERSTOOD, *ASSUMED)
+        known = options()
         for key, (_, place) in self.found.items():
-            if key not in known and (near := nearest(key, known)):
+            if key in known:
+                continue
+            if near := nearest(key, known):
                 raise InputError(f'{place}: {self.called} has no setting "{key}": did you mean "{near}"?', where=place)
+            self.ignored[key] = "no setting of MaxText: taken as the script's own"
 
     def _get(self, key: str, default: Any) -> Any:
         return self.found[key][0] if key in self.found else default

@@ -5,7 +5,7 @@ READY   := $(VENV)/.ready
 TESTS   ?= tests
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all lint bench docs clean
+.PHONY: demo test test-all targets lint bench docs clean
 
 demo: $(READY)
 	$(PYTHON) -m meshwright.cli.demo
@@ -13,8 +13,12 @@ demo: $(READY)
 test: $(READY)
 	$(PYTHON) -m pytest -q -n 2 --dist worksteal -m "not slow" $(TESTS)
 
-test-all: $(READY)
+test-all: $(READY) targets
 	$(PYTHON) -m pytest -q -n 2 --dist worksteal $(TESTS)
+
+# An environment for each trainer that plans are exported to; one that cannot be made leaves its tests to skip.
+targets: $(READY)
+	$(PYTHON) tests/export/proof/envs/make.py
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
@@ -28,7 +32,7 @@ docs: $(READY)
 	$(PYTHON) docs/build.py
 
 clean:
-	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .targets build dist demo .pytest_cache .mypy_cache .ruff_cache
 
 $(READY): pyproject.toml
 	test -x $(PYTHON) || python3 -m venv $(VENV)

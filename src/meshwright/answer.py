@@ -338,7 +338,7 @@ def by_hand(stated: Stated, layout: LayoutByHand, top: int = 5) -> Outcome:
     outcome = outcome_of(stated, planner, result, top=1)
     if outcome.misses and not outcome.candidates and (build := outcome.misses[0].plan) is not None:
         return replace(of_plan(stated, build(), "by hand"), misses=outcome.misses[:1])
-    return replace(outcome, planner="by hand", misses=(), points=0)
+    return replace(outcome, planner="by hand", misses=(), points=0, bound=None)
 
 
 def cluster_of(request: Request) -> Cluster:

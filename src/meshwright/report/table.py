@@ -263,7 +263,7 @@ def next_lines(outcome: Outcome, width: int) -> list[Line]:
         if is_local(outcome.question.cluster_spec or "local")
         else (
             f"meshwright export {folder} --to {outcome.trainer or 'NAME'}",
-            "settings for the trainer you have" + ("" if outcome.trainer else " (meshwright exporters)"),
+            "settings for the trainer you have",
         ),
         (f"meshwright show {folder}", "open the report"),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +112,22 @@ def test_a_plan_that_runs_is_not_refused(graph: Graph) -> None:
         Layout(cp=2, recompute="full"),
     ):
         assert why_not(plan_of(graph, layout, 2), graph) is None
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (lambda g: replace(g, training="none"), "for a graph without training"),
+        (lambda g: replace(g, training="explicit"), "of a backward that is written out"),
+        (lambda g: replace(g, ops=tuple(replace(op, call="") for op in g.ops)), "for a recorded profile"),
+    ],
+)
+def test_what_has_prices_but_no_code_is_refused_as_that(
+    other: Callable[[Graph], Graph], says: str, graph: Graph
+) -> None:
+    plan = plan_of(graph, Layout(dp=2), 2)
+    (found,) = refusals(plan, other(graph))
+    assert found.reason == "code" and says in found.sentence and found.sentence.endswith(": plan the model itself")
 
 
 def test_recurrent_time_steps_cannot_be_cut() -> None:

@@ -40,6 +40,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "the vocabulary of an embedding bag; or two stages renew the same running statistics.",
         "summa": "An op runs as SUMMA that is no product of rows with a matrix, or on a grid that is not square.",
         "halo": "A window is cut into parts smaller than what a neighbour reads of them.",
+        "code": "The graph is a recorded profile, whose ops have no code, or one whose backward is written out or that has none.",
         "op": "An op is of a kind that has no rule for running on parts.",
         "integers": "An op draws integers at random, which would differ from plan to plan.",
         "scale": "For `verify` only: no scaled-down form has the same structure; verify at full size.",
@@ -79,6 +80,10 @@ def must_run(plan: Plan, graph: Graph) -> None:
 
 
 def _refusals(plan: Plan, graph: Graph) -> Iterator[Refusal]:
+    without = _of_graph(graph)
+    if without is not None:
+        yield without
+        return
     said = False
     for refusal in (*_of_fields(plan), *_of_schedule(plan)):
         said = True
@@ -93,6 +98,25 @@ def _refusals(plan: Plan, graph: Graph) -> Iterator[Refusal]:
     yield from _of_weights(plan, program)
     yield from _of_statistics(plan, program, graph)
     yield from _of_ops(program, graph)
+
+
+def _of_graph(graph: Graph) -> Refusal | None:
+    """Graphs that say what to price, not what to run."""
+    if graph.ops and not any(op.call for op in graph.ops):
+        return Refusal(
+            "code", "the plan is for a recorded profile, whose ops have prices but no code: plan the model itself"
+        )
+    if graph.training == "none":
+        return Refusal(
+            "code", "the plan is for a graph without training, and what runs is a training step: plan the model itself"
+        )
+    if graph.training == "explicit":
+        return Refusal(
+            "code",
+            "the plan places the ops of a backward that is written out, while torch derives the one that runs: plan the model "
+            "itself",
+        )
+    return None
 
 
 def _of_fields(plan: Plan) -> Iterator[Refusal]:

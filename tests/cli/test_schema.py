@@ -192,3 +192,16 @@ def test_all_commands_and_options_are_described(meshwright: Command) -> None:
     one = json.loads(meshwright("schema", "problem.toml").out)
     assert (one["commands"], list(one["files"])) == ({}, ["problem.toml"])
     assert meshwright("schema", "plon").err == 'meshwright: no command and no file "plon": did you mean plan?\n'
+
+
+def test_exports_and_imports(meshwright: Command) -> None:
+    assert meshwright("plan", *SMALL, "--fix", "dp=2", "-q").code == 0
+    check(
+        said(meshwright, "export", "gpt2-a100x2", "--to", "megatron", "--allow-lossy", "--check"),
+        "export",
+        "ExportAnswer",
+    )
+    check(said(meshwright, "export", "gpt2-a100x2", "--to", "meshwright"), "export", "ExportAnswer")
+    script = next(Path("gpt2-a100x2/megatron").glob("*.sh"))
+    found = said(meshwright, "simulate", *SMALL, "--from", str(script), "--format", "megatron")
+    check(found, "simulate", "ImportedAnswer")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 from .pages import DOCS
 from .sentences import HOLE, Sentence
@@ -31,7 +32,12 @@ class Entry:
 
 
 def matches(pattern: str, sentence: str) -> bool:
-    return re.fullmatch(".*".join(map(re.escape, pattern.split(HOLE))), sentence, re.DOTALL) is not None
+    return _expression(pattern).fullmatch(sentence) is not None
+
+
+@cache
+def _expression(pattern: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, pattern.split(HOLE))), re.DOTALL)
 
 
 def entries(text: str) -> list[Entry]:

@@ -205,3 +205,7 @@ def test_exports_and_imports(meshwright: Command) -> None:
     script = next(Path("gpt2-a100x2/megatron").glob("*.sh"))
     found = said(meshwright, "simulate", *SMALL, "--from", str(script), "--format", "megatron")
     check(found, "simulate", "ImportedAnswer")
+
+
+def test_validations(meshwright: Command) -> None:
+    check(said(meshwright, "validate", "--source", "amp"), "validate", "ValidateAnswer")

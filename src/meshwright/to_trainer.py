@@ -9,7 +9,7 @@ from typing import Any
 
 from .errors import InputError, Unsupported
 from .export.base import Exporter, Read
-from .export.gains import path
+from .export.gains import gaining, path
 from .export.model import model_of
 from .export.outcome import Exported, export
 from .export.reading import setup_from
@@ -140,10 +140,13 @@ def _texts(file: Path) -> dict[str, str]:
 
 
 def changes(theirs: Imported, plan: Plan) -> list[Change]:
-    """From a trainer's settings to a plan that it runs, one change at a time."""
+    """From a trainer's settings to a plan that it runs, one change at a time; each makes the step shorter, or fit."""
     ours = setup_of(theirs.setup.problem, plan, theirs.setup.name)
     options = spelled(theirs.exporter)
-    return [(s.options(options), s.seconds, s.memory, s.fits) for s in path(theirs.setup, ours)]
+    return [
+        (s.options(options), s.seconds, s.memory, s.fits)
+        for s in gaining(theirs.setup, path(theirs.setup, ours), options)
+    ]
 
 
 def spelled(exporter: Exporter) -> Callable[[Setup], dict[str, Any]]:

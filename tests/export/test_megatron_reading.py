@@ -89,6 +89,8 @@ def test_a_launch_script() -> None:
         "python pretrain_gpt.py --tensor-model-parallel-size 2\\\n --pipeline-model-parallel-size=4 " + BASE,
         "--tensor-model-parallel-size 2\n--pipeline-model-parallel-size 4\n" + BASE.replace(" --", "\n--"),
         f'srun bash -c "torchrun a/pretrain_gpt.py --tensor-model-parallel-size 2 --pipeline-model-parallel-size 4 {BASE}"',
+        'OPTIONS=" \\\n --tensor-model-parallel-size 2 \\\n --pipeline-model-parallel-size 4 \\\n '
+        f'{BASE}"\nCOMMAND="python -u $DIR/pretrain_gpt.py $@ ${{OPTIONS}}"\nsrun -l sh -c "${{COMMAND}}"\nset +x',
         f"ARGS=(--tensor-model-parallel-size 2 --pipeline-model-parallel-size 4 {BASE})",
         f"ARGS='--tensor-model-parallel-size 2 --pipeline-model-parallel-size 4 {BASE}'\nrun.py $ARGS $MORE",
     ],

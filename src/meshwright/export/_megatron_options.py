@@ -105,7 +105,11 @@ def _launch(said: list[list[Word]], variables: Mapping[str, list[Word]]) -> list
         return max(launched, key=len)
     inner = [w for c in said for w in c if ".py " in w.text and " --" in w.text]
     if inner:  # a command in quotes: bash -c "…"
-        return _launch(script(inner[0].text, inner[0].line)[0], {})
+        whole = inner[0].text
+        found = _launch(script(whole, inner[0].line)[0], {})
+        if any(w.text.startswith("--") for w in found):
+            return found
+        return _launch(script(whole.replace("\n", "\\\n"), inner[0].line)[0], {})  # its lines were continued
     words = [w for c in said for w in c]
     return words if any(w.text.startswith("--") for w in words) else [w for held in variables.values() for w in held]
 

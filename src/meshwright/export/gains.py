@@ -6,8 +6,8 @@ that do not. What a change is worth depends on those before it, so the figures b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import MeshwrightError
@@ -72,6 +72,33 @@ def path(theirs: Setup, ours: Setup) -> Iterator[Step]:
         step = min(tried, key=lambda s: (not s.fits, s.seconds))
         yield step
         here, left = step.after, [g for g in left if g != step.words and _differ(step.after, ours, g)]
+
+
+def gaining(theirs: Setup, steps: Iterable[Step], spelled: Callable[[Setup], Mapping[str, Any]]) -> Iterator[Step]:
+    """Steps of `path`, each a change that is worth making: it makes the step shorter, or fit.
+
+    A change that the target has no option for belongs to the one before it, whose options bring it about; one that makes the step
+    longer, to those behind it that it makes room for; and those at the end that only cost are left out.
+    """
+    problem = theirs.problem
+    found = simulate(problem, theirs.plan(), detail=False)
+    usable, peak = min(problem.limits.usable(t.memory) for t in problem.cluster.types), float(found.peak.max())
+    rows = [Step((), theirs, theirs, found.step_seconds, peak, peak <= usable)]
+    waiting: Step | None = None
+    for step in steps:
+        if waiting is None and len(rows) > 1 and not step.options(spelled):
+            waiting = rows.pop()
+        waiting = step if waiting is None else replace(step, words=waiting.words + step.words, before=waiting.before)
+        if waiting.options(spelled) and _better(waiting, rows[-1]):
+            rows.append(waiting)
+            waiting = None
+    yield from rows[1:]
+
+
+def _better(step: Step, before: Step) -> bool:
+    if step.fits != before.fits:
+        return step.fits
+    return step.seconds < before.seconds * (1 - 1e-9)
 
 
 def _differ(a: Setup, b: Setup, group: Sequence[str]) -> bool:

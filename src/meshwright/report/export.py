@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,7 +40,10 @@ def file_lines(options: Mapping[str, Any], files: Mapping[str, str], width: int)
     for k, (name, text) in enumerate(files.items()):
         commands = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
         if k == 0:
-            about = ", ".join(_option(key, value) for key, value in options.items()) or "all defaults"
+            last = Counter(key.rpartition(".")[2] for key in options)
+            about = (
+                ", ".join(_option(k, v, last[k.rpartition(".")[2]] > 1) for k, v in options.items()) or "all defaults"
+            )
         elif name.endswith(".sh"):
             about = _command(commands)
         else:
@@ -59,9 +63,10 @@ def _command(lines: list[str]) -> str:
     return joined[-1].rstrip("\\").rstrip() if joined else ""
 
 
-def _option(key: str, value: object) -> str:
-    """By its own name, without the sections that it is in: "data_parallel_shard_degree 64", "--sequence-parallel"."""
-    name = key if key.startswith("-") else key.rpartition(".")[2]
+def _option(key: str, value: object, several: bool = False) -> str:
+    """By its own name, without the sections that it is in: "data_parallel_shard_degree 64", "--sequence-parallel"; with them where
+    several are called so: "bf16.enabled"."""
+    name = key if several or key.startswith("-") else key.rpartition(".")[2]
     if value is True:
         return name
     if isinstance(value, (list, tuple)) and len(str(value)) > LONG:

@@ -305,7 +305,7 @@ accelerator = Accelerator(parallelism_config=config, fsdp_plugin=fsdp, gradient_
 @pytest.mark.parametrize(
     ("text", "message", "where"),
     [
-        (FSDP2.replace("fsdp_reshard_after_forward", "fsdp_reshard_after"), 'fsdp_config has no "fsdp_reshard_after"', ":10"),
+        (FSDP2.replace("reshard_after_forward", "reshard_after_foward"), "did you mean fsdp_reshard_after_forward?", ":10"),
         (FSDP2.replace("mixed_precision", "mixed_precison"), 'ClusterConfig has no "mixed_precison": did you mean mixed_precision?', ":16"),
         (FSDP2.replace("fsdp_version: 2", "fsdp_version: 1"), "parallelism_config needs fsdp_version: 2", ":13"),
         (FSDP2.replace("shard_size: 8", "shard_size: 4"), "sizes multiply to 8, but num_processes is 16", ":22"),
@@ -325,6 +325,12 @@ def test_what_cannot_be_right_is_said_with_its_place(text: str, message: str, wh
         read(text)
     assert message in str(refused.value)
     assert refused.value.where == f"config.yaml{where}"
+
+
+def test_settings_that_are_near_none_are_the_users_own() -> None:
+    found = read(FSDP2.replace("debug: false", "my_cluster_name: x"))
+    assert found.ignored["my_cluster_name"] == "no setting of accelerate or transformers: taken as the script's own"
+    assert found.words["dp"] == 16
 
 
 def test_settings_of_scripts_that_no_class_has() -> None:

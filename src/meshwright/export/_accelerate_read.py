@@ -9,13 +9,13 @@ from typing import Any
 from .._spelling import nearest
 from ..errors import InputError
 from ._calls import Call, Open, constants, parsed
-from ._hf_options import check, names
+from ._hf_options import known
 from ._hf_python import Script, distributed, found_calls, number
 from ._yaml import Setting, settings
 from .base import Read
 from .model import Model
 
-SECTIONS = ("fsdp_config", "parallelism_config", "deepspeed_config", "megatron_lm_config", "dynamo_config", "fp8_config", "mpirun_config")  # fmt: skip
+SECTIONS = ("fsdp_config", "parallelism_config", "deepspeed_config", "megatron_lm_config", "dynamo_config", "fp8_config")  # fmt: skip
 STRATEGIES = ("FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "HYBRID_SHARD_ZERO2")
 """FSDP 1's, by number from 1."""
 TYPES = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "MULTI_MLU", "MULTI_SDAA", "MULTI_MUSA", "MULTI_XPU", "MULTI_HPU", "MULTI_NEURON", "DEEPSPEED", "FSDP", "XLA", "MEGATRON_LM")  # fmt: skip
@@ -115,19 +115,11 @@ class _Yaml:
         for key in self.found:
             section, _, name = key.partition(".")
             if not name:
-                check("ClusterConfig", [section], self.at(key))
-            elif section in SECTIONS and section != "mpirun_config":
+                known("ClusterConfig", section, self.at(key), self.script.ignored)
+            elif section in SECTIONS:
                 prefix = section.removesuffix("_config") + "_"
-                spelled = (
-                    name
-                    if name.startswith(prefix) or section in ("deepspeed_config", "parallelism_config")
-                    else prefix + name
-                )
-                if spelled not in names(section):
-                    near = nearest(spelled, names(section), limit=3)
-                    raise InputError(
-                        f'{section} has no "{name}"' + (f": did you mean {near}?" if near else ""), where=self.at(key)
-                    )
+                bare = section in ("deepspeed_config", "parallelism_config") or name.startswith(prefix)
+                known(section, name if bare else prefix + name, self.at(key), self.script.ignored)
 
     def _fsdp(self, processes: int) -> None:
         prefix = "fsdp_config.fsdp_"
@@ -274,7 +266,7 @@ def _context(script: Script, strategy: str) -> None:
 
 def _script(script: Script, text: str, file: str, model: Model, world: int) -> None:
     """Calls that a script makes."""
-    found = found_calls(text, file)
+    found = found_calls(script, text, file)
     last = {c.name: c for c in found}
     if c := last.get("ParallelismConfig"):
         _sizes(script, c, last, file)

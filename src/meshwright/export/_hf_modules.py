@@ -18,11 +18,9 @@ from .setup import Setup
 
 VOCABULARY_LOSS = "colwise_vocabulary_loss"
 """A style that the written file registers: a head whose scores stay cut, for torch's loss on a cut vocabulary."""
-LATENT = "kv_a_proj_with_mqa"
-"""Stays whole, but one part of what it makes goes past the layer that cuts the rest: its gradient is partial."""
 BLOCKS = frozenset(
     {
-        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "self_attn.q_b_proj", "self_attn.kv_b_proj", "self_attn.dense",
+        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "self_attn.dense",
         "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.out_proj", "attention.query_key_value", "attention.dense",
         "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "mlp.fc1", "mlp.fc2", "mlp.c_fc", "mlp.c_proj", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h",
         "shared_expert.gate_proj", "shared_expert.up_proj", "shared_expert.down_proj",
@@ -31,7 +29,8 @@ BLOCKS = frozenset(
     }
 )  # fmt: skip
 """Layers of blocks that models of transformers 5.24.0 have rules for, by their last two names: their code reckons with a part of
-the heads or features. Others (T5's SelfAttention.q) fold the whole width into heads and break on a part of it."""
+the heads or features. Others (T5's SelfAttention.q) fold the whole width into heads and break on a part of it; so does attention on latents of DeepSeek V3,
+for which the library has no rules and whose rotary positions fail on a part."""
 _NUMBER = re.compile(r"\.\d+(?=\.|$)")
 
 
@@ -156,8 +155,6 @@ def _style(
             if style == "colwise" and not inside:
                 style = VOCABULARY_LOSS if loss else "colwise_gather_output"
             yield module, style
-        elif module.endswith(LATENT):
-            yield module, "mla_kv_a_proj"
     elif not _cut(axes) and op.kind not in PRODUCTS and _partial(setup, op.name):
         yield module, "replicated_with_grad_allreduce"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
 
@@ -36,14 +35,19 @@ def _read() -> dict[str, tuple[str, ...]]:
     return found
 
 
-def check(owner: str, given: Iterable[str], where: str) -> None:
-    """Refuse a name that its owner does not have.
+UNKNOWN = "no setting of accelerate or transformers: taken as the script's own"
+
+
+def known(owner: str, name: str, where: str, ignored: dict[str, str]) -> bool:
+    """Whether an owner has a setting; what is far from all that it has is put into `ignored`.
 
     Raises:
-        InputError: with the nearest name.
+        InputError: a name that is near one that it has.
     """
-    known = names(owner)
-    for name in given:
-        if name not in known:
-            near = nearest(name, known, limit=3)
-            raise InputError(f'{owner} has no "{name}"' + (f": did you mean {near}?" if near else ""), where=where)
+    if name in names(owner):
+        return True
+    near = nearest(name, names(owner))
+    if near:
+        raise InputError(f'{owner} has no "{name}": did you mean {near}?', where=where)
+    ignored[name] = UNKNOWN
+    return False

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import InputError
 from ._calls import Call, Open, calls
-from ._hf_options import OWNERS, check, names
+from ._hf_options import OWNERS, known, names
 from .base import Read
 from .model import Model
 
@@ -38,22 +38,22 @@ class Script:
         return Read(self.words, self.ignored, self.lines)
 
 
-def found_calls(text: str, file: str) -> list[Call]:
+def found_calls(script: Script, text: str, file: str) -> list[Call]:
     """Calls that say something of a layout.
 
     Raises:
-        InputError: not Python, a setting that its class does not have.
+        InputError: not Python, a setting that its class has under a name nearby.
     """
-    known = {owner: names(owner) for owner in OWNERS}
+    owned = {owner: names(owner) for owner in OWNERS}
     more = {
         "Accelerator": (), "TorchContextParallelConfig": ("cp_comm_strategy",), "DataLoader": ("dataset", "batch_size"),
         "activation_checkpointing_enable": (), "gradient_checkpointing_enable": (),
     }  # fmt: skip
-    found = calls(text, file, {**known, **more})
+    found = calls(text, file, {**owned, **more})
     for c in found:
-        if c.name in known:
+        if c.name in owned:
             for name in c.arguments:
-                check(c.name, [name], f"{file}:{c.lines[name]}")
+                known(c.name, name, f"{file}:{c.lines[name]}", script.ignored)
     return found
 
 
@@ -76,7 +76,7 @@ def read_scripts(files: Mapping[str, str], model: Model, world: int) -> Read:
     script = Script()
     sources = {name: text for name, text in files.items() if not name.endswith(".sh")}
     for file, text in sources.items():
-        found = found_calls(text, file)
+        found = found_calls(script, text, file)
         last = {c.name: c for c in found}
         if config := last.get("DistributedConfig"):
             distributed(script, config, model, world, file)

@@ -43,8 +43,8 @@ def page(name: str) -> str:
     file = Path(inspect.getfile(type(exporter))).resolve().relative_to(ROOT).as_posix()
     lines = [
         f"# {exporter.title}", "",
-        f"`meshwright export PLAN --to {name}` writes {exporter.takes}. Known versions: {', '.join(exporter.versions)} (the first unless "
-        f"`--to {name}@VERSION`). Facts from {exporter.source.rstrip('.')}. Source: [`{file}`](../../{file}).", "",
+        f"`meshwright export PLAN --to {name}` writes its settings, `meshwright simulate MODEL --from FILE` reads {exporter.takes}. "
+        f"Known versions: {', '.join(exporter.versions)} (the first unless `--to {name}@VERSION`). Facts from {exporter.source.rstrip('.')}. Source: [`{file}`](../../{file}).", "",
         *prose(inspect.cleandoc(inspect.getmodule(type(exporter)).__doc__ or "")), "",
         f"Not in a plan, for you to say: {exporter.left_out}. Ranks are counted along {', '.join(exporter.order)}, outer first; "
         "a plan with another order of devices is refused, or gets a rank file where the target reads one.", "",
@@ -133,7 +133,7 @@ def brief() -> list[str]:
                 *counts,
             )
         )
-    return table(("trainer", "", "writes", "versions", "exact", "close", "refused"), rows, (4, 5, 6))
+    return table(("trainer", "", "reads", "versions", "exact", "close", "refused"), rows, (4, 5, 6))
 
 
 def rebuilt() -> dict[Path, str]:

@@ -225,6 +225,46 @@ args = TrainingArguments(output_dir="out", per_device_train_batch_size=2, gradie
     assert found.lines["tp"] == "tp_size=4"
 
 
+COMMAND = """\
+export NCCL_DEBUG=WARN
+BATCH=4
+torchrun --nproc_per_node 8 run_clm.py \\
+    --model_name_or_path gpt2 --block_size 1024 --do_train \\
+    --per_device_train_batch_size $BATCH \\
+    --gradient_accumulation_steps=2 --gradient_checkpointing True \\
+    --evaluation_strategy "no" --learning_rate 2e-5 \\
+    --bf16 True --fsdp "full_shard auto_wrap" --fsdp_transformer_layer_cls_to_wrap GPT2Block $MORE
+"""
+
+
+def test_a_command_line_with_training_arguments() -> None:
+    assert TARGET.recognises(COMMAND)
+    found = TARGET.read({"train.sh": COMMAND}, CUT.model, 16)
+    words = found.words
+    assert (words["dp"], words["zero"], words["reshard"], words["micro_batch"]) == (16, 3, True, 4)
+    assert (words["samples"], words["recompute"]) == (4 * 2 * 16, "full")
+    assert {"$MORE", "no sync_each_batch"} <= set(found.ignored)
+    whole = COMMAND.replace('--fsdp "full_shard auto_wrap"', "").replace("--gradient_checkpointing True", "")
+    words = TARGET.read({"train.txt": whole}, CUT.model, 16).words
+    assert (words["zero"], words["recompute"]) == (0, "none")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message", "line"),
+    [
+        ("--gradient_checkpointing", "--gradient_chekpointing", "did you mean --gradient_checkpointing?", 6),
+        ("--bf16 True", "--deepspeed ds.json", "give ds.json in place of this script", 8),
+        ("torchrun", "accelerate launch --config_file a.yaml", "give a.yaml in place of this command", 3),
+        ("$BATCH", "none", "a whole number of at least 1", 5),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_command_is_said_with_its_line(old: str, new: str, message: str, line: int) -> None:
+    with pytest.raises(InputError) as refused:
+        TARGET.read({"train.sh": COMMAND.replace(old, new)}, CUT.model, 16)
+    assert message in str(refused.value)
+    assert refused.value.where == f"train.sh:{line}"
+
+
 def test_sizes_that_are_left_out_are_the_librarys() -> None:
     found = read('config = DistributedConfig(tp_plan="auto", fsdp_size=4)\n').words
     assert (found["tp"], found["dp"], found["zero"]) == (4, 4, 3)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import InputError
 from ._calls import Call, Open, calls
+from ._hf_command import is_command, training_call
 from ._hf_options import OWNERS, known, names
 from .base import Read
 from .model import Model
@@ -72,11 +73,17 @@ def number(c: Call, name: str, default: int, file: str) -> int:
 
 
 def read_scripts(files: Mapping[str, str], model: Model, world: int) -> Read:
-    """What scripts with `DistributedConfig` and `TrainingArguments` say."""
+    """What scripts with `DistributedConfig` and `TrainingArguments` say, or command lines that fill in the latter."""
     script = Script()
-    sources = {name: text for name, text in files.items() if not name.endswith(".sh")}
+    commands = {name: text for name, text in files.items() if is_command(text)}
+    sources = {name: text for name, text in files.items() if not name.endswith(".sh")} | commands
     for file, text in sources.items():
-        found = found_calls(script, text, file)
+        if file in commands:
+            call, unknown = training_call(text, file)
+            found = [call]
+            script.ignored |= unknown
+        else:
+            found = found_calls(script, text, file)
         last = {c.name: c for c in found}
         if config := last.get("DistributedConfig"):
             distributed(script, config, model, world, file)

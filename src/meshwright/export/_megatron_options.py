@@ -15,7 +15,7 @@ import yaml
 
 from .._spelling import nearest
 from ..errors import InputError
-from ._shell import Word, script
+from ._shell import Word, launched, script, taken_apart
 
 ALIASES = {
     "num_moe_experts": "num_experts",
@@ -79,14 +79,14 @@ def of_script(name: str, text: str, called: str) -> tuple[dict[str, Given], dict
         InputError: an option that Megatron does not have, or one without its value: file, line, option.
     """
     said, variables = script(text)
-    words = _launch(said, variables)
+    words = launched(said, variables)
     if not any(w.text.startswith("--") for w in words):
         raise InputError(f"{name} holds no options of {called}: it begins no option with --", where=name)
     values: dict[str, Given] = {}
     unknown: dict[str, str] = {}
     if any(c[0].text in ("if", "case", "for", "while") for c in said):
         unknown["conditions of the script (if, case, loops)"] = "all their lines are read, in order"
-    for option, taken, line in _options(name, _whole(words), called, unknown):
+    for option, taken, line in _options(name, taken_apart(words), called, unknown):
         found = known()[0][option]
         value: Any = (
             found.takes == "true" if found.takes in ("true", "false") else taken if found.takes in "+3" else taken[0]
@@ -96,40 +96,6 @@ def of_script(name: str, text: str, called: str) -> tuple[dict[str, Given], dict
             unknown[shown] = f"{called} has no such option any more: nothing is made of it"
         values[found.field] = Given(value, shown, f"{name}:{line}")
     return values, unknown
-
-
-def _launch(said: list[list[Word]], variables: Mapping[str, list[Word]]) -> list[Word]:
-    """Words behind the Python file that a script runs; if it runs none, all its words, else all that its variables hold."""
-    launched = [c[at:] for c in said if (at := _script(c)) is not None]
-    if launched:
-        return max(launched, key=len)
-    inner = [w for c in said for w in c if ".py " in w.text and " --" in w.text]
-    if inner:  # a command in quotes: bash -c "…"
-        whole = inner[0].text
-        found = _launch(script(whole, inner[0].line)[0], {})
-        if any(w.text.startswith("--") for w in found):
-            return found
-        return _launch(script(whole.replace("\n", "\\\n"), inner[0].line)[0], {})  # its lines were continued
-    words = [w for c in said for w in c]
-    return words if any(w.text.startswith("--") for w in words) else [w for held in variables.values() for w in held]
-
-
-def _script(command: list[Word]) -> int | None:
-    """Behind the Python file that a command runs."""
-    at = next((k for k, w in enumerate(command) if w.text.endswith(".py")), None)
-    return None if at is None else at + 1
-
-
-def _whole(words: list[Word]) -> Iterator[Word]:
-    """Words; an option that stands in one word with its values is taken apart."""
-    for word in words:
-        if word.text.startswith("--") and " " in word.text.strip():
-            yield from (Word(part.strip("'\""), word.line) for part in word.text.split())
-        elif word.text.startswith("--") and "=" in word.text:
-            option, _, value = word.text.partition("=")
-            yield from (Word(option, word.line), Word(value, word.line, True))
-        else:
-            yield word
 
 
 def _options(

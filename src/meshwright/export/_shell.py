@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -77,6 +77,40 @@ def script(text: str, line: int = 1) -> tuple[list[list[Word]], dict[str, list[W
             here += _expanded(word, values)
         k += 1
     return [*found, here] if here else found, values
+
+
+def launched(said: list[list[Word]], variables: Mapping[str, list[Word]]) -> list[Word]:
+    """Words behind the Python file that a script runs; if it runs none, all its words, else all that its variables hold."""
+    commands = [c[at:] for c in said if (at := _script(c)) is not None]
+    if commands:
+        return max(commands, key=len)
+    inner = [w for c in said for w in c if ".py " in w.text and " --" in w.text]
+    if inner:  # a command in quotes: bash -c "…"
+        whole = inner[0].text
+        found = launched(script(whole, inner[0].line)[0], {})
+        if any(w.text.startswith("--") for w in found):
+            return found
+        return launched(script(whole.replace("\n", "\\\n"), inner[0].line)[0], {})  # its lines were continued
+    words = [w for c in said for w in c]
+    return words if any(w.text.startswith("--") for w in words) else [w for held in variables.values() for w in held]
+
+
+def _script(command: list[Word]) -> int | None:
+    """Behind the Python file that a command runs."""
+    at = next((k for k, w in enumerate(command) if w.text.endswith(".py")), None)
+    return None if at is None else at + 1
+
+
+def taken_apart(words: Iterable[Word]) -> Iterator[Word]:
+    """Words; an option that stands in one word with its values is taken apart."""
+    for word in words:
+        if word.text.startswith("--") and " " in word.text.strip():
+            yield from (Word(part.strip("'\""), word.line) for part in word.text.split())
+        elif word.text.startswith("--") and "=" in word.text:
+            option, _, value = word.text.partition("=")
+            yield from (Word(option, word.line), Word(value, word.line, True))
+        else:
+            yield word
 
 
 def _words(text: str, line: int) -> Iterator[Word]:

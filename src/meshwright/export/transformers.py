@@ -10,6 +10,7 @@ from typing import Any
 
 from ..launch import shape_of, torchrun_line
 from ._hf import PRECISIONS, conditions, devices, folded, is_ours, pipeline, recompute, sequence
+from ._hf_command import is_command
 from ._hf_modules import expert_rules, sharding_rules, tensor_rules
 from ._hf_python import read_scripts
 from ._hf_text import Name, call, group, loads, script, style_imports, uses_vocabulary_loss
@@ -31,15 +32,13 @@ class Transformers(Exporter):
     versions = ("5.24.0",)
     source = "huggingface/transformers, the released package"
     order = ("pp", "dpr", "dp", "ep", "tp")
-    takes = "a Python script with DistributedConfig or TrainingArguments"
+    takes = "a Python script with DistributedConfig or TrainingArguments, a command line with the latter's options"
     left_out = "data set, learning rate, output folder"
 
     @classmethod
     def recognises(cls, text: str) -> bool:
-        return (
-            any(f"{name}(" in text for name in ("DistributedConfig", "TrainingArguments"))
-            and "Accelerator(" not in text
-        )
+        script = any(f"{name}(" in text for name in ("DistributedConfig", "TrainingArguments"))
+        return (script and "Accelerator(" not in text) or is_command(text)
 
     def said(self, setup: Setup) -> Iterator[Said]:
         p = setup.point

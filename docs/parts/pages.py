@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -41,17 +42,29 @@ def table(heads: Iterable[str], rows: Iterable[Iterable[object]], right: Iterabl
     return lines + ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
 
 
+_SET = re.compile(r"^    \s*\S|\S {2,}\S")
+"""An indented line, or one with columns."""
+
+
 def prose(text: str) -> Iterator[str]:
-    """A docstring as Markdown: what is set in columns stays as it is set."""
+    """A docstring as Markdown: lines that are indented or set in columns stay as they are set."""
     drawn: list[str] = []
+    last = ""
     for line in [*text.splitlines(), "."]:
-        if (line.startswith("    ") and line.strip()) or (drawn and not line.strip()):
-            drawn.append(line[4:])
+        if _SET.search(line) or (drawn and not line.strip()):
+            drawn.append(line)
             continue
         if drawn:
             while not drawn[-1].strip():
                 drawn.pop()
-            yield from ("```text", *drawn, "```", "")
+            yield from (
+                *([""] if last.strip() else []),
+                "```text",
+                *textwrap.dedent("\n".join(drawn)).splitlines(),
+                "```",
+                "",
+            )
             drawn = []
+        last = line
         if line != ".":
             yield line.replace("<", "\\<").replace("*", "\\*")

@@ -20,7 +20,7 @@ ACCELERATE = {
     "weights cut": ("llama", CUT),
     "weights cut, tied": ("gpt2", CUT),
     "copies of what is cut": ("llama", replace(CUT, replicate=2)),
-    "gathered once, all again": ("llama", replace(CUT, reshard=False, recompute="full")),
+    "gathered once": ("llama", replace(CUT, reshard=False)),
     "tensor": ("llama", replace(CUT, dp=1, tp=4, zero=0)),
     "tensor and weights cut, all again": ("llama", replace(CUT, dp=2, tp=2, recompute="full")),
 }

@@ -14,7 +14,7 @@ from meshwright.cluster.model import Mesh
 from meshwright.errors import InputError
 from meshwright.plan.layout import boxes
 from meshwright.plan.model import Cut, Layout, OpSharding, Plan, Stage, Storage
-from meshwright.plan.moves import moves, param_layout
+from meshwright.plan.moves import READ, moves, param_layout, transition
 from meshwright.testing.tiny import mlp
 
 GRAPH = mlp(2, width=6, samples=4)
@@ -84,6 +84,35 @@ def test_each_missing_element_comes_once_from_the_nearest_device_that_has_it(old
             for i in held - before[name].get(device, set())
         }
         assert brought == dict.fromkeys(wanted, 1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(plans(), plans(), st.sets(st.integers(0, 7)))
+def test_with_devices_gone_each_element_is_kept_sent_or_read_once(old: Plan, new: Plan, present: set[int]) -> None:
+    """Kept where the device has it, sent where another that is left has it, read where none has."""
+    before, after = census(old, "state"), census(new, "state")
+    found: Counter[tuple[str, int, tuple[int, ...]]] = Counter()
+    for alike in transition((GRAPH, old), (GRAPH, new), "state", 12.0, present=present):
+        for name in alike.names:
+            for move in alike.moves:
+                elements = list(product(*map(range, move.lo, move.hi)))
+                assert move.nbytes == 12.0 * len(elements)
+                for i in elements:
+                    found[name, move.dst, i] += 1
+                    holders = {d for d, held in before[name].items() if i in held and d in present}
+                    assert (move.src == move.dst) == (move.dst in holders)
+                    assert move.src in holders if holders else move.src == READ
+    wanted = {(n, d, i) for n, devices in after.items() for d, held in devices.items() for i in held}
+    assert found == dict.fromkeys(wanted, 1)
+
+
+def test_equal_layers_move_together() -> None:
+    deep = mlp(6, width=6, samples=4)
+    old = Plan(deep.digest, 4, (Stage(tuple(op.name for op in deep.ops), Mesh((0,))),))
+    new = Plan(deep.digest, 4, (Stage(tuple(op.name for op in deep.ops), Mesh((1,))),))
+    (alike,) = transition((deep, old), (deep, new), "state", 12.0)
+    assert len(alike.names) == 8 and [(m.src, m.dst, m.nbytes) for m in alike.moves] == [(0, 1, 36 * 12.0)]
+    assert len(moves(deep, old, new, state_bytes=12.0)) == 16
 
 
 @settings(max_examples=20, deadline=None)

@@ -26,6 +26,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "meshwright export llama-3.1-8b-h100x64 --to torchtitan",
         "meshwright export llama-3.1-8b-h100x64 --to megatron@0.16.1 --check",
     ),
+    "replan": (
+        "meshwright replan llama-3.1-8b-h100x64 -c h100x56 --lost 3",
+        "meshwright replan gpt2-localx4 -c localx2 --resume run/step-10",
+    ),
     "check": ("meshwright check grid", "meshwright check ./greedy_tp.py"),
     "new": ("meshwright new planner greedy_tp", "meshwright new planner greedy_tp --package"),
     "calibrate": ("meshwright calibrate", "meshwright calibrate --from-steps steps.toml -o our-stack"),

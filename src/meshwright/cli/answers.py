@@ -15,6 +15,7 @@ from ..report.answers import (
     Real,
     RecordedAnswer,
     RecordedCompareAnswer,
+    ReplanAnswer,
     ShardingsAnswer,
 )
 
@@ -299,6 +300,7 @@ ANSWERS: Mapping[str, tuple[Any, ...]] = {
     "verify": (VerifyAnswer,),
     "run": (RunAnswer, SlurmAnswer),
     "export": (ExportAnswer,),
+    "replan": (ReplanAnswer,),
     "check": (CheckAnswer,),
     "new": (NewAnswer,),
     "calibrate": (CalibrateAnswer,),

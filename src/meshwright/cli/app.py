@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from ._epilogs import EPILOG
-from .commands import calibrate, compare, export, listings, new, plan, prove, run, schema, show, simulate, validate
+from .commands import (
+    calibrate,
+    compare,
+    export,
+    listings,
+    new,
+    plan,
+    prove,
+    replan,
+    run,
+    schema,
+    show,
+    simulate,
+    validate,
+)
 
 app = typer.Typer(
     name="meshwright",
@@ -46,6 +60,7 @@ COMMANDS: dict[str, tuple[Callable[..., int | None], str]] = {
     "verify": (prove.verify, "Does the plan compute what one device computes?"),
     "run": (run.run, "Train a plan on this machine."),
     "export": (export.export, "The settings of another trainer."),
+    "replan": (replan.replan, "The cluster changed: a new plan, and what moves."),
     "check": (prove.check, "Does a planner keep its promises?"),
     "new": (new.new, "A planner to start from."),
     "calibrate": (calibrate.calibrate, "Measure this machine, or learn from your own steps."),

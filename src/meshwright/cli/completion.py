@@ -125,18 +125,20 @@ Complete = Callable[..., list[str]]
 _WITH_OTHERS: tuple[Complete, ...] = (layout_words, setting_names)
 _ARGUMENTS: Mapping[str, tuple[Complete, ...]] = {
     "plan": (model_names,), "compare": (model_names,), "simulate": (model_or_plan,), "models": (model_names,),
-    "show": (plan_paths,), "verify": (plan_paths,), "run": (plan_paths,), "check": (planner_names,),
+    "show": (plan_paths,), "verify": (plan_paths,), "run": (plan_paths,), "replan": (plan_paths,), "check": (planner_names,),
     "planners": (planner_names,), "clusters": (preset_names,), "new": (new_kinds,), "schema": (schema_names,), "export": (plan_paths,), "exporters": (exporter_names,),
 }  # fmt: skip
 """Per command what its arguments are, in order."""
 _SEARCH: Mapping[str, Complete] = {
     "--cluster": cluster_names, "-c": cluster_names, "--precision": one_of(PRECISIONS),
 }  # fmt: skip
+_PLANNED: Mapping[str, Complete] = {
+    **_SEARCH, "--planner": planner_names, "--fix": layout_words, "--set": setting_names,
+    "--objective": one_of(OBJECTIVES), "--for": exporter_names,
+}  # fmt: skip
 _OPTIONS: Mapping[str, Mapping[str, Complete]] = {
-    "plan": {
-        **_SEARCH, "--planner": planner_names, "--fix": layout_words, "--set": setting_names,
-        "--objective": one_of(OBJECTIVES), "--for": exporter_names,
-    },
+    "plan": _PLANNED,
+    "replan": _PLANNED,
     "compare": {**_SEARCH, "--planners": planner_lists, "--objective": one_of(OBJECTIVES)},
     "simulate": {
         **_SEARCH, "--recompute": one_of(RECOMPUTE), "--for": exporter_names, "--format": exporter_names,

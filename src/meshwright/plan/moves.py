@@ -5,18 +5,23 @@ Elastic re-planning, live migration and loading a checkpoint under another plan 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
+
+import numpy as np
 
 from ..cluster.model import Cluster
 from ..errors import InputError
 from ..graph.ir import Dims, Graph, Rule
-from .layout import Box, boxes, replicated
+from .layout import Box, boxes, explicit, replicated
 from .lookup import sharding_of, stage_ops, storage_of
 from .model import Cut, Layout, Move, Plan, Stage
 
 Part = Literal["param", "state"]
+READ = -1
+"""In the place of a device that gives a piece: none has it, so it is read from a checkpoint."""
 
 
 def operand_layout(rule: Rule, dims: Dims, cuts: Mapping[str, tuple[Cut, ...]]) -> Layout:
@@ -55,51 +60,135 @@ def moves(
     Raises:
         InputError: a parameter, or a part of one, that no device has under `old`.
     """
-    parts: tuple[Part, ...] = ("param", "state") if state_bytes > 0 else ("param",)
     found: list[Move] = []
-    order: dict[tuple[frozenset[int], int], list[int]] = {}
+    parts: tuple[Part, ...] = ("param", "state") if state_bytes > 0 else ("param",)
     for part in parts:
-        before, after = _held(graph, old, part), _held(graph, new, part)
-        for name, wanted in after.items():
-            tensor = graph.tensor[name]
-            sources = before.get(name)
-            if sources is None:
-                raise InputError(f'parameter "{name}" is in no stage of the old plan: it cannot be moved from there')
-            each = tensor.nbytes / prod(tensor.shape) if part == "param" else state_bytes
-            holders = frozenset(sources)
-            for dst, need in wanted.items():
-                if (holders, dst) not in order:
-                    order[holders, dst] = sorted(holders, key=lambda src, dst=dst: _distance(cluster, src, dst))  # type: ignore[misc]
-                left = need
-                for src in order[holders, dst]:
-                    if not left:
-                        break
-                    for lo, hi in sources[src]:
-                        got = [box for box in (_common((lo, hi), piece) for piece in left) if box is not None]
-                        left = [rest for piece in left for rest in _without(piece, (lo, hi))]
-                        if src != dst:
-                            found += [Move(name, a, b, src, dst, _volume((a, b)) * each, part) for a, b in got]
-                if left:
-                    raise InputError(
-                        f'elements {left[0][0]} to {left[0][1]} of "{name}" are on no device of the old plan'
-                    )
+        each = state_bytes if part == "state" else 0.0
+        for alike in transition((graph, old), (graph, new), part, each, cluster=cluster):
+            lost = next((m for m in alike.moves if m.src == READ), None)
+            if lost is not None:
+                raise InputError(f'elements {lost.lo} to {lost.hi} of "{lost.tensor}" are on no device of the old plan')
+            found += [replace(m, tensor=name) for name in alike.names for m in alike.moves if m.src != m.dst]
     return tuple(found)
 
 
-def _held(graph: Graph, plan: Plan, part: Part) -> dict[str, dict[int, list[Box]]]:
-    """Parameter -> device -> disjoint boxes that it holds."""
-    found: dict[str, dict[int, list[Box]]] = {}
-    for stage in plan.stages:
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Parameters that move alike, as those of equal layers do."""
+
+    names: tuple[str, ...]
+    moves: tuple[Move, ...]
+    """Of the first: src == dst is kept where it is, src == READ is on no device that is left."""
+
+
+def transition(
+    before: tuple[Graph, Plan],
+    after: tuple[Graph, Plan],
+    part: Part,
+    each: float = 0.0,
+    *,
+    cluster: Cluster | None = None,
+    present: Collection[int] | None = None,
+) -> Iterator[Alike]:
+    """Every piece that a device holds under the second plan, each element of it once: kept, sent or read.
+
+    Args:
+        before, after: (graph, plan); two graphs of one model may differ in sequence length and precision.
+        each: bytes an element; 0 = those of the tensor.
+        cluster: as `moves`.
+        present: devices that can still give what they hold under the first plan; None = all.
+
+    Raises:
+        InputError: a parameter that the first plan has not, or has in another shape.
+    """
+    was, is_ = _rests(*before, part), _rests(*after, part)
+    known: dict[tuple[object, ...], list[str]] = {}
+    for name, rests in is_.items():
+        if name not in was:
+            raise InputError(f'parameter "{name}" is in no stage of the old plan: it cannot be moved from there')
+        tensor, old = after[0].tensor[name], before[0].tensor[name]
+        if tensor.shape != old.shape:
+            raise InputError(f'parameter "{name}" has shape {old.shape} in the old plan, not {tensor.shape}')
+        known.setdefault((tensor.shape, tensor.nbytes, was[name], rests), []).append(name)
+    nearest = _Nearest(cluster)
+    for names in known.values():
+        tensor = after[0].tensor[names[0]]
+        sources = _held(before[1], was[names[0]], tensor.shape)
+        if present is not None:
+            sources = {device: own for device, own in sources.items() if device in present}
+        wanted = _held(after[1], is_[names[0]], tensor.shape)
+        size = each or tensor.nbytes / prod(tensor.shape)
+        moved = (
+            Move(names[0], lo, hi, src, dst, _volume((lo, hi)) * size, part)
+            for dst, src, (lo, hi) in _pieces(sources, wanted, nearest)
+        )
+        yield Alike(tuple(names), tuple(moved))
+
+
+def _pieces(
+    sources: Mapping[int, list[Box]], wanted: Mapping[int, list[Box]], nearest: _Nearest
+) -> Iterator[tuple[int, int, Box]]:
+    """(device, who gives or READ, box): each element that a device wants, once."""
+    holders = frozenset(sources)
+    owner = np.array([d for d, own in sources.items() for _ in own], dtype=np.int64)
+    boxes_ = [box for own in sources.values() for box in own]
+    low, high = (np.array([b[k] for b in boxes_], dtype=np.int64) for k in (0, 1))
+    for dst, need in wanted.items():
+        left = list(need)
+        for lo, hi in sources.get(dst, ()):
+            yield from ((dst, dst, b) for b in (_common((lo, hi), piece) for piece in left) if b is not None)
+            left = [rest for piece in left for rest in _without(piece, (lo, hi))]
+        if left and boxes_:
+            touched = np.zeros(len(boxes_), dtype=bool)
+            for lo, hi in left:
+                touched |= ((low < np.array(hi)) & (high > np.array(lo))).all(axis=1)
+            giving = {int(d) for d in owner[touched]}
+            for src in nearest.first(giving, holders, dst):
+                for lo, hi in sources[src]:
+                    yield from ((dst, src, b) for b in (_common((lo, hi), piece) for piece in left) if b is not None)
+                    left = [rest for piece in left for rest in _without(piece, (lo, hi))]
+                if not left:
+                    break
+        yield from ((dst, READ, piece) for piece in left)
+
+
+class _Nearest:
+    """Devices by their distance from one, the order of large sets kept."""
+
+    def __init__(self, cluster: Cluster | None) -> None:
+        self._cluster = cluster
+        self._order: dict[tuple[frozenset[int], int], list[int]] = {}
+
+    def first(self, giving: set[int], holders: frozenset[int], dst: int) -> list[int]:
+        if len(giving) < len(holders):
+            return sorted(giving, key=lambda src: _distance(self._cluster, src, dst))
+        if (holders, dst) not in self._order:
+            self._order[holders, dst] = sorted(holders, key=lambda src: _distance(self._cluster, src, dst))
+        return self._order[holders, dst]
+
+
+def _rests(graph: Graph, plan: Plan, part: Part) -> dict[str, tuple[tuple[int, Layout], ...]]:
+    """Parameter -> (stage, how it rests there), of each stage that reads it."""
+    found: dict[str, tuple[tuple[int, Layout], ...]] = {}
+    for k, stage in enumerate(plan.stages):
         for name, op in _params(graph, stage):
-            layout, shape = param_layout(graph, stage, name, op, part), graph.tensor[name].shape
-            own = found.setdefault(name, {})
-            for position, device in enumerate(stage.mesh.devices):
-                held = own.setdefault(device, [])
-                # A device may stand in several stages or positions: count what it holds once.
-                fresh = boxes(layout, shape, stage.mesh, stage.mesh.coordinates(position))
-                for box in list(held):
-                    fresh = [rest for piece in fresh for rest in _without(piece, box)]
-                held += fresh
+            layout = explicit(param_layout(graph, stage, name, op, part), graph.tensor[name].shape)
+            found[name] = (*found.get(name, ()), (k, layout))
+    return found
+
+
+def _held(plan: Plan, rests: Sequence[tuple[int, Layout]], shape: Sequence[int]) -> dict[int, list[Box]]:
+    """Device -> disjoint boxes that it holds of one parameter."""
+    found: dict[int, list[Box]] = {}
+    for k, layout in rests:
+        mesh = plan.stages[k].mesh
+        for position, device in enumerate(mesh.devices):
+            held = found.setdefault(device, [])
+            # A device may stand in several stages or positions: count what it holds once.
+            fresh = boxes(layout, shape, mesh, mesh.coordinates(position))
+            for box in list(held):
+                fresh = [rest for piece in fresh for rest in _without(piece, box)]
+            held += fresh
     return found
 
 

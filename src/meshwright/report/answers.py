@@ -186,6 +186,58 @@ class ImportedAnswer(PlanAnswer, _From):
     gains: GainsAnswer
 
 
+class DeviceMovesAnswer(TypedDict):
+    device: int
+    kept_bytes: float
+    received_bytes: float
+    read_bytes: float
+    sent_bytes: float
+
+
+class PieceAnswer(TypedDict):
+    tensor: str
+    alike: int
+    from_device: int | None
+    """None: from a checkpoint."""
+    to_device: int
+    bytes: float
+
+
+class MovesAnswer(TypedDict):
+    """Of training state, from a plan to the one that replaces it."""
+
+    stay: dict[str, int]
+    """Device of the old cluster -> its number in the new one."""
+    kept_bytes: float
+    sent_bytes: float
+    read_bytes: float
+    send_s: float
+    devices: list[DeviceMovesAnswer]
+    biggest: list[PieceAnswer]
+
+
+class RankReadsAnswer(TypedDict):
+    rank: int
+    bytes: int
+    tensors: int
+    files: list[str]
+
+
+class ResumeAnswer(TypedDict):
+    """What each rank reads of a checkpoint when it starts from there."""
+
+    checkpoint: str
+    ranks: list[RankReadsAnswer]
+
+
+class ReplanAnswer(_From):
+    schema: Literal["meshwright.replan/1"]
+    status: Goals
+    new: PlanAnswer
+    moves: MovesAnswer | None
+    resume: ResumeAnswer | None
+
+
 class ComparedAnswer(TypedDict):
     """One planner of `compare`."""
 

@@ -267,6 +267,11 @@ def next_lines(outcome: Outcome, width: int) -> list[Line]:
         ),
         (f"meshwright show {folder}", "open the report"),
     ]
+    return command_lines(commands, width)
+
+
+def command_lines(commands: Sequence[tuple[str, str]], width: int) -> list[Line]:
+    """The block "Next": (command, what it does)."""
     wide = max(len(c) for c, _ in commands)
     lines = []
     for k, (command, what) in enumerate(commands):

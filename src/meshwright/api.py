@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 from . import answer, cheapest, comparing, save
 from ._words import gib
+from .cluster.launch import Launch, shape_of
 from .errors import InputError
-from .launch import Launch, shape_of
 from .layout_by_hand import LayoutByHand
 from .plan.model import Plan
 from .plan.problem import Problem

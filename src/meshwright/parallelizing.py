@@ -15,6 +15,7 @@ from torch import nn
 
 from . import output_folder as folders
 from ._words import plural
+from .cluster.launch import Shape, torchrun_line
 from .errors import InputError
 from .execute.proof.refusal import must_run
 from .execute.proof.scale import fitted
@@ -27,7 +28,6 @@ from .execute.training.trainer import MakeScheduler, Setup
 from .graph.ir import Graph
 from .graph.user_model import Batch, Feed, Like, Loss, graph_of, is_transformers, like, twin_of
 from .job import Job, Priced
-from .launch import Shape, torchrun_line
 from .lower import lower
 from .lower.program import unrolled
 from .plan.match import check_match

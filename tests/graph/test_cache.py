@@ -18,13 +18,13 @@ SMALL = Shrink(blocks=2, width=32, heads=2, vocab=64, seq=16)
 MODEL = """
 import torch
 from torch import nn
-from parts.layer import Layer
+from pieces.layer import Layer
 def build():
     return Layer(), torch.zeros(4, 8)
 """
 LAYER = """
 from torch import nn
-import parts.sizes as sizes
+import pieces.sizes as sizes
 class Layer(nn.Module):
     def __init__(self):
         super().__init__()
@@ -53,11 +53,11 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def user_model(folder: Path, width: int = 5) -> str:
-    (folder / "parts").mkdir(exist_ok=True)
+    (folder / "pieces").mkdir(exist_ok=True)
     (folder / "model.py").write_text(MODEL)
-    (folder / "parts" / "__init__.py").write_text("")
-    (folder / "parts" / "layer.py").write_text(LAYER)
-    (folder / "parts" / "sizes.py").write_text(f"WIDTH = {width}\n")
+    (folder / "pieces" / "__init__.py").write_text("")
+    (folder / "pieces" / "layer.py").write_text(LAYER)
+    (folder / "pieces" / "sizes.py").write_text(f"WIDTH = {width}\n")
     return f"{folder / 'model.py'}:build"
 
 
@@ -105,7 +105,7 @@ def test_a_comment_elsewhere_in_the_folder_changes_nothing(tmp_path: Path) -> No
     before = resolve(spec).identity()
     (tmp_path / "notes.py").write_text("# not imported\n")
     assert resolve(spec).identity() == before
-    assert sorted(before["sources"]) == ["model.py", "parts/__init__.py", "parts/layer.py", "parts/sizes.py"]  # type: ignore[call-overload]
+    assert sorted(before["sources"]) == ["model.py", "pieces/__init__.py", "pieces/layer.py", "pieces/sizes.py"]  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x1f\x8b", b"not gzip", None])

@@ -159,9 +159,9 @@ def test_a_wrong_return_is_shown_with_its_line(tmp_path: Path) -> None:
 
 
 def test_an_error_in_the_users_code_has_file_and_line(tmp_path: Path) -> None:
-    (tmp_path / "parts.py").write_text("def make():\n    return undefined\n")
-    assert refusal(code(tmp_path, "import parts\n\ndef build():\n    return parts.make()\n")) == (
-        "parts.py:2: NameError: name 'undefined' is not defined"
+    (tmp_path / "pieces.py").write_text("def make():\n    return undefined\n")
+    assert refusal(code(tmp_path, "import pieces\n\ndef build():\n    return pieces.make()\n")) == (
+        "pieces.py:2: NameError: name 'undefined' is not defined"
     )
 
 

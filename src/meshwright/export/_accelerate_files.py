@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
-from ..launch import PORT, shape_of
+from ..cluster.launch import PORT, shape_of
 from . import _yaml
 from ._hf import groups
 from ._hf_text import Name, call, constants, group, loads, script, style_imports, uses_vocabulary_loss

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..launch import shape_of, torchrun_line
+from ..cluster.launch import shape_of, torchrun_line
 from ._hf import PRECISIONS, conditions, devices, folded, is_ours, pipeline, recompute, sequence
 from ._hf_command import is_command
 from ._hf_modules import expert_rules, sharding_rules, tensor_rules

@@ -16,8 +16,8 @@ from ..numbers import whole
 from ..screen import Screen
 
 if TYPE_CHECKING:
+    from ...cluster.launch import Launch
     from ...execute import StepReport
-    from ...launch import Launch
     from ..answers import RunAnswer, SlurmAnswer
 
 

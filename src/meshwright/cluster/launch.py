@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cluster.model import Cluster
-from .errors import InputError
+from ..errors import InputError
+from .model import Cluster
 
 PORT = 29400
 """torchrun's own default for rendezvous."""

@@ -291,3 +291,17 @@ def test_the_list_of_options_has_all_that_are_read_and_written() -> None:
     ):
         for s in Megatron().said(setup(**words)):  # type: ignore[arg-type]
             assert set(s.options) <= set(options), name
+
+
+def test_options_of_others_and_of_earlier_versions_do_not_stop_a_file() -> None:
+    line = "torchrun pretrain_gpt.py --tensor-model-parallel-size 2 --our-own 3 x --checkpoint-activations\n"
+    found = read(line)
+    assert found.ignored["--our-own 3 x"] == "no option of Megatron-LM 0.19.2: taken for the script's own"
+    assert (found.words["tp"], found.words["recompute"]) == (2, "full")
+
+
+def test_options_as_keys_of_yaml_are_read() -> None:
+    text = "ENV_VARS:\n  CUDA_DEVICE_MAX_CONNECTIONS: 1\nMODEL_ARGS:\n  --tensor-model-parallel-size: 2\n"
+    found = read(text + "  --sequence-parallel: true\n", name="model_config.yaml")
+    assert (found.words["tp"], found.words["sequence"]) == (2, True)
+    assert next(iter(found.ignored)) == "CUDA_DEVICE_MAX_CONNECTIONS"

@@ -35,6 +35,8 @@ SPELLED = {
 _OPTION = re.compile(
     r"--(?:(?:tensor|pipeline)-model-parallel-size|micro-batch-size|use-distributed-optimizer|use-megatron-fsdp)\b"
 )
+_KEYS = re.compile(r"^\s+--[\w-]+\s*:", re.MULTILINE)
+"""Options as keys of YAML."""
 _FIELD = re.compile(r"^\s*(?:tensor|pipeline)_model_parallel_size\s*:", re.MULTILINE)
 
 
@@ -91,8 +93,9 @@ class Megatron(Exporter):
 
     def read(self, files: Mapping[str, str], model: Model, world: int) -> Read:
         (name, text), *_ = files.items()
-        if _FIELD.search(text) and not _OPTION.search(text):
-            return Reader(of_yaml(name, text, self.called), model, world, self.called, {}).read()
+        if _KEYS.search(text) or (_FIELD.search(text) and not _OPTION.search(text)):
+            values, unknown = of_yaml(name, text, self.called)
+            return Reader(values, model, world, self.called, unknown).read()
         values, unknown = of_script(name, text, self.called)
         return Reader(values, model, world, self.called, unknown).read()
 

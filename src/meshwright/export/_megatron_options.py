@@ -106,8 +106,9 @@ OLD: Mapping[str, Sequence[str]] = {
 
 
 def _renamed(words: Iterator[Word]) -> Iterator[Word]:
+    options, _ = known()
     for word in words:
-        if word.text in OLD and word.text not in known()[0]:
+        if word.text in OLD and (word.text not in options or options[word.text].gone):
             yield from (replace(word, text=text) for text in OLD[word.text])
         else:
             yield word

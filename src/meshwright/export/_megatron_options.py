@@ -100,18 +100,13 @@ def of_script(name: str, text: str, called: str) -> tuple[dict[str, Given], dict
 
 OLD: Mapping[str, Sequence[str]] = {
     "--checkpoint-activations": ("--recompute-granularity", "full", "--recompute-method", "uniform", "--recompute-num-layers", "1"),
-    "--recompute-activations": ("--recompute-granularity", "selective"),
 }  # fmt: skip
-"""Options of earlier versions -> what says the same now."""
+"""Options of earlier versions, which later ones refuse -> what says the same now."""
 
 
 def _renamed(words: Iterator[Word]) -> Iterator[Word]:
-    options, _ = known()
     for word in words:
-        if word.text in OLD and (word.text not in options or options[word.text].gone):
-            yield from (replace(word, text=text) for text in OLD[word.text])
-        else:
-            yield word
+        yield from (replace(word, text=text) for text in OLD.get(word.text, (word.text,)))
 
 
 def _options(

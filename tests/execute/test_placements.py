@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +17,8 @@ from meshwright.cluster.model import Mesh
 from meshwright.execute import why_not
 from meshwright.graph.ir import Graph
 from meshwright.plan.model import Plan, Schedule, Stage
+from meshwright.planners.dnn_partitioning import DnnPartitioning
+from meshwright.testing.tiny import problem_of
 
 
 def placed(graph: Graph, devices: list[int], micro_batches: int) -> Plan:
@@ -70,3 +73,17 @@ def test_stages_of_several_devices_without_rows(pools: Pools) -> None:
     assert why_not(plan, made.graph) is None
     result = made.check(plan, pools(4))
     assert result.equal, result.problems[:5]
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_the_plan_of_least_latency_of_a_captured_model(blocks: int, pools: Pools) -> None:
+    """Placed by its forward pass: as the same graph without a backward is; it trains as one process does."""
+    graph = small("gpt2", 4, 2).model.graph
+    planner = DnnPartitioning(objective="latency", blocks=blocks, seconds=20)
+    problem = problem_of(graph, "a100x4", samples=2 * graph.samples)
+    found = planner.plan(problem)
+    alone = planner.plan(replace(problem, graph=replace(graph, training="none")))
+    assert found.plan is not None and alone.plan is not None
+    assert found.objective == pytest.approx(alone.objective, rel=1e-3)
+    plan = replace(found.plan, schedule=Schedule("dataflow", 2))
+    _right(plan, "gpt2", pools)

@@ -191,7 +191,7 @@ def test_wrong_settings_are_refused(data_folder: Path) -> None:
         DnnPartitioning(method="magic")
     with pytest.raises(InputError, match='no method "chain" for latency'):
         DnnPartitioning(objective="latency", method="chain")
-    with pytest.raises(Unsupported, match="latency is that of inference"):
+    with pytest.raises(Unsupported, match="latency is that of a forward pass"):
         DnnPartitioning(objective="latency").plan(problem(data_folder, "throughput", "layer/bert24_training"))
     with pytest.raises(InputError, match=r"Problem\.start"):
         DnnPartitioning(method="given").plan(problem_of(mlp(2), "a100x2"))

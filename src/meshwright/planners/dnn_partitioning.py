@@ -4,7 +4,7 @@ Puts each node on one of k equal accelerators, which hang on one host memory, or
 at `Graph.samples`:
 
     throughput   least maximal load of a device; a value that changes device is paid once by each accelerator it touches
-    latency      least time of one sample, an accelerator running its nodes as at most `blocks` calls (inference)
+    latency      least time of one sample, an accelerator running its nodes as at most `blocks` calls: of a forward pass
 
 Three search spaces, which differ: "chain" (exact, over downsets; values flow forwards through the devices), "contiguous"
 (no path leaves a device and comes back, but two devices may feed each other; integer programme), "noncontiguous" (any).
@@ -117,13 +117,15 @@ class DnnPartitioning(Planner):
 
     def search(self, problem: Problem, run: Run) -> Json:
         """Offers splits as they are found; the bound is over the space of the method."""
-        if self.goal == "latency" and problem.graph.training != "none":
-            raise Unsupported("latency is that of inference: this graph trains, so choose throughput")
+        if self.goal == "latency" and problem.graph.training == "explicit":
+            raise Unsupported(
+                "latency is that of a forward pass: this graph has its backward written out, so choose throughput"
+            )
         derived = problem.graph.training == "derived"
         memory: float | None = None
         fault: str | None = ""
         for _ in range(SHRINK if derived else 1):
-            graph = placement_of(problem, memory)
+            graph = self._nodes(problem, memory)
             if memory is None:
                 run.bound(calls.critical_path(graph) if self.goal == "latency" else max_loads.lower_bound(graph))
             found, end = self._split(problem, run, graph, memory is None)
@@ -147,6 +149,12 @@ class DnnPartitioning(Planner):
             memory = 0.7 * min(graph.memory, _fullest(graph, found.split))
         raise Infeasible(fault or _why(graph))
 
+    def _nodes(self, problem: Problem, memory: float | None = None) -> Placement:
+        """Nodes with their prices; for latency those of a forward pass, of a model that trains, too."""
+        if self.goal == "latency" and problem.graph.training == "derived":
+            problem = replace(problem, graph=replace(problem.graph, training="none"))
+        return placement_of(problem, memory)
+
     def _go_on(self, end: End | None, run: Run) -> None:
         """After an integer programme, what it found being offered: stops where the time is over, says what is not proven.
 
@@ -168,7 +176,7 @@ class DnnPartitioning(Planner):
         Raises:
             Unsupported: a stage on several devices.
         """
-        graph, split = placement_of(problem), split_of(problem, plan)
+        graph, split = self._nodes(problem), split_of(problem, plan)
         if self.goal == "throughput":
             return graph.phase_load(split) if self.separate else graph.max_load(split)
         from ..plan.lookup import stage_ops
@@ -185,7 +193,7 @@ class DnnPartitioning(Planner):
         """Milliseconds of each stage's device, both passes together; () where these are no maximum: latency, separate passes."""
         if self.goal == "latency" or self.separate:
             return ()
-        graph, split = placement_of(problem), split_of(problem, plan)
+        graph, split = self._nodes(problem), split_of(problem, plan)
         of_device = graph.loads(split)
         first = [
             problem.graph.position[stage.ops[0]] for stage in plan.stages if stage.ops[0] in problem.graph.position
@@ -196,7 +204,7 @@ class DnnPartitioning(Planner):
         """Chains only, where the method is one over chains."""
         if self.goal == "latency" or self.method not in ("chain", "order", "linear", "pipedream"):
             return True
-        graph, split = placement_of(problem), split_of(problem, plan)
+        graph, split = self._nodes(problem), split_of(problem, plan)
         items = items_of(graph)
         homes = [{split[v] for v in own} for own in items.groups]
         if any(len(h) > 1 for h in homes):

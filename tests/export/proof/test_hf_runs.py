@@ -21,6 +21,8 @@ ACCELERATE = {
     "weights cut, tied": ("gpt2", CUT),
     "copies of what is cut": ("llama", replace(CUT, replicate=2)),
     "gathered once": ("llama", replace(CUT, reshard=False)),
+    "cut, all again": ("llama", replace(CUT, recompute="full")),
+    "gathered once, all again": ("llama", replace(CUT, reshard=False, recompute="full")),
     "tensor": ("llama", replace(CUT, dp=1, tp=4, zero=0)),
     "tensor and weights cut, all again": ("llama", replace(CUT, dp=2, tp=2, recompute="full")),
 }

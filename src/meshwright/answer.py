@@ -5,19 +5,19 @@ from __future__ import annotations
 import inspect
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isclose
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import settings
 from ._words import gib, percent, size
 from .cluster import Cluster, resolve
 from .cost.constants import chip
-from .errors import InputError, MeshwrightError, Unsupported
+from .errors import InputError, MeshwrightError
+from .for_trainer import given_point, trainer_of
 from .layout_by_hand import LayoutByHand
-from .layouts.point import Point
 from .plan.model import Plan
 from .plan.problem import Problem
 from .report.candidates import Candidate
@@ -31,10 +31,8 @@ from .stated import Stated, profile_of, state
 from .stated import cluster_of as stated_cluster
 
 if TYPE_CHECKING:
-    from .for_trainer import ForTrainer
     from .planners.base import Planner
     from .planners.types import Considered, Result
-    from .report.gains import Change
     from .simulate import Pricer
 
 Progress = Callable[[str, int, int, float], None]
@@ -106,7 +104,7 @@ def search(
     request = stated.request
     trainer = trainer_of(request)
     if trainer is not None:
-        trainer.check_conditions(stated.problem, _given_point(stated, request.fix))
+        trainer.check_conditions(stated.problem, given_point(stated, request.fix))
     result = planner.plan(stated.problem, budget=Budget(seconds=request.budget), seed=request.seed, progress=progress)
     if trainer is not None and result.plan is not None and getattr(planner, "trainer", None) is None:
         trainer.check(stated.problem, result.plan)
@@ -276,41 +274,6 @@ def planner_of(request: Request, top: int = 5) -> Planner:
     return kind(**options) if options else registry.load(request.planner)
 
 
-def trainer_of(request: Request) -> ForTrainer | None:
-    """The trainer that a request is for.
-
-    Raises:
-        InputError: no such trainer, or version of it.
-    """
-    if not request.trainer:
-        return None
-    from .export.registry import load
-    from .for_trainer import ForTrainer
-
-    return ForTrainer(load(request.trainer))
-
-
-def _given_point(stated: Stated, fix: Mapping[str, object]) -> Point:
-    """The layout of degrees that are given, all others 1; data parallelism takes what is left."""
-    from .planners._grid_space import read_fix
-
-    given: dict[str, Any] = {
-        "dp": 0,
-        "tp": 1,
-        "pp": 1,
-        "sequence": False,
-        "chunks": 1,
-        "micro_batch": 1,
-        "zero": 0,
-        "recompute": "none",
-        "schedule": "1f1b",
-    }
-    given |= read_fix(fix)
-    point = Point(**given)
-    left = stated.problem.cluster.count // max(1, point.tp * point.pp * point.cp * point.ep)
-    return replace(point, dp=point.dp or max(1, left))
-
-
 def by_hand(stated: Stated, layout: LayoutByHand, top: int = 5) -> Outcome:
     """Price a layout given by its degrees; what is not said (sequence parallelism) is chosen, and shown.
 
@@ -332,7 +295,7 @@ def by_hand(stated: Stated, layout: LayoutByHand, top: int = 5) -> Outcome:
         fix["replicate"] = full.replicate
     trainer = trainer_of(stated.request)
     if trainer is not None:
-        trainer.check_conditions(stated.problem, _given_point(stated, fix))
+        trainer.check_conditions(stated.problem, given_point(stated, fix))
     planner = Grid(fix=fix, top=1, trainer=trainer)
     result = planner.plan(stated.problem, seed=stated.request.seed)
     outcome = outcome_of(stated, planner, result, top=1)
@@ -380,31 +343,6 @@ def reopened(opened: Opened) -> Reopened:
         )
     files = {p.name: p.stat().st_size for p in sorted(opened.folder.iterdir()) if p.is_file()}
     return Reopened(opened.folder, stated, replace(outcome, folder=os.path.relpath(opened.folder), files=files))
-
-
-def changes_between(first: Reopened, other: Reopened) -> tuple[float, list[Change]] | None:
-    """Seconds of the first plan's step, and what leads to the other, one option at a time; None where they answer other
-    problems or one is no layout of degrees."""
-    from .export.gains import path
-    from .export.setup import setup_of
-    from .layout_by_hand import spelled
-
-    a, b = first.stated, other.stated
-    if (
-        first.outcome.plan is None
-        or other.outcome.plan is None
-        or first.outcome.simulation is None
-        or not a.request.same_problem(b.request)
-    ):
-        return None
-    try:
-        theirs, ours = (setup_of(a.problem, x.outcome.plan) for x in (first, other) if x.outcome.plan is not None)
-    except Unsupported:
-        return None
-    found: list[Change] = [
-        (s.options(lambda setup: spelled(setup.point)), s.seconds, s.memory, s.fits) for s in path(theirs, ours)
-    ]
-    return first.outcome.simulation.step_seconds, found
 
 
 BIGGER = (2, 4, 8, 16, 32, 64)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from .errors import InputError, Unsupported
 from .export.base import Exporter
 from .export.model import model_of, parts_of
 from .export.outcome import broken_conditions, export, verdict
 from .export.reading import in_order
+from .export.registry import load
 from .export.setup import Setup
 from .layouts.build import schedule_of
 from .layouts.expert import expert_of
@@ -17,6 +20,9 @@ from .layouts.recognise import Recognised
 from .layouts.units import Units
 from .plan.model import Plan
 from .plan.problem import Problem
+from .planners._grid_space import read_fix
+from .request import Request
+from .stated import Stated
 
 
 @dataclass(frozen=True)
@@ -72,3 +78,33 @@ class ForTrainer:
         samples = problem.recipe.samples
         m = max(1, samples // (point.replicas * point.micro_batch))
         return Setup(problem, Recognised(point, parts, schedule_of(point, m), in_order(point), samples))
+
+
+def trainer_of(request: Request) -> ForTrainer | None:
+    """The trainer that a request is for.
+
+    Raises:
+        InputError: no such trainer, or version of it.
+    """
+    if not request.trainer:
+        return None
+    return ForTrainer(load(request.trainer))
+
+
+def given_point(stated: Stated, fix: Mapping[str, object]) -> Point:
+    """The layout of degrees that are given, all others 1; data parallelism takes what is left."""
+    given: dict[str, Any] = {
+        "dp": 0,
+        "tp": 1,
+        "pp": 1,
+        "sequence": False,
+        "chunks": 1,
+        "micro_batch": 1,
+        "zero": 0,
+        "recompute": "none",
+        "schedule": "1f1b",
+    }
+    given |= read_fix(fix)
+    point = Point(**given)
+    left = stated.problem.cluster.count // max(1, point.tp * point.pp * point.cp * point.ep)
+    return replace(point, dp=point.dp or max(1, left))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +20,11 @@ from .cluster.model import Cluster
 from .errors import InputError
 from .plan.layout import Box
 from .plan.model import Plan
+from .plan.moved import DeviceMoves, Moves, Piece, RankReads
 from .plan.moves import READ, Alike, transition
 from .stated import Stated
 
 if TYPE_CHECKING:
-    from .execute.saved.reads import RankReads
     from .planners.base import Planner, Progress
     from .report.outcome import Outcome
     from .request import Request
@@ -32,48 +32,6 @@ if TYPE_CHECKING:
 BIGGEST = 3
 """Pieces that are named."""
 _WORD = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceMoves:
-    """Bytes of one device of the new cluster."""
-
-    device: int
-    kept: float
-    received: float
-    read: float
-    sent: float
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """The largest single piece of parameters that move alike."""
-
-    tensor: str
-    alike: int
-    """Other parameters of which the same piece goes the same way."""
-    src: int
-    """A device, or READ."""
-    dst: int
-    nbytes: float
-
-
-@dataclass(frozen=True, slots=True)
-class Moves:
-    """All that devices must have before they go on under the new plan."""
-
-    devices: tuple[DeviceMoves, ...]
-    stay: Mapping[int, int]
-    """Device of the old cluster -> its number in the new one."""
-    seconds: float
-    """Of the busiest device, one transfer after the other, sends and receipts at the same time; without what is read."""
-    biggest: tuple[Piece, ...]
-    held: Mapping[int, Mapping[str, tuple[Box, ...]]]
-    """Device -> parameter -> what it holds under the new plan."""
-
-    def total(self, what: str) -> float:
-        """Bytes over all devices of "kept", "received" or "read"."""
-        return float(sum(getattr(d, what) for d in self.devices))
 
 
 def stays(old: Cluster, new: Cluster, lost: Collection[int] = ()) -> dict[int, int]:
@@ -247,6 +205,7 @@ def search(
 ) -> Outcome:
     """Let `planner` go on from the previous plan, if it has a way of its own to; else let it search as for any problem."""
     from . import answer
+    from .for_trainer import trainer_of
     from .planners.base import Planner as Template
     from .planners.types import Budget, Event, Result
 
@@ -258,7 +217,7 @@ def search(
     known = Result("feasible", previous, nan, unit, None, "", problem.cost.name, 0.0, 0, request.seed)
     budget = Budget(seconds=request.budget)
     result = planner.replan(problem, known, Event("cluster"), budget=budget, seed=request.seed)
-    trainer = answer.trainer_of(request)
+    trainer = trainer_of(request)
     if trainer is not None and result.plan is not None:
         trainer.check(problem, result.plan)
     return answer.outcome_of(stated, planner, result, top=top, stopped=stopped())

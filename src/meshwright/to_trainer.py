@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .answer import Reopened
 from .errors import InputError, Unsupported
 from .export.base import Exporter, Read
 from .export.gains import gaining, path
@@ -15,6 +16,7 @@ from .export.outcome import Exported, export
 from .export.reading import setup_from
 from .export.registry import installed, load
 from .export.setup import Setup, setup_of
+from .layout_by_hand import spelled as by_hand
 from .output_folder import write_together
 from .plan.model import Plan
 from .plan.schedules import plain
@@ -170,3 +172,24 @@ def reader_of(text: str, format_name: str = "") -> Exporter:
             f"no file of {', '.join(names())}: say which with --format NAME, or give a plan.json", where="--from"
         )
     return load(able[0])
+
+
+def changes_between(first: Reopened, other: Reopened) -> tuple[float, list[Change]] | None:
+    """Seconds of the first plan's step, and what leads to the other, one option at a time; None where they answer other
+    problems or one is no layout of degrees."""
+    a, b = first.stated, other.stated
+    if (
+        first.outcome.plan is None
+        or other.outcome.plan is None
+        or first.outcome.simulation is None
+        or not a.request.same_problem(b.request)
+    ):
+        return None
+    try:
+        theirs, ours = (setup_of(a.problem, x.outcome.plan) for x in (first, other) if x.outcome.plan is not None)
+    except Unsupported:
+        return None
+    found: list[Change] = [
+        (s.options(lambda setup: by_hand(setup.point)), s.seconds, s.memory, s.fits) for s in path(theirs, ours)
+    ]
+    return first.outcome.simulation.step_seconds, found

@@ -8,16 +8,12 @@ Moves    4 of 8 devices stay, 4 are gone, 0 are new. Weights and optimizer state
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from .._words import count, memory_unit, number, plural, size
+from ..plan.moved import DeviceMoves, Moves, Piece, RankReads
 from ..plan.moves import READ
 from .answers import MovesAnswer, ResumeAnswer
 from .lines import Line, columns, labelled
-
-if TYPE_CHECKING:
-    from ..execute.saved.reads import RankReads
-    from ..replanning import DeviceMoves, Moves, Piece
 
 ROWS = 8
 """Rows of devices, and of ranks, that a screen shows."""

@@ -33,7 +33,7 @@ def show(
     color: o.ColorChoice = "auto",
 ) -> int:
     """Print the table of a plan again and open its report."""
-    from ... import answer, save
+    from ... import answer, save, to_trainer
     from ...output_folder import REPORT, TRACE
     from ...report.diff import diff_lines, diff_object
     from ...report.gains import gain_lines, gain_object
@@ -49,7 +49,7 @@ def show(
         other = answer.reopened(save.open_plan(diff))
         screen.lines(diff_lines(first.outcome, other.outcome, screen.width))
         found = diff_object(first.outcome, other.outcome)
-        if (gains := answer.changes_between(first, other)) is not None:
+        if (gains := to_trainer.changes_between(first, other)) is not None:
             start, changes = gains
             screen.lines(
                 [Line(""), Line("One change after the other", "title"), *gain_lines(start, changes, screen.width)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -12,20 +11,10 @@ from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMe
 
 from ...errors import InputError
 from ...plan.layout import Box
+from ...plan.moved import RankReads
 from . import folders
 from .box_planners import described
 from .checkpoint import OPTIMIZER
-
-
-@dataclass(frozen=True, slots=True)
-class RankReads:
-    """What one rank needs of a checkpoint."""
-
-    rank: int
-    nbytes: int
-    tensors: int
-    """Weights, and what the optimizer keeps of each of their elements."""
-    files: tuple[str, ...]
 
 
 def reads(

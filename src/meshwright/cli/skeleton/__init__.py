@@ -11,7 +11,7 @@ from importlib.resources import files
 _ABOUT = """\
 # greedy-tp
 
-A planner for [meshwright](https://pypi.org/project/meshwright/): `src/greedy_tp/__init__.py`.
+A planner for Meshwright: `src/greedy_tp/__init__.py`.
 
 ```
 pip install -e .

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch import fx
+from torch import fx, library
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import Placement
@@ -57,13 +57,13 @@ def watched(seen: Callable[[str, tuple[Any, ...]], None]) -> Iterator[None]:
 
         return carried_out
 
-    library = torch.library.Library("c10d", "IMPL")  # type: ignore[no-untyped-call]
+    kernels = library.Library("c10d", "IMPL")  # type: ignore[no-untyped-call]
     try:
         for operator, kind in c10d_operators().items():
-            library.impl(operator, kernel(operator, kind), "BackendSelect", with_keyset=True)  # type: ignore[no-untyped-call]
+            kernels.impl(operator, kernel(operator, kind), "BackendSelect", with_keyset=True)  # type: ignore[no-untyped-call]
         yield
     finally:
-        library._destroy()  # type: ignore[no-untyped-call]
+        kernels._destroy()  # type: ignore[no-untyped-call]
 
 
 def strided_shard(dim: int, pieces: int) -> Placement:

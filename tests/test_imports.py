@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "validation": {"planners", "calibration"},
 }
 """The layers; a folder may import what these may import, too. Everything else (the glue, cli) may import all."""
-ALWAYS = {"errors", "_callable", "_jit", "_spelling", "_toml", "_views", "_words"}
+ALWAYS = {"errors", "_callable", "_jit", "_parsed", "_spelling", "_toml", "_views", "_words"}
 
 
 def allowed(folder: str) -> set[str]:

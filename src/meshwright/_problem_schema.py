@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from .cluster._units import BadQuantity, quantity
-from .request import PRECISIONS, Request, tokens_of
+from .request import LARGEST, PRECISIONS, Request, tokens_of
 
 
 class _Table(BaseModel):
@@ -34,8 +34,8 @@ class ModelTable(_Table):
     config: str | None = None
     code: str | None = None
     recorded: str | None = None
-    batch: Annotated[int, Field(ge=1)] | None = None
-    seq: Annotated[int, Field(ge=1)] | None = None
+    batch: Annotated[int, Field(ge=1, le=LARGEST)] | None = None
+    seq: Annotated[int, Field(ge=1, le=LARGEST)] | None = None
     precision: str = "bf16"
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     attention_share: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -83,7 +83,7 @@ class SearchTable(_Table):
     budget: str | None = None
     objective: Literal["step", "cost", "memory"] = "step"
     fix: dict[str, Annotated[int, Field(ge=1)]] = {}
-    allow: dict[str, list[str]] = {}
+    allow: dict[str, Annotated[list[str], Field(min_length=1)]] = {}
     set: dict[str, str] = {}
     mesh: str = ""
     annotations: str = ""
@@ -160,7 +160,7 @@ def budget_seconds(text: str) -> float:
         value = float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]] if found else 0.0
     except ValueError:
         value = 0.0
-    if value <= 0:
+    if not 0 < value < inf:
         raise ValueError('write "60 s", "5 min" or "1 h"')
     return value
 

@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from ._parsed import ENCODING, parsed_toml
 from .errors import InputError
 
 
@@ -16,8 +17,8 @@ def read_toml(path: Path, missing: str) -> tuple[str, dict[str, Any]]:
         InputError: no such file, not to be read, or not TOML.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        return text, tomllib.loads(text)
+        text = path.read_text(encoding=ENCODING)
+        return text, parsed_toml(text)
     except FileNotFoundError:
         raise InputError(missing, where=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:

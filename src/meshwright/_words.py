@@ -118,3 +118,8 @@ def sentence_list(names: Iterable[str], limit: int = 10) -> str:
     """Names for a sentence, at most `limit` of them."""
     found = list(names)
     return ", ".join(found[:limit]) + (f" and {len(found) - limit} more" if len(found) > limit else "")
+
+
+def whole_number(text: str) -> int | None:
+    """What 18 digits or fewer say; None for any other text, signs that only look like digits ("²") among them."""
+    return int(text) if text.isdecimal() and len(text) <= 18 else None

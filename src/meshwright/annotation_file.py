@@ -21,8 +21,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ._parsed import ENCODING, parsed_json
 from ._spelling import nearest
 from ._toml import read_toml
+from ._words import whole_number
 from .cluster.model import Cluster, Mesh
 from .errors import InputError
 from .plan.model import Cut, Layout
@@ -65,9 +67,11 @@ def read(path: Path) -> Wishes:
     """
     if path.suffix == ".json":
         try:
-            table = json.loads(path.read_text(encoding="utf-8"))
+            table = parsed_json(path.read_text(encoding=ENCODING))
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror or error}", where=str(path)) from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is no text: {error.reason} at byte {error.start}", where=str(path)) from error
         except json.JSONDecodeError as error:
             raise InputError(f"{path}:{error.lineno}: no JSON, {error.msg}", where=str(path)) from error
     else:
@@ -129,9 +133,9 @@ def axes_of(text: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, equals, size = (part.strip() for part in item.partition("="))
-        if not equals or not name.isidentifier() or not size.isdigit() or int(size) < 1 or name in found:
+        if not equals or not name.isidentifier() or not (count := whole_number(size)) or name in found:
             raise InputError(f'--mesh {text}: write each axis once with its size, as "x=2,y=4"', where="--mesh")
-        found[name] = int(size)
+        found[name] = count
     if not found:
         raise InputError(f'--mesh "{text}" has no axis: write "x=2,y=4"', where="--mesh")
     return found

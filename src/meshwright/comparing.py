@@ -38,7 +38,7 @@ def planners_named(words: str) -> list[str]:
                 f'no planner has the tag "{tag}": "meshwright planners" lists their tags', where="--planners"
             )
         return sorted(found)
-    names = [w.strip() for w in words.split(",") if w.strip()]
+    names = list(dict.fromkeys(w.strip() for w in words.split(",") if w.strip()))
     if not names:
         raise InputError("--planners names none: write a,b or all or tag:WORD", where="--planners")
     return names
@@ -55,11 +55,19 @@ def check_names(names: Sequence[str], given: Mapping[str, str] | None = None) ->
     """Unknown names, and settings that none of the planners takes, fail before anything is captured or searched.
 
     Raises:
-        InputError: no such planner or file, or a setting without a taker.
+        InputError: no such planner or file, two of one name, or a setting without a taker.
     """
     from .planners import registry
 
-    known = {f"planner {name}": settings.parameters(type(registry.load(name))) for name in names}
+    kinds = {name: type(registry.load(name)) for name in names}
+    called: dict[str, str] = {}
+    for name, kind in kinds.items():
+        if (other := called.setdefault(kind.info.name, name)) != name:
+            raise InputError(
+                f"--planners: {other} and {name} are both called {kind.info.name}: give one of them another name in its info",
+                where="--planners",
+            )
+    known = {f"planner {name}": settings.parameters(kind) for name, kind in kinds.items()}
     settings.check_taken(given or {}, known)
 
 

@@ -32,13 +32,13 @@ from .cost.constants import software
 from .errors import InputError
 from .layout_by_hand import LayoutByHand
 from .report.layout_words import layout_words
-from .request import FAULTS_SHOWN, Request
+from .request import FAULTS_SHOWN, LARGEST, Request
 from .stated import state
 
 if TYPE_CHECKING:
     from .calibration.stack import Step
 
-Count = Annotated[int, Field(strict=True, ge=1)]
+Count = Annotated[int, Field(strict=True, ge=1, le=LARGEST)]
 
 
 def _bytes(text: object) -> float:

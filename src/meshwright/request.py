@@ -5,6 +5,7 @@ Every plan writes one, so any result can be run again. A path in it is relative 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 PRECISIONS: Mapping[str, str] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 FAULTS_SHOWN = 10
+LARGEST = 10**12
+"""Samples a step, and tokens a sample, that may be asked for."""
 _TIMES = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
@@ -227,8 +230,7 @@ def _plain(value: float) -> str:
 
 
 def _quoted(word: str) -> str:
-    escaped = word.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    return json.dumps(word, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _shown(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import output_folder as folders
+from ._parsed import parsed_json
 from .errors import InputError
 from .plan.match import other_parameters
 from .plan.model import Plan
@@ -81,10 +81,19 @@ def open_plan(path: Path) -> Opened:
         raise InputError(
             f"{file} lies alone: {folders.PROBLEM} beside it says which model and cluster it is for", where=str(file)
         )
-    report = file.parent / folders.REPORT
-    found = ANSWER.search(report.read_text(encoding="utf-8")) if report.exists() else None
-    answer = json.loads(found[1]) if found else {}
-    return Opened(file.parent, plan, read(problem), answer)
+    return Opened(file.parent, plan, read(problem), _stored(file.parent / folders.REPORT))
+
+
+def _stored(report: Path) -> dict[str, Any]:
+    """The answer in a report; {} where there is none, or a file that no longer holds one: the plan does not need it."""
+    try:
+        found = ANSWER.search(report.read_text(encoding="utf-8"))
+        answer = parsed_json(found[1]) if found else {}
+        stored_candidates(answer)
+        parts = answer.get("problem", {}), answer.get("result", {}), answer.get("why") or {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return answer if all(isinstance(part, dict) for part in parts) else {}
 
 
 def stored_candidates(answer: dict[str, Any]) -> tuple[list[Candidate], list[Candidate]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -46,7 +47,8 @@ class Stated:
     @property
     def folder(self) -> Path:
         """MODEL-CLUSTER, where nothing else is said."""
-        return Path(f"{self.source.name}-{self.problem.cluster.name}")
+        # A cluster file may give any name.
+        return Path(re.sub(r"[/\\\x00-\x1f]", "-", f"{self.source.name}-{self.problem.cluster.name}"))
 
     def described(self, plan: Plan) -> Plan:
         """The plan with what its model is fed, so that it can be run from the module alone."""

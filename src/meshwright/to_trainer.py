@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ._parsed import ENCODING
 from .answer import Reopened
 from .errors import InputError, Unsupported
 from .export.base import Exporter, Read
@@ -134,8 +135,8 @@ def _texts(file: Path) -> dict[str, str]:
     """A file, or all text files of a folder that an export wrote."""
     try:
         if file.is_dir():
-            return {p.name: p.read_text(encoding="utf-8") for p in sorted(file.iterdir()) if p.is_file()}
-        return {file.name: file.read_text(encoding="utf-8")}
+            return {p.name: p.read_text(encoding=ENCODING) for p in sorted(file.iterdir()) if p.is_file()}
+        return {file.name: file.read_text(encoding=ENCODING)}
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "is no text"
         raise InputError(f"cannot read {file}: {why}", where="--from") from None

@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from sys import float_info
 from typing import Any, TypeVar
 
 from .._toml import read_toml
@@ -35,6 +36,8 @@ from ..cost.constants import Family, Software, families, generation, software
 from ..errors import InputError
 
 SCHEMA = 1
+_LARGEST = float_info.max
+_KINDS = ("gpu", "cpu", "tpu", "xpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,25 +225,52 @@ def _profile(table: Mapping[str, Any]) -> Profile:
     _check(families_, families(), Family)
     _check(generations, software(), Software)
     return Profile(
-        name=table["name"],
-        software=table["generation"],
+        name=_text(table, "name"),
+        software=_text(table, "generation"),
         machine=machine,
         local=_local(table) if "device" in table else None,
         families=families_,
         generations=generations,
-        measured={k: Measured(**v) for k, v in table.get("measured", {}).items()},
-        source=table.get("source", ""),
+        measured={k: _measured(k, v) for k, v in table.get("measured", {}).items()},
+        source=_text(table, "source", ""),
     )
 
 
 def _local(table: Mapping[str, Any]) -> Local:
     row, link = table["device"], table.get("link", {})
+    kind: Any = _text(row, "kind")
+    if kind not in _KINDS:
+        raise ValueError(f"kind is {kind}, which is none of {', '.join(_KINDS)}")
     device = DeviceType(
-        name=row["name"], kind=row["kind"], memory=float(row["memory"]), peak=dict(row["peak"]),
-        bandwidth=float(row["bandwidth"]), host_bandwidth=float(row["host_bandwidth"]), family=row["family"],
+        name=_text(row, "name"), kind=kind, memory=_number(row, "memory"), peak={k: _number(row["peak"], k) for k in row["peak"]},
+        bandwidth=_number(row, "bandwidth"), host_bandwidth=_number(row, "host_bandwidth", 0.0), family=_text(row, "family"),
         sources={"peak": "measured by meshwright calibrate"},
     )  # fmt: skip
-    return Local(device, row["count"], row["cores"], float(link.get("bandwidth", 0.0)), float(link.get("latency", 0.0)))
+    count, cores = int(_number(row, "count")), int(_number(row, "cores", 0.0))
+    return Local(device, count, cores, _number(link, "bandwidth", 0.0), _number(link, "latency", 0.0))
+
+
+def _measured(name: str, row: Mapping[str, Any]) -> Measured:
+    if unknown := set(row) - {f.name for f in fields(Measured)}:
+        raise ValueError(f'no "{min(unknown)}" in measured "{name}"')
+    low, high, repeats, predicted = (_number(row, key, 0.0) for key in ("low", "high", "repeats", "predicted"))
+    return Measured(_number(row, "seconds"), low, high, int(repeats), predicted)
+
+
+def _text(row: Mapping[str, Any], key: str, default: str | None = None) -> str:
+    value = row[key] if default is None else row.get(key, default)
+    if not isinstance(value, str):
+        raise ValueError(f"{key} is {value}, which is no text")
+    return value
+
+
+def _number(row: Mapping[str, Any], key: str, least: float | None = None) -> float:
+    """Above 0, and there; or, with `least`, that or more, and that where it is not there."""
+    value = row[key] if least is None else row.get(key, least)
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not plain or not (0 < value <= _LARGEST if least is None else least <= value <= _LARGEST):
+        raise ValueError(f"{key} is {value}, which is no {'positive ' if least is None else ''}number")
+    return float(value)
 
 
 def _check(given: Mapping[str, Mapping[str, Any]], known: Iterable[str], kind: type) -> None:
@@ -251,5 +281,5 @@ def _check(given: Mapping[str, Mapping[str, Any]], known: Iterable[str], kind: t
         for key, value in values.items():
             if key not in names:
                 raise ValueError(f'no constant "{key}" in {name}')
-            if not isinstance(value, (int, float)) or not value >= 0:
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
                 raise ValueError(f"{name}.{key} is {value}, which is no positive number")

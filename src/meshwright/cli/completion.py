@@ -204,7 +204,7 @@ def _asked(env: Mapping[str, str]) -> _Words | None:
     words = line.split()
     if shell == "complete_bash":
         place = env.get("COMP_CWORD", "")
-        if not place.isdigit():
+        if not place.isdecimal():
             return None
         before, last = _joined(words[1 : int(place)], "".join(words[int(place) : int(place) + 1]))
         cut = last.rfind("=") + 1 if "=" in words else 0

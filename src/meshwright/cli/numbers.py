@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import typer
 
 from ..errors import InputError
+from ..request import LARGEST
 
 Number = TypeVar("Number", int, float)
 
@@ -21,6 +22,8 @@ def whole(name: str, least: int, most: int | None = None, **settings: Any) -> An
         value = _parsed(int, text)
         if value is None or value < least or (most is not None and value > most):
             raise InputError(f"{name} {text}: must be {wanted}", where=name)
+        if value > LARGEST:
+            raise InputError(f"{name} {text}: must be a whole number from {least} to {LARGEST:,}", where=name)
         return value
 
     return typer.Option(name, parser=read, **{"metavar": "N"} | settings)

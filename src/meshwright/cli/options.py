@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from .._words import whole_number
 from ..errors import InputError
 from .completion import (
     OBJECTIVES,
@@ -174,9 +175,11 @@ def parse_fix(text: str | None) -> dict[str, int] | None:
     found: dict[str, int] = {}
     for item in filter(None, text.split(",")):
         key, equals, value = item.partition("=")
-        if not equals or not value.isdigit() or int(value) < 1:
+        if not equals or not (degree := whole_number(value.strip())):
             raise InputError(f'--fix {item}: write a degree as tp=8, several as "tp=8,pp=1"', where="--fix")
-        found[key.strip()] = int(value)
+        if key.strip() in found:
+            raise InputError(f"--fix {key.strip()} stands twice: give it once", where="--fix")
+        found[key.strip()] = degree
     return found
 
 
@@ -187,9 +190,10 @@ def parse_allow(items: list[str] | None) -> dict[str, tuple[str, ...]] | None:
     found: dict[str, tuple[str, ...]] = {}
     for item in items:
         key, equals, values = item.partition("=")
-        if not equals or not values:
+        choices = tuple(v.strip() for v in values.split(",") if v.strip())
+        if not equals or not choices:
             raise InputError(f"--allow {item}: write the choices as recompute=none,full", where="--allow")
-        found[key.strip()] = tuple(v.strip() for v in values.split(",") if v.strip())
+        found[key.strip()] = (*found.get(key.strip(), ()), *choices)
     return found
 
 

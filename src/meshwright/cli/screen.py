@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TextIO
 
+from .._words import whole_number
 from ..report.lines import Line, encodable
 
 Color = Literal["auto", "always", "never"]
@@ -33,8 +34,8 @@ def wants_color(stream: TextIO, choice: Color) -> bool:
 def width_of(stream: TextIO) -> int:
     """Columns: COLUMNS, else the terminal's, else 100 in a pipe."""
     asked = os.environ.get("COLUMNS", "")
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
+    if columns := whole_number(asked):
+        return columns
     return shutil.get_terminal_size((PIPE_WIDTH, 24)).columns if stream.isatty() else PIPE_WIDTH
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .model import Cluster, DeviceType, Level, Link
+from ..errors import InputError
+from .model import MOST_DEVICES, Cluster, DeviceType, Level, Link
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,15 @@ def build(name: str, groups: Sequence[NodeGroup], outer: Sequence[Outer] = (), l
     """Devices are numbered node by node in the order of `groups`.
 
     Without `outer`, all nodes form one level over their fastest NICs. Costs O(1) for equal nodes.
+
+    Raises:
+        InputError: more devices than are planned for.
     """
     count = sum(g.devices * g.count for g in groups)
+    if count > MOST_DEVICES:
+        raise InputError(
+            f"{name} has {count:,} devices: clusters of up to {MOST_DEVICES:,} are planned for", where="--cluster"
+        )
     nodes = sum(g.count for g in groups)
     nics = sorted((g.nic for g in groups if g.nic is not None), key=lambda w: w.bandwidth)
     if not outer and nodes > 1 and nics:

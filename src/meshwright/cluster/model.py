@@ -13,6 +13,9 @@ from functools import cached_property
 from math import prod
 from typing import Literal
 
+MOST_DEVICES = 1_000_000
+"""Of a cluster that may be stated: some ten times the largest that train one model."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceType:

@@ -10,7 +10,7 @@ from ..errors import InputError
 from .model import Cluster
 from .presets import Preset, local, presets
 
-_COUNTED = re.compile(r"(.+?)x(\d+)")
+_COUNTED = re.compile(r"(.+?)x(\d{1,18})")
 
 
 def is_local(spec: str) -> bool:

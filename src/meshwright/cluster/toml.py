@@ -39,6 +39,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from .._parsed import ENCODING, parsed_toml
 from .._spelling import nearest
 from ..errors import InputError
 from ._build import NodeGroup, Outer, Wire, build
@@ -139,7 +140,7 @@ def read(path: Path) -> Cluster:
         InputError: the file is missing, is no TOML, or has faults; all are named, ten at most.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding=ENCODING)
     except FileNotFoundError:
         raise InputError(f'no cluster file "{path}"', where=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -150,7 +151,7 @@ def read(path: Path) -> Cluster:
 def parse(text: str, file: str) -> Cluster:
     """As `read`, from text; `file` is the name used in sentences."""
     try:
-        raw = tomllib.loads(text)
+        raw = parsed_toml(text)
     except tomllib.TOMLDecodeError as error:
         place = re.search(r"\(at line (\d+)", str(error))
         line = place[1] if place else str(text.count("\n") + 1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from .._parsed import parsed_json
 from .._spelling import nearest
+from .._words import whole_number
 from ..errors import InputError
 from ._calls import Call, Open, constants, parsed
 from ._hf_options import known
@@ -95,8 +96,8 @@ class _Yaml:
 
     def whole(self, key: str, default: int) -> int:
         value = self.value(key, default)
-        if isinstance(value, str) and value.isdigit():
-            value = int(value)
+        if isinstance(value, str) and (written := whole_number(value)) is not None:
+            value = written
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InputError(f"{key}: {value!r} is no whole number of at least 1", where=self.at(key))
         return value
@@ -180,7 +181,7 @@ class _Yaml:
         """FSDP 1: what its strategy keeps whole and where."""
         key = "fsdp_config.fsdp_sharding_strategy"
         said = str(self.value(key, self.value("fsdp_config.fsdp_reshard_after_forward", "FULL_SHARD"))).upper()
-        name = STRATEGIES[int(said) - 1] if said.isdigit() and 0 < int(said) <= len(STRATEGIES) else said
+        name = STRATEGIES[n - 1] if (n := whole_number(said)) and n <= len(STRATEGIES) else said
         if name not in STRATEGIES:
             near = nearest(name, STRATEGIES, limit=3) or "FULL_SHARD"
             raise InputError(f'no sharding strategy "{said}": did you mean {near}?', where=self.at(key))
@@ -205,7 +206,7 @@ class _Yaml:
             raise InputError(
                 f"zero_stage: {stage!r} is none of 0, 1, 2, 3", where=self.at("deepspeed_config.zero_stage")
             )
-        self.script.say("zero", stage, f"zero_stage: {stage}")
+        self.script.say("zero", int(stage), f"zero_stage: {stage}")
         m = self.whole("deepspeed_config.gradient_accumulation_steps", 1)
         self.script.say("m", m, f"gradient_accumulation_steps: {m}")
         for part in ("optimizer", "param"):
@@ -215,13 +216,16 @@ class _Yaml:
 
     def _deepspeed_file(self, text: str, file: str) -> None:
         try:
-            found = json.loads(text)
+            found = parsed_json(text)
         except ValueError as error:
             raise InputError(f"not JSON: {error}", where=file) from None
-        zero = found.get("zero_optimization", {}).get("stage", 0)
-        self.script.say("zero", zero, f'"stage": {zero}')
+        zero = found.get("zero_optimization", {}) if isinstance(found, dict) else None
+        stage = zero.get("stage", 0) if isinstance(zero, dict) else None
+        if stage not in (0, 1, 2, 3):
+            raise InputError("DeepSpeed's file says no zero_optimization with a stage of 0, 1, 2 or 3", where=file)
+        self.script.say("zero", int(stage), f'"stage": {stage}')
         for key, word in (("train_micro_batch_size_per_gpu", "micro_batch"), ("train_batch_size", "samples")):
-            if isinstance(found.get(key), int):
+            if isinstance(found.get(key), int) and found[key] > 0:
                 self.script.say(word, found[key], f'"{key}": {found[key]}')
 
     def _megatron(self, processes: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .._parsed import parsed_python
 from ..errors import InputError
 
 _OPERATORS = {
@@ -62,7 +63,7 @@ def calls(text: str, file: str, parameters: Mapping[str, Collection[str]]) -> li
 def parsed(text: str, file: str) -> ast.Module:
     """Raises InputError: not Python."""
     try:
-        return ast.parse(text)
+        return parsed_python(text)
     except SyntaxError as error:
         raise InputError(f"not Python: {error.msg}", where=f"{file}:{error.lineno or 1}") from None
 
@@ -104,7 +105,10 @@ def value_of(node: ast.expr, names: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         left, right = value_of(node.left, names), value_of(node.right, names)
         if isinstance(left, int | float) and isinstance(right, int | float):
-            return _OPERATORS[type(node.op)](left, right)
+            try:
+                return _OPERATORS[type(node.op)](left, right)
+            except (ZeroDivisionError, OverflowError):
+                return Open(ast.unparse(node))
     return Open(ast.unparse(node))
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .._parsed import parsed_json, parsed_python
 from .._spelling import nearest
 from .._words import count
 from ..errors import InputError, Unsupported
@@ -59,7 +60,7 @@ class _Reading:
 
     def _parsed(self) -> dict[str, Any]:
         try:
-            found = json.loads(self.text, object_pairs_hook=self._once)
+            found = parsed_json(self.text, object_pairs_hook=self._once)
         except json.JSONDecodeError as error:
             raise InputError(f"{self.name}:{error.lineno}: no JSON: {error.msg}", where=self.name) from None
         if not isinstance(found, dict):
@@ -105,7 +106,7 @@ class _Reading:
         value = self._get(path)
         if value is None or value == AUTO:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < least:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or value < least:
             raise self._wrong(path, f'"{path}": {json.dumps(value)} must be a whole number of at least {least}')
         return int(value)
 
@@ -231,7 +232,7 @@ def _asks_again(code: Mapping[str, str]) -> bool:
     """Whether a call makes every layer run again."""
     for name, text in code.items():
         try:
-            tree = ast.parse(text)
+            tree = parsed_python(text)
         except SyntaxError as error:
             raise InputError(f"{name}:{error.lineno}: no Python: {error.msg}", where=name) from None
         for node in ast.walk(tree):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
 import yaml
 
+from .._parsed import parsed_json
 from .._spelling import distance, nearest
 from ..errors import InputError
 from ._calls import Call
 from ._hf_options import names
 from ._shell import launched, script, taken_apart
+from ._yaml import parsed_yaml
 
 _OWNER = "TrainingArguments"
 _TOLD = re.compile(r"--(?:per_device_train_batch_size|per-device-train-batch-size)\b")
@@ -83,11 +84,11 @@ def _value(values: list[str]) -> Any:
     text = " ".join(values)
     if text.startswith("{"):
         try:
-            return json.loads(text)
+            return parsed_json(text)
         except ValueError:
             return text
     try:
-        plain = yaml.safe_load(text)
+        plain = parsed_yaml(text)
     except yaml.YAMLError:
         return text
     return plain if isinstance(plain, (bool, int, float)) else text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import yaml
@@ -14,7 +14,7 @@ from .._words import count
 from ..errors import InputError, Unsupported
 from ._maxtext_names import AGAIN, ASSUMED, MESH, NEAREST_AGAIN, OWN, SIZE_OF, options
 from ._shell import script
-from ._yaml import settings
+from ._yaml import parsed_yaml, settings
 from .base import Read
 from .model import Model
 
@@ -57,7 +57,7 @@ def _settings(name: str, text: str) -> Iterator[tuple[str, Any, str]]:
 
 def _value(text: str, place: str) -> Any:
     try:
-        return yaml.safe_load(text) if text else ""
+        return parsed_yaml(text) if text else ""
     except yaml.YAMLError:
         raise InputError(f"{place}: no value: {text}", where=place) from None
 
@@ -114,7 +114,7 @@ class _Reading:
 
     def _number(self, key: str, default: int, least: int = 1) -> int:
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or (value < least and value != -1):
+        if isinstance(value, bool) or not isinstance(value, int) or not (least <= value < 1 << 53 or value == -1):
             place = self.found[key][1]
             raise InputError(f"{place}: {key}: {value} must be a whole number of at least {least}, or -1", where=place)
         return value
@@ -175,7 +175,7 @@ class _Reading:
         axes = self._get("mesh_axes", None)
         if axes is None:
             return OWN
-        if not isinstance(axes, list) or set(axes) - set(MESH):
+        if not isinstance(axes, list) or any(a not in MESH for a in axes):
             place = self.found["mesh_axes"][1]
             raise InputError(f"{place}: mesh_axes must be a list of {', '.join(MESH)}", where=place)
         word = {
@@ -192,7 +192,8 @@ class _Reading:
         """What the axes are said to cut, where that is not what is priced."""
         self._says("tp", "ici_tensor_sequence_parallelism" if size["tensor_sequence"] > 1 else "ici_tensor_parallelism")
         rules = self._get("logical_axis_rules", None)
-        given = {rule[0]: rule[1] for rule in rules if len(rule) == 2} if isinstance(rules, list) else {}
+        pairs = [r for r in rules if isinstance(r, list) and len(r) == 2] if isinstance(rules, list) else []
+        given = {str(rule[0]): rule[1] for rule in pairs}
         if size["tensor"] > 1 and size["tensor_sequence"] > 1:
             self.ignored["ici_tensor_parallelism"] = "as tensor_sequence"
         if size["tensor"] > 1 and given.get("activation_embed") != []:
@@ -242,7 +243,7 @@ class _Reading:
 
     def _batch(self, replicas: int, pp: int) -> dict[str, Any]:
         value = self._get("per_device_batch_size", 12.0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf:
             place = self.found["per_device_batch_size"][1]
             raise InputError(f"{place}: per_device_batch_size: {value} must be a number above 0", where=place)
         steps = self._number("gradient_accumulation_steps", 1)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from .._words import whole_number
 from .model import Share
 
 _GROUP = re.compile(r"\(([^)]+)\)\*(\d+)")
 _LETTER = re.compile(r"(.)\*(\d+)")
 _RUN = 4
 """Layers from which "t*n" is shorter and clearer than that many letters."""
+_MOST = 4_096
+"""Letters that one repetition makes: more layers than any model has."""
 
 
 def written(shares: Sequence[Share]) -> str:
@@ -35,11 +38,18 @@ def parts(text: str) -> tuple[str, ...]:
     """
     plain = text.replace(",", "")
     for pattern in (_GROUP, _LETTER):
-        plain = pattern.sub(lambda found: found[1] * int(found[2]), plain)
+        plain = pattern.sub(_repeated, plain)
     odd = next((c for c in plain if c not in "EtmL|"), "")
     if odd:
         raise ValueError(f'"{odd}" in the layout {text}: it is made of E, t, m, L, |, x*n and (…)*n')
     return tuple(plain.split("|"))
+
+
+def _repeated(found: re.Match[str]) -> str:
+    times = whole_number(found[2])
+    if times is None or times * len(found[1]) > _MOST:
+        raise ValueError(f"{found[0]} in the layout makes more than {_MOST:,} letters")
+    return found[1] * times
 
 
 def counts(text: str, layers: int) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ import yaml
 from .._spelling import nearest
 from ..errors import InputError
 from ._shell import Word, launched, script, taken_apart
+from ._yaml import composed, loaded
 
 ALIASES = {
     "num_moe_experts": "num_experts",
@@ -155,16 +156,15 @@ def of_yaml(name: str, text: str, called: str) -> tuple[dict[str, Given], dict[s
         InputError: no mapping, or a field that Megatron does not have: file, line, field.
     """
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{name}:{mark.line + 1}" if mark else name
-        raise InputError(f"{place}: not YAML: {getattr(error, 'problem', error)}", where=place) from None
-    if not isinstance(root, yaml.MappingNode):
-        raise InputError(f"{name} holds no settings: a mapping of fields is wanted", where=name)
-    values: dict[str, Given] = {}
-    unknown: dict[str, str] = {}
-    _gather(root, name, called, values, unknown)
+        root = composed(text)
+        if not isinstance(root, yaml.MappingNode):
+            raise InputError(f"{name} holds no settings: a mapping of fields is wanted", where=name)
+        values: dict[str, Given] = {}
+        unknown: dict[str, str] = {}
+        _gather(root, name, called, values, unknown)
+    except yaml.MarkedYAMLError as error:
+        place = f"{name}:{error.problem_mark.line + 1}" if error.problem_mark else name
+        raise InputError(f"{place}: not YAML: {error.problem or error.context}", where=place) from None
     return values, unknown
 
 
@@ -175,13 +175,14 @@ def _gather(node: yaml.MappingNode, name: str, called: str, values: dict[str, Gi
         if isinstance(value, yaml.MappingNode):
             _gather(value, name, called, values, unknown)
             continue
-        own = key.value.removeprefix("--").replace("-", "_")  # its own tests write options as keys
+        word = str(key.value)
+        own = word.removeprefix("--").replace("-", "_")  # its own tests write options as keys
         if own not in fields:
             if near := nearest(own, fields):
-                raise InputError(f"{place}: {called} has no field {key.value}: did you mean {near}?", where=place)
-            unknown[key.value] = f"no field of {called}: taken for another's"
+                raise InputError(f"{place}: {called} has no field {word}: did you mean {near}?", where=place)
+            unknown[word] = f"no field of {called}: taken for another's"
             continue
-        plain = yaml.safe_load(yaml.serialize(value))
+        plain = loaded(value)
         if plain is not None:
             field = ALIASES.get(own, own)
-            values[field] = Given(plain, f"{key.value}: {plain}", place)
+            values[field] = Given(plain, f"{word}: {plain}", place)

@@ -12,9 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._parsed import parsed_python
 from ..errors import InputError
 
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv}
+MOST = 10_000
 
 
 class Unknown:
@@ -66,7 +68,7 @@ def recipes_of(name: str, text: str) -> dict[str, Recipe]:
 
 def _parsed(name: str, text: str) -> ast.Module:
     try:
-        return ast.parse(text)
+        return parsed_python(text)
     except SyntaxError as error:
         raise InputError(f"{name}:{error.lineno}: not Python: {error.msg}", where=f"{name}:{error.lineno}") from None
 
@@ -174,8 +176,17 @@ def _plain(node: ast.expr, constants: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         a, b = _plain(node.left, constants), _plain(node.right, constants)
         if not isinstance(a, Unknown) and not isinstance(b, Unknown):
-            try:
-                return _OPERATORS[type(node.op)](a, b)
-            except (TypeError, ZeroDivisionError):
-                return Unknown()
+            return _reckoned(type(node.op), a, b)
     return Unknown()
+
+
+def _reckoned(kind: type[ast.operator], a: Any, b: Any) -> Any:
+    """Of numbers, lists and texts, as long as the result has no more than `MOST` parts."""
+    parts = [len(x) for x in (a, b) if isinstance(x, (str, list))]
+    times = [x for x in (a, b) if isinstance(x, int)]
+    if parts and times and parts[0] * times[0] > MOST:
+        return Unknown()
+    try:
+        return _OPERATORS[kind](a, b)
+    except (TypeError, ZeroDivisionError, OverflowError):
+        return Unknown()

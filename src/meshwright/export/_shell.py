@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from .._parsed import parsed_python
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SET = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]*)\+?=")
 _VARIABLE = re.compile(
@@ -225,10 +227,13 @@ def _calculated(text: str) -> int | None:
         if isinstance(node, ast.Constant) and isinstance(node.value, int):
             return node.value
         if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-            return int(_OPERATORS[type(node.op)](of(node.left), of(node.right)))
+            found = int(_OPERATORS[type(node.op)](of(node.left), of(node.right)))
+            if abs(found) < 1 << 63:  # what a shell reckons with
+                return found
         raise ValueError
 
     try:
-        return of(ast.parse(text.strip(), mode="eval").body)
+        (statement,) = parsed_python(text.strip()).body
+        return of(statement.value) if isinstance(statement, ast.Expr) else None
     except (ValueError, SyntaxError, ZeroDivisionError):
         return None

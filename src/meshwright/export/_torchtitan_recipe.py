@@ -10,6 +10,7 @@ import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from .._parsed import parsed_python
 from ..errors import InputError
 from ._torchtitan_fields import BASES
 
@@ -66,7 +67,7 @@ def read_recipe(text: str, name: str, wanted: str = "") -> Settings:
         InputError: not Python, no recipe in it, or several.
     """
     try:
-        tree = ast.parse(text, name)
+        tree = parsed_python(text)
     except SyntaxError as error:
         raise InputError(f"not Python: {error.msg}", where=f"{name}:{error.lineno}") from None
     reader = _Reader(name, tree)
@@ -189,7 +190,7 @@ class _Reader:
         """A plain value; `Unread` for anything else."""
         try:
             return self._plain(node, {**self.constants, **names})
-        except (_NotPlain, TypeError, ZeroDivisionError, IndexError, KeyError):
+        except (_NotPlain, TypeError, ValueError, ZeroDivisionError, OverflowError, IndexError, KeyError):
             return Unread(ast.unparse(node))
 
     def _plain(self, node: ast.expr, names: Mapping[str, object]) -> object:

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 
+from .._parsed import parsed_toml
 from .._spelling import nearest
 from ..errors import InputError
 from ._torchtitan_fields import BASES, EIGHT_BITS, FIELDS, GONE, HARMLESS, MAIN, OTHER_SECTIONS, RELEASE, RENAMED
@@ -181,7 +182,7 @@ def _typed(key: str, words: list[str], where: str) -> object:
     if text[:1] in "[{(":
         try:
             value: object = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
             raise InputError(f"{key} {text} is no list", where=where) from None
         return value
     if isinstance(default, list):
@@ -194,7 +195,7 @@ def _typed(key: str, words: list[str], where: str) -> object:
 
 def _toml(text: str, name: str) -> Settings:
     try:
-        tables = tomllib.loads(text)
+        tables = parsed_toml(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"not TOML: {error}", where=name) from None
     lines = {(m[1], m[2]): n for n, m in _keys(text)}

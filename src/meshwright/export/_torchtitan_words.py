@@ -66,7 +66,7 @@ class Words:
 
     def whole(self, word: str, key: str) -> int:
         found = self.value(word, key)
-        if not isinstance(found, int) or isinstance(found, bool):
+        if not isinstance(found, int) or isinstance(found, bool) or abs(found) >= 1 << 53:
             raise InputError(f"{key} is {found!r}: it must be a whole number", where=self.where(key))
         return found
 

@@ -63,7 +63,7 @@ class Exporter(ABC):
         """The known version closest to another, by its numbers."""
 
         def numbers(text: str) -> tuple[int, ...]:
-            return tuple(int(x) for x in text.split(".") if x.isdigit())
+            return tuple(int(x) for x in text.split(".") if x.isdecimal())
 
         wanted = numbers(version)
         known = [v for v in self.versions if numbers(v)]

@@ -130,7 +130,7 @@ def _layer(module: str, stacks: tuple[str, ...]) -> str:
     for stack in stacks:
         if module.startswith(stack + "."):
             number = module.removeprefix(stack + ".").partition(".")[0]
-            if number.isdigit():
+            if number.isdecimal():
                 return f"{stack}.{number}"
     return ""
 

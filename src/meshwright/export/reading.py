@@ -18,6 +18,10 @@ from .base import Exporter, Read
 from .model import model_of, parts_of
 from .setup import Setup, sizes_of
 
+_FROM_ONE = ("tp", "cp", "pp", "ep", "chunks", "micro_batch", "replicate")
+_MOST = 10**12
+"""Of what a file may say of these, so that products of them are counted exactly."""
+
 
 def setup_from(problem: Problem, exporter: Exporter, read: Read, name: str = "") -> Setup:
     """The setup that the files describe, on all devices of the problem's cluster.
@@ -44,6 +48,11 @@ def setup_from(problem: Problem, exporter: Exporter, read: Read, name: str = "")
 
 def _point(problem: Problem, exporter: Exporter, read: Read, samples: int) -> Point:
     words = read.words
+    for word, n in (("batch", samples), *((k, int(words.get(k, 1))) for k in _FROM_ONE)):
+        if not 1 <= n <= _MOST:
+            raise InputError(
+                f"{exporter.called}: {word} is {n}, it must be from 1 to {count(_MOST)}", where=_where(read, word)
+            )
     tp, cp, pp, ep, chunks = (int(words.get(k, 1)) for k in ("tp", "cp", "pp", "ep", "chunks"))
     whole = bool(words.get("whole_experts", False))
     ep = ep // tp if whole else ep

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import numpy as np
 
 from ..errors import InputError
 from ..graph.ir import Floats, Ints
+
+UNREADABLE = (OSError, ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What numpy and zipfile raise for files that are no arrays, cut off, or packed in a way that they do not know."""
 
 
 class Arrays:
@@ -21,7 +25,7 @@ class Arrays:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 self.value = {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             raise InputError(f"{path} cannot be read: {error}", where=str(path)) from error
 
     def ints(self, name: str, *shape: int | None) -> Ints:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import zlib
 from collections.abc import Hashable, Iterable, Mapping
 from heapq import heapify, heappop, heappush
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
+from sys import float_info
 from typing import Any, TypeVar
 
+from .._parsed import ENCODING, parsed_json
 from ..errors import InputError
 
+LARGEST, LARGEST_WHOLE = float_info.max, 1 << 53
+"""Numbers, and whole numbers that floats tell apart."""
 MOST = 1_000_000
 """Devices, or micro-batches of a step, that a problem may state."""
 V = TypeVar("V", bound=Hashable)
@@ -27,8 +32,8 @@ def load(path: Path) -> Any:
     try:
         content = path.read_bytes()
         content = {".xz": lzma.decompress, ".gz": gzip.decompress}.get(path.suffix, bytes)(content)
-        return json.loads(content.decode("utf-8"))
-    except (lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
+        return parsed_json(content.decode(ENCODING))
+    except (lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise InputError(f"{path} is no {path.suffix[1:]} file: {error}", where=str(path)) from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}", where=str(path)) from error
@@ -49,7 +54,7 @@ class Fields:
     def number(self, name: str, default: float | None = None) -> float:
         """A finite number, not negative."""
         found = self._get(name, default)
-        if isinstance(found, bool) or not isinstance(found, int | float) or not isfinite(found) or found < 0:
+        if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found <= LARGEST:
             raise self.wrong(name, found, "a finite number of 0 or more")
         return float(found)
 
@@ -58,6 +63,8 @@ class Fields:
         found = self._get(name, None)
         if isinstance(found, bool) or not isinstance(found, int | float) or found != found // 1 or found < least:
             raise self.wrong(name, found, f"a whole number of {least} or more")
+        if found > LARGEST_WHOLE:
+            raise self.wrong(name, found, "a whole number below 2^53")
         return int(found)
 
     def ident(self, name: str) -> int:

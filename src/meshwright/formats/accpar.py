@@ -16,6 +16,7 @@ from dataclasses import replace
 from math import inf
 from pathlib import Path
 
+from .._parsed import ENCODING
 from ..cluster.model import Cluster, DeviceType, Level
 from ..cost.accpar_elements import AccParElements
 from ..errors import InputError
@@ -66,7 +67,7 @@ def read(
         InputError: names file, line and field.
     """
     try:
-        text = Path(path).read_text("utf-8")
+        text = Path(path).read_text(ENCODING)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}", where=str(path)) from error
     except UnicodeDecodeError as error:

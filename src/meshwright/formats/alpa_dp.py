@@ -18,7 +18,7 @@ from ..graph.ir import Graph, Op, Rule, Tensor
 from ..graph.serial import digest_of
 from ..plan.problem import Limits, Problem, Recipe
 from ._arrays import Arrays, names
-from ._fields import overrides_checked
+from ._fields import MOST, overrides_checked
 
 PLANNER = "alpa"
 
@@ -50,11 +50,9 @@ def read(path: Path | str, *, devices: int | None = None, micro_batches: int | N
         raise arrays.wrong("submesh_choices", "a size below 1", "hosts and devices of each")
     count = int(arrays.ints("num_devices")) if devices is None else devices
     samples = int(arrays.ints("num_microbatches")) if micro_batches is None else micro_batches
-    if count < 1 or samples < 1:
-        name = "num_devices" if count < 1 else "num_microbatches"
-        raise InputError(
-            f"{arrays.file}: {name} is {min(count, samples)}, wanted 1 or more", where=f"{arrays.file}: {name}"
-        )
+    for name, stated in (("num_devices", count), ("num_microbatches", samples)):
+        if not 1 <= stated <= MOST:
+            raise InputError(f"{arrays.file}: {name} is {stated}, wanted 1 to {MOST:,}", where=f"{arrays.file}: {name}")
     ops = tuple(
         Op(str(i), "recorded", (f"{i - 1}:out",) if i else (), (f"{i}:out",), Rule((), ((),) if i else (), ((),)))
         for i in range(layers)

@@ -19,7 +19,7 @@ from ..cost.tables import Options, Tables
 from ..errors import InputError
 from ..graph.ir import Floats
 from ..plan.problem import Problem
-from ._fields import Fields, load, overrides_checked
+from ._fields import LARGEST, MOST, Fields, load, overrides_checked
 from ._tables import table_problem
 
 PLANNER = "alpa"
@@ -63,7 +63,10 @@ def read(path: Path | str, *, instance: str | None = None, memory: float | None 
             )
             raise InputError(f"{file}: {said}: there are {', '.join(document)}", where="instance")
         top = Fields(document[instance], file, str(instance))
-    sizes = [int(x) for x in _table(top, "s_len", top.value.get("s_len"), None)]
+    stated = _table(top, "s_len", top.value.get("s_len"), None)
+    if stated.ndim != 1 or (stated < 1).any() or (stated > MOST).any() or (stated % 1).any():
+        raise top.wrong("s_len", top.value["s_len"], f"a whole number of strategies, 1 to {MOST:,}, for each node")
+    sizes = [int(x) for x in stated]
     n = len(sizes)
     per_option = {key: _per_node(top, key, sizes) for key in "cdm"}
     options = {
@@ -89,7 +92,7 @@ def read(path: Path | str, *, instance: str | None = None, memory: float | None 
                 raise top.wrong("follow", int(j), f"a node with as many strategies as node {i}, {sizes[i]}")
             pairs.append(_turned(i, int(j), np.where(np.eye(sizes[i], dtype=bool), 0.0, inf)))
     most = top.value.get("M", -1) if memory is None else memory
-    if isinstance(most, bool) or not isinstance(most, int | float):
+    if isinstance(most, bool) or not isinstance(most, int | float) or not abs(most) <= LARGEST:
         raise top.wrong("M", most, "bytes, or -1 for no limit")
     problem = table_problem(file, options, pairs, memory=None if most < 0 else float(most), unit="cost")
     assert isinstance(problem.cost, Tables)
@@ -140,7 +143,7 @@ def _per_node(top: Fields, name: str, sizes: list[int]) -> list[Floats]:
 def _table(top: Fields, name: str, value: Any, shape: tuple[int, ...] | None) -> Floats:
     try:
         found = np.array(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = np.full(0, np.nan)
     if np.isnan(found).any() or (shape is not None and found.shape != shape) or found.ndim == 0 or not found.size:
         raise top.wrong(name, value, f"numbers of shape {shape or '(nodes,)'}")

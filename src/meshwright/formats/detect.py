@@ -6,11 +6,13 @@ import gzip
 import json
 import lzma
 import zipfile
+import zlib
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from .._parsed import ENCODING, parsed_json
 from ..errors import InputError
 from ..plan.problem import Problem
 
@@ -43,7 +45,7 @@ def format_of(path: Path | str) -> str:
         text, document = _opened(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}", where=str(path)) from error
-    except (lzma.LZMAError, zipfile.BadZipFile, EOFError, UnicodeDecodeError):
+    except (lzma.LZMAError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError):
         return ""
     for name in FORMATS:
         # Text formats are told by their text, the others by their parsed JSON.
@@ -63,9 +65,9 @@ def _opened(path: Path) -> tuple[str, Any]:
         content = {".xz": lzma.decompress, ".gz": gzip.decompress}.get(path.suffix, bytes)(content)
     except gzip.BadGzipFile:
         return "", None
-    text = content.decode("utf-8")
+    text = content.decode(ENCODING)
     try:
-        return text, json.loads(text)
+        return text, parsed_json(text)
     except json.JSONDecodeError:
         return text, None
 

@@ -26,6 +26,7 @@ from ..errors import InputError
 from ..graph.ir import Arg, Dims, Factor, Graph, Op, Rule, Tensor
 from ..graph.serial import digest_of
 from ..plan.problem import Limits, Problem, Recipe
+from ._arrays import UNREADABLE
 from ._fields import Fields, in_order, load, nodes_by_id, overrides_checked
 from ._tables import table_problem
 
@@ -255,7 +256,7 @@ def _tables(path: Path) -> Problem:
     try:
         with np.load(path, allow_pickle=False) as found:
             arrays = {name: found[name] for name in found.files}
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{file} cannot be read: {error}", where=file) from error
     count = sum(name.startswith("node_cost_") for name in arrays)
     edges = np.asarray(arrays.get("edges", np.zeros((0, 2), int)))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from math import inf, isfinite, prod
 from pathlib import Path
 
+from .._parsed import ENCODING
 from ..cluster.model import Cluster, DeviceType, Level
 from ..cost.recorded import OpRecord, Recorded
 from ..errors import InputError, Unsupported
@@ -64,7 +65,7 @@ def read(
     if isinstance(bandwidth, int | float):
         bandwidth = (bandwidth,)
     try:
-        text = Path(path).read_text("utf-8")
+        text = Path(path).read_text(ENCODING)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}", where=str(path)) from error
     except UnicodeDecodeError as error:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .._words import whole_number
 from ..cluster.model import Cluster, DeviceType, Level
 from ..cost.choices import Choice, Profile
 from ..cost.recorded import TransferRecord
@@ -273,7 +274,7 @@ def _choices(node: Fields, v: int, edges: Mapping[tuple[int, int], float]) -> di
     found: dict[int, tuple[Choice, ...]] = {}
     degrees = node.nested("TMPCs")
     for text in degrees.value:
-        if not text.isdigit() or int(text) < 1:
+        if not whole_number(text):
             raise node.wrong("TMPCs", text, "degrees of 1 or more as keys")
         listed = degrees.rows(text)
         if not listed:
@@ -297,7 +298,8 @@ def _choices(node: Fields, v: int, edges: Mapping[tuple[int, int], float]) -> di
 def _volumes(sync: Fields, v: int, edges: Mapping[tuple[int, int], float], arriving: bool) -> dict[str, float]:
     found = {}
     for text in sync.value:
-        other = int(text) if text.lstrip("-").isdigit() else None
+        other = whole_number(text.removeprefix("-"))
+        other = -other if other is not None and text.startswith("-") else other
         if other is None or ((other, v) if arriving else (v, other)) not in edges:
             way = "producer" if arriving else "reader"
             raise sync.wrong(text, sync.value[text], f"the id of a {way} of node {v} as key")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from .._parsed import ENCODING, parsed_json
 from .._spelling import nearest
 from ..errors import InputError
 from . import cache as disk
@@ -234,7 +234,7 @@ def resolve(spec: str) -> ModelSource:
 
 def _from_config(spec: str, file: Path) -> ModelSource:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parsed_json(file.read_text(encoding=ENCODING))
     except OSError as error:
         raise InputError(f"{file}: {error.strerror or error}") from error
     except ValueError as error:

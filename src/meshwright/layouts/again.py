@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .._words import whole_number
 from ..graph.ir import Graph, Op, Run
 from ..graph.kinds import kind_of
 from ..lower.fold import Folded
@@ -24,7 +25,7 @@ FIRST = "first:"
 def known(how: str) -> bool:
     """Whether `how` is a word of this file."""
     if how.startswith(FIRST):
-        return how.removeprefix(FIRST).isdigit()
+        return whole_number(how.removeprefix(FIRST)) is not None
     return how in WORDS or (how.endswith("+") and all(word in MODULES for word in how.split("+")[:-1]))
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import inf
 from typing import TypeVar
 
 from .._spelling import nearest
 from ..errors import InputError
 
 T = TypeVar("T")
+LARGEST = 1 << 53
+"""Whole numbers from here on are not told apart where they are counted with as floats."""
 
 
 class Fields:
@@ -33,9 +36,9 @@ class Fields:
 
     def number(self, name: str, default: float | None = None) -> float:
         value = self._required(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"{self.at(name)} must be a number, not {shown(value)}")
-        return value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < inf:
+            raise InputError(f"{self.at(name)} must be a finite number, not {shown(value)}")
+        return float(value)
 
     def text(self, name: str, default: str | None = None) -> str:
         return text(self._required(name, default), self.at(name))
@@ -79,6 +82,8 @@ def listed(value: object, where: str, decode: Callable[[object, str], T]) -> lis
 def integer(value: object, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(f"{where} must be a whole number, not {shown(value)}")
+    if abs(value) >= LARGEST:
+        raise InputError(f"{where} must be a whole number below 2^53, not one of {len(str(abs(value)))} digits")
     return value
 
 

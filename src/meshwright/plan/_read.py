@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal, TypeVar, cast, get_args
 
-from ..cluster.model import Mesh
+from ..cluster.model import MOST_DEVICES, Mesh
 from ..cost.base import Collective
 from ..errors import InputError
 from ._fields import Fields, integer, listed, one_of, reference, shown, text
@@ -32,6 +33,7 @@ from .schedules.text import parse_action
 
 T = TypeVar("T")
 WEIGHTS = ("flush", "update_every", "reads", "stash", "sync_every", "distance")
+_RANGE = re.compile(r"(-?\d{1,9}):(-?\d{1,9})(?::(-?\d{1,9}))?")
 
 
 def devices(value: object, where: str) -> Sequence[int]:
@@ -44,12 +46,12 @@ def devices(value: object, where: str) -> Sequence[int]:
 
 
 def _range(value: str, where: str) -> range:
-    try:
-        numbers = [int(word) for word in value.split(":")]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (2, 3) or (len(numbers) == 3 and numbers[2] == 0):
+    found = _RANGE.fullmatch(value.replace(" ", ""))
+    numbers = [int(word) for word in found.groups() if word is not None] if found else []
+    if not numbers or numbers[2:] == [0]:
         raise InputError(f'{where} = "{value}" is no range: write "0:64" or "0:64:8"')
+    if len(range(*numbers)) > MOST_DEVICES:
+        raise InputError(f'{where} = "{value}" names more than {MOST_DEVICES:,} devices')
     return range(*numbers)
 
 

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from .._parsed import ENCODING, parsed_json
 from ..errors import InputError
 from ..graph.ir import Graph
 from . import _damage, _read
@@ -151,7 +152,7 @@ def load(path: str | os.PathLike[str]) -> Plan:
     file = Path(path)
     again = f'so nothing was read: write it again with "meshwright plan {file.parent / "problem.toml"}"'
     try:
-        content = file.read_text(encoding="utf-8")
+        content = file.read_text(encoding=ENCODING)
     except OSError as error:
         raise InputError(
             f"{file}: {(error.strerror or 'cannot be read').lower()}: give a plan.json or its folder"
@@ -159,7 +160,7 @@ def load(path: str | os.PathLike[str]) -> Plan:
     except UnicodeDecodeError as error:
         raise InputError(f"{file.name}: byte {error.start} is no text, {again}") from error
     try:
-        data = json.loads(content, parse_constant=_NotFinite.refuse)
+        data = parsed_json(content, parse_constant=_NotFinite.refuse)
     except _NotFinite as error:
         found = re.search(rf"[:,\[]\s*{re.escape(str(error))}", content)
         line = content[: found.end()].count("\n") + 1 if found else 1
@@ -321,4 +322,7 @@ def _graph_from_json(data: object) -> Graph:
 
     if not isinstance(data, dict):
         raise InputError("rewritten must be an object: a graph")
-    return serial.from_json(data)
+    try:
+        return serial.from_json(data)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(f"rewritten is no graph ({type(error).__name__}: {error})") from None

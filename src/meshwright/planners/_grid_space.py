@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
+from .._words import whole_number
 from ..errors import InputError
 from ..graph.ir import Graph
 from ..layouts.again import known
@@ -153,8 +154,8 @@ def read_fix(fix: Mapping[str, object]) -> dict[str, int | str | bool]:
             raise InputError(
                 f'grid has nothing called "{key}" to fix: it has {", ".join(k for k in KEYS if "_" not in k)}'
             )
-        if isinstance(value, str) and value.lstrip("-").isdigit():
-            value = int(value)
+        if isinstance(value, str) and (written := whole_number(value)) is not None:
+            value = written
         if name in ("sequence", "reshard", "whole_experts"):
             value = bool(value) if not isinstance(value, str) else value.lower() in ("true", "yes", "on")
         if name == "context" and value not in CONTEXTS:

@@ -72,6 +72,8 @@ class Grid(Planner):
     ) -> None:
         self.fix = read_fix(fix or {})
         allowed = {k: [read_fix({k: v}) for v in vs] for k, vs in (allow or {}).items()}
+        if empty := next((key for key, values in allowed.items() if not values), ""):
+            raise InputError(f"grid: allow says no choices of {empty}: leave it out, or say some")
         self.allow = {name: [d[name] for d in ds] for ds in allowed.values() for name in ds[0]}
         whole("grid", "top", top)
         self.top = top

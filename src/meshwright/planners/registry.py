@@ -23,6 +23,7 @@ from typing import TypeVar
 from .._spelling import nearest
 from ..errors import InputError
 from .base import Planner
+from .types import Info
 
 GROUP = "meshwright.planners"
 P = TypeVar("P", bound=type[Planner])
@@ -71,7 +72,7 @@ def load(spec: str) -> Planner:
     if not colon or not path.endswith(".py"):
         path, wanted = spec, ""
     if path.endswith(".py") or "/" in path:
-        return _from_file(Path(path), wanted)()
+        return _made(_from_file(Path(path), wanted), path)
     builtin = _builtin()
     if spec in builtin:
         return builtin[spec]()
@@ -137,6 +138,15 @@ def _from_file(path: Path, wanted: str) -> type[Planner]:
     if len(found) > 1:
         raise InputError(f"{path} defines {len(found)} planners, {names}: name one, such as {path}:{found[0].__name__}")
     return found[0]
+
+
+def _made(kind: type[Planner], path: str) -> Planner:
+    if not isinstance(getattr(kind, "info", None), Info):
+        raise InputError(f"{path}: {kind.__name__} has no info: set info = Info(name=…, …), which says what it takes")
+    try:
+        return kind()
+    except TypeError as error:
+        raise InputError(f"{path}: {kind.__name__} cannot be made without arguments: {error}") from None
 
 
 def _import_file(path: Path) -> ModuleType:

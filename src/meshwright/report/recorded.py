@@ -286,7 +286,7 @@ def stage_objects(a: Answered) -> list[RecordedStage]:
 
 
 def _id(name: str) -> int | str:
-    return int(name) if name.lstrip("-").isdigit() else name
+    return int(name) if name.lstrip("-").isdecimal() else name
 
 
 HEADS = ("family", "objective", "", "gap", "step s", "samples/s", "memory", "search s", "status")

@@ -1,5 +1,7 @@
 """Cut a chain of units into consecutive stages: the largest stage time least, under a memory cap for every stage.
 
+Of the cuts with that time it is a level one: where a single unit is the largest stage, the others have room to choose.
+
 Units come in runs of equal ones. Stages are filled from the back, each as full as a trial time allows; a failed pass says
 the next time worth trying, and a pass costs O(stages + runs). That is exact where no stage holds less than the one before
 it: what a stage leaves can only burden the stages before. Where the caps go up and down (chunks of a rank hold alike), a
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from math import inf
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,11 @@ def capped_partition(
         room: bytes [stage].
         flights: how often a stage holds what a unit leaves behind, [stage].
     """
+    found = _least(runs, stages, room, flights)
+    return None if found is None else _levelled(runs, found, room, flights)
+
+
+def _least(runs: Sequence[Run], stages: int, room: Sequence[float], flights: Sequence[float]) -> tuple[int, ...] | None:
     rising = all(a <= b for a, b in itertools.pairwise(room)) and all(a >= b for a, b in itertools.pairwise(flights))
     found = _filled(runs, stages, room, flights)
     if rising or (found is not None and _least_possible(runs, stages, found)):
@@ -42,6 +50,51 @@ def capped_partition(
     if found is None and _filled(runs, stages, [max(room)] * stages, [min(flights)] * stages) is None:
         return None
     return _over_all_borders(runs, stages, room, flights)
+
+
+def _levelled(
+    runs: Sequence[Run], parts: tuple[int, ...], room: Sequence[float], flights: Sequence[float]
+) -> tuple[int, ...]:
+    """Another cut with the largest time and the most bytes of `parts`, if its times have a smaller sum of squares.
+
+    From the back, each stage takes the mean of what is left, or as near to it as the limits allow: its own, and how far the
+    stages before it reach. O(stages · log units) on prefix sums.
+    """
+    units = [r for r in runs for _ in range(r.count)]
+    seconds, rest, held = np.cumsum([(0.0, 0.0, 0.0), *((u.seconds, u.rest, u.held) for u in units)], axis=0).T
+    nbytes = [rest + held * flight for flight in flights]
+    ends = np.cumsum([0, *parts])
+    most = float(np.diff(seconds[ends]).max()) * (1 + 1e-12)
+    fullest = max(float(b[e] - b[a]) for b, (a, e) in zip(nbytes, itertools.pairwise(ends), strict=True))
+    caps = [min(cap, fullest) * (1 + 1e-12) for cap in room]
+    reach = [0]
+    for own, cap in zip(nbytes[:-1], caps, strict=False):
+        by_time, by_room = (
+            np.searchsorted(x, x[reach[-1]] + limit, "right") for x, limit in ((seconds, most), (own, cap))
+        )
+        reach.append(int(min(by_time, by_room)) - 1)
+    found, end = [], len(units)
+    for s in range(len(parts) - 1, 0, -1):
+        own = nbytes[s]
+        by_time, by_room = (np.searchsorted(x, x[end] - limit) for x, limit in ((seconds, most), (own, caps[s])))
+        earliest, latest = max(int(by_time), int(by_room), s), min(reach[s], end - 1)
+        if earliest > latest:
+            return parts
+        start = min(max(_nearest(seconds, seconds[end] * s / (s + 1)), earliest), latest)
+        found.append(end - start)
+        end = start
+    found.append(end)
+    level = tuple(reversed(found))
+    return level if _squares(seconds, level) < _squares(seconds, parts) * (1 - 1e-12) else parts
+
+
+def _nearest(rising: NDArray[np.float64], value: float) -> int:
+    at = int(np.searchsorted(rising, value))
+    return at - 1 if at == len(rising) or (at and value - rising[at - 1] < rising[at] - value) else at
+
+
+def _squares(seconds: NDArray[np.float64], parts: Sequence[int]) -> float:
+    return float((np.diff(seconds[np.cumsum([0, *parts])]) ** 2).sum())
 
 
 def _filled(

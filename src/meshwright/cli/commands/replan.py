@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..._words import whole_number
 from ...errors import InputError
 from .. import options as o
 from ..screen import Screen
@@ -137,7 +138,7 @@ def replan(
 def parse_lost(text: str | None) -> frozenset[int]:
     """ "3,17" -> {3, 17}."""
     words = [w.strip() for w in (text or "").split(",") if w.strip()]
-    wrong = next((w for w in words if not w.isdecimal()), None)
+    wrong = next((w for w in words if whole_number(w) is None), None)
     if wrong is not None:
         raise InputError(f"--lost {wrong}: write the numbers of devices as 3,17", where="--lost")
     return frozenset(map(int, words))

@@ -7,6 +7,10 @@ they are one block whose prices count as often as it stands in the interval; int
 A configuration of a submesh is a logical shape together with a weight of memory. Weight 0 is the fastest choice. A larger one
 trades time for bytes, which parameters, gradients and optimizer state that rest cut over devices that would keep copies give:
 what the paper's rewrite of all-reduces as reduce-scatters and all-gathers does after the fact (section 4.2).
+
+What a choice minimises is all seconds, or, as in the paper, communication alone (section 4.2: work is divided evenly by any
+strategy, so products use every axis and what is light does not count). A stage costs its seconds either way: the paper profiles
+what its programme chose.
 """
 
 from __future__ import annotations
@@ -14,11 +18,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import inf, prod
+from typing import Literal
 
 import numpy as np
 
 from ..cluster.model import Mesh
 from ..graph.ir import Floats, Ints
+from ..lower.convert import axes_of
 from ..plan.model import Layout, OpSharding, Stage, Storage
 from ..plan.problem import Problem
 from ..solvers.certified import certified
@@ -26,11 +32,16 @@ from ..solvers.cost_graph import CostGraph
 from ..solvers.mixed_integer import Bools
 from ..solvers.stage_programme import StageChoice, covering
 from ._cost_graph import Intra, build
-from ._layers import Layers
+from ._layers import Layers, is_heavy
 from .types import Run
 
 WEIGHTS = (0.0, 0.05, 0.2, 1.0, 10.0)
 """Of memory: a choice that halves all bytes may cost half of this weight more of all time."""
+
+TIE = 1e-6
+"""Of seconds of work, where communication alone counts: of equal communication the less work."""
+
+Minimised = Literal["time", "communication"]
 
 LONG = 60.0
 """Seconds after which the best known sharding of an interval is taken without its proof."""
@@ -80,8 +91,10 @@ class Intervals:
         micro_batches: int,
         imbalance: float,
         run: Run,
+        minimised: Minimised = "time",
     ) -> None:
         self.problem, self.layers, self.submeshes, self.b, self.run = problem, layers, submeshes, micro_batches, run
+        self.minimised = minimised
         self.configs = [[Config(s, w) for s in shapes_of(m, m[0] == 1) for w in WEIGHTS] for m in submeshes]
         self.imbalance = imbalance
         self.parts: dict[tuple[int, ...], _Part] = {}
@@ -119,7 +132,7 @@ class Intervals:
         if shape not in self.parts:
             mesh = Mesh(range(prod(shape)), ("x", "y")[: len(shape)], shape)
             intra = build(self.problem, mesh, self.b, styles=("used", "state", "param"), tradeoff=True)
-            self.parts[shape] = _Part(intra, self.layers)
+            self.parts[shape] = _Part(intra, self.layers, self.minimised)
         return self.parts[shape]
 
     def stages(self, chosen: Sequence[StageChoice]) -> tuple[Stage, ...]:
@@ -142,7 +155,7 @@ class Intervals:
 class _Part:
     """The cost graph of the model on one logical mesh, and its intervals."""
 
-    def __init__(self, intra: Intra, layers: Layers) -> None:
+    def __init__(self, intra: Intra, layers: Layers, minimised: Minimised) -> None:
         self.intra, self.graph = intra, layers.graph
         graph, variables = intra.graph, intra.variables
         self.member = self._members(layers)
@@ -163,6 +176,8 @@ class _Part:
         ends = np.array(graph.edges, np.int64).reshape(-1, 2)
         self.u, self.v, self.table = ends[:, 0], ends[:, 1], np.array(of_edge, np.int64)
         self.own = {k: graph.unary[self.first[k]] for k in range(self.kinds)}
+        self.unseen = {k: self._unseen(int(self.first[k]), minimised) for k in range(self.kinds)}
+        """Per kind and option: of `own`, what the choice does not see; −inf where it may not be chosen."""
         self.memory = {k: graph.memory[self.first[k]] for k in range(self.kinds)}
         self.kept = {k: self._kept(int(self.first[k])) for k in range(self.kinds)}
         # What flows from block to block rests alike: the edges of the uniform graph that no edge of the whole one makes.
@@ -187,7 +202,9 @@ class _Part:
         kinds: list[int] = np.flatnonzero(count).tolist()
         place = {k: p for p, k in enumerate(kinds)}
         price = weight * self.scale
-        unary = tuple(count[k] * (self.own[k] + (price * self.memory[k] if price else 0.0)) for k in kinds)
+        unary = tuple(
+            count[k] * (self.own[k] - self.unseen[k] + (price * self.memory[k] if price else 0.0)) for k in kinds
+        )
         pairs = [(place[int(u)], place[int(v)]) for u, v, _ in edges.T]
         tables = [self.tables[t] if n == 1 else n * self.tables[t] for t, n in zip(edges[2], times, strict=True)]
         for (u, v), table in self.alike:
@@ -204,8 +221,9 @@ class _Part:
         chosen = dict(zip(kinds, found.choice, strict=True))
         held = sum(count[k] * float(self.memory[k][c]) for k, c in chosen.items())
         kept = sum(count[k] * float(self.kept[k][c]) for k, c in chosen.items())
+        unseen = sum(count[k] * float(self.unseen[k][c]) for k, c in chosen.items())
         options = {self.likes[self.first[k]]: c for k, c in chosen.items()}
-        return Piece(found.value - price * held, held - kept, kept, options, found.gap == 0.0)
+        return Piece(found.value - price * held + unseen, held - kept, kept, options, found.gap == 0.0)
 
     def stage(self, piece: Piece, entries: tuple[str, ...], devices: range) -> Stage:
         """The stage of a piece: what the plan of the whole model would say of these ops, and of values that arrive."""
@@ -241,6 +259,20 @@ class _Part:
         if not variable.op:
             return np.zeros(len(self.intra.graph.unary[v]))
         return self.intra.nodes[variable.like].kept
+
+    def _unseen(self, v: int, minimised: Minimised) -> Floats:
+        """Seconds of an op's work per option; −inf for a product that leaves an axis out, where another option does not."""
+        variable = self.intra.variables[v]
+        if minimised == "time" or not variable.op:
+            return np.zeros(len(self.intra.graph.unary[v]))
+        node = self.intra.nodes[variable.like]
+        work = (1.0 - TIE) * node.compute
+        if is_heavy(node.space.op):
+            axes = {a for a, n in zip(self.intra.mesh.axes, self.intra.mesh.shape, strict=True) if n > 1}
+            idle = np.array([len(axes_of(option.cuts)) < len(axes) for option in node.options])
+            if not idle.all():
+                work = np.where(idle, -inf, work)
+        return work
 
     def _scale(self) -> float:
         """Seconds a byte: all seconds over all bytes, each option at its least."""

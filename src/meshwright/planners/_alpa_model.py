@@ -11,7 +11,6 @@ import numpy as np
 from .._words import plural
 from ..errors import Infeasible, InputError
 from ..graph.ir import Floats, Graph, Ints
-from ..graph.kinds import kind_of
 from ..plan.model import Plan, Schedule
 from ..plan.problem import Problem
 from ..simulate import simulate
@@ -19,9 +18,9 @@ from ..simulate.additive import additive
 from ..simulate.fits import excess
 from ..solvers.clustering import cluster
 from ..solvers.stage_programme import Space, StageChoice, best_stages, submeshes
-from ._alpa_intervals import Intervals
+from ._alpa_intervals import Intervals, Minimised
 from ._alpa_recorded import clustering_input
-from ._layers import Layers
+from ._layers import Layers, is_heavy
 from .types import Considered, Json, Run
 
 LAYERS = 8
@@ -41,6 +40,7 @@ class Choices:
     space: Space | None
     tolerance: float
     imbalance: float
+    minimised: Minimised = "time"
 
 
 def search(problem: Problem, choices: Choices, run: Run) -> Json:
@@ -59,7 +59,7 @@ def search(problem: Problem, choices: Choices, run: Run) -> Json:
     meshes = submeshes(hosts, per_host, choices.space or ("all" if hosts <= FEW_HOSTS else "power_of_two"))
     found = _Found(problem, run)
     for b in batches(problem.recipe.samples, choices.micro_batches):
-        intervals = Intervals(problem, layers, meshes, b, choices.imbalance, run)
+        intervals = Intervals(problem, layers, meshes, b, choices.imbalance, run, choices.minimised)
         _whole(found, intervals)
         _staged(found, intervals, count)
     if found.told is None:
@@ -153,7 +153,7 @@ def layers_of(graph: Graph, choices: Choices) -> Layers:
     Raises:
         InputError: the number of layers that is asked for has no legal clustering.
     """
-    given = clustering_input(graph, lambda i: is_heavy(graph, i))
+    given = clustering_input(graph, lambda i: is_heavy(graph.ops[i]))
     wanted = [choices.layers] if choices.layers is not None else list(range(min(LAYERS, len(graph.ops)), 0, -1))
     for n in wanted:
         found = cluster(*given, n, tolerance=choices.tolerance)
@@ -164,12 +164,6 @@ def layers_of(graph: Graph, choices: Choices) -> Layers:
         f"alpa cannot cluster {len(graph.ops)} ops into {wanted[0]} layers of at most {1 + choices.tolerance:g} times the mean "
         "work: ask for fewer layers or a larger tolerance"
     )
-
-
-def is_heavy(graph: Graph, i: int) -> bool:
-    """Products and convolutions."""
-    row = kind_of(graph.ops[i].kind)
-    return row is not None and not row.light and graph.ops[i].flops > 0
 
 
 def batches(samples: int, wanted: int | None) -> list[int]:

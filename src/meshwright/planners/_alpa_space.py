@@ -25,8 +25,8 @@ import numpy as np
 from ..errors import InputError
 from ..graph.expand import SUM, UPDATE, expand_training
 from ..graph.ir import Dims, Factor, Floats, Graph, Op, Rule, Tensor
-from ..graph.kinds import kind_of
 from ..solvers.cost_graph import CostGraph
+from ._layers import is_heavy
 
 Where = tuple[int, ...]
 """Per mesh axis: the dim of a tensor that is cut along it; −1 = copies."""
@@ -137,7 +137,7 @@ def split_biases(graph: Graph) -> Graph:
     ops: list[Op] = []
     tensors = list(graph.tensors)
     for op in graph.ops:
-        if not _heavy(op) or len(op.inputs) != 3 or len(op.rule.operands[2]) != 1 or len(op.outputs) != 1:
+        if not is_heavy(op) or len(op.inputs) != 3 or len(op.rule.operands[2]) != 1 or len(op.outputs) != 1:
             ops.append(op)
             continue
         made, whole = op.outputs[0], f"{op.outputs[0]}:product"
@@ -157,11 +157,6 @@ def split_biases(graph: Graph) -> Graph:
     if len(ops) == len(graph.ops):
         return graph
     return replace(graph, ops=tuple(ops), tensors=tuple(tensors), runs=())
-
-
-def _heavy(op: Op) -> bool:
-    row = kind_of(op.kind)
-    return row is not None and not row.light and op.flops > 0
 
 
 class _Builder:
@@ -207,7 +202,7 @@ class _Builder:
     def _of(self, op: Op) -> tuple[Strategy, ...]:
         sizes = tuple(self.step.tensor[t].nbytes for t in op.outputs)
         dims = tuple(len(self.step.tensor[t].shape) for t in (*op.inputs, *op.outputs))
-        key = (op.rule, sizes, dims, _heavy(op))
+        key = (op.rule, sizes, dims, is_heavy(op))
         if key not in self._strategies:
             self._strategies[key] = self._enumerated(op)
         return self._strategies[key]
@@ -218,7 +213,7 @@ class _Builder:
         return self._unary[id(strategies)]
 
     def _enumerated(self, op: Op) -> tuple[Strategy, ...]:
-        heavy = _heavy(op)
+        heavy = is_heavy(op)
         cuttable = [f for f in op.rule.factors if f.kind in ("free", "stat") and f.size > 1]
         batched = {f.name for f in cuttable if _everywhere(f, op.rule)}
         found: list[Strategy] = []
@@ -369,7 +364,7 @@ class _Builder:
         heavy = [
             (u, self.step.ops[u].outputs.index(t))
             for u, t in zip(makers, op.inputs, strict=True)
-            if u >= 0 and _heavy(self.step.ops[u]) and len(self.step.consumers[t]) == 1
+            if u >= 0 and is_heavy(self.step.ops[u]) and len(self.step.consumers[t]) == 1
         ]
         for (u, i), (w, j) in pairwise(heavy):
             key = ("merged", strategies[u], i, strategies[w], j)

@@ -70,6 +70,8 @@ class Node:
     reads: list[tuple[list[Read], Ints]]
     """Per operand."""
     unary: Floats
+    compute: Floats
+    """Of `unary`, the op's own work; the rest is communication."""
     memory: Floats
     kept: Floats
     """Of `memory`, what one micro-batch keeps for its backward."""
@@ -177,6 +179,7 @@ class NodeTables:
         ).reshape(len(options))
         styled = [self._styled(n, space, o, own) for o in options]
         final: list[tuple[Option, dict[int, Storage], float, float]] = []
+        work: list[float] = []
         for i, o in enumerate(options):
             base = self.m * (float(seconds[i]) + self._sum(each[i]))
             ways = []
@@ -184,6 +187,7 @@ class NodeTables:
                 total = base + self.m * self._sum(micro) + self._sum(once)
                 ways.append((replace(o, style=style), stored, total, float(kept[i]) + nbytes))
             final += _undominated(ways) if self.tradeoff else [min(ways, key=lambda w: w[2])]
+            work += [self.m * float(seconds[i])] * (len(final) - len(work))
         held = {o.rest: float(x) for o, x in zip(options, kept, strict=True)}
         options = [o for o, *_ in final]
         made = [axes_of(o.cuts) if space.weight else None for o in options]
@@ -194,7 +198,7 @@ class NodeTables:
         reads = [distinct([self._read(n, k, space, o) for o in options]) for k in range(len(node.inputs))]
         return Node(
             space, options, [s for _, s, _, _ in final], rests, reads,
-            np.array([u for _, _, u, _ in final]), np.array([b for *_, b in final]),
+            np.array([u for _, _, u, _ in final]), np.array(work), np.array([b for *_, b in final]),
             np.array([held[o.rest] for o in options]),
         )  # fmt: skip
 

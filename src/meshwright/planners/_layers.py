@@ -10,8 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..graph.ir import Graph
+from ..graph.ir import Graph, Op
+from ..graph.kinds import kind_of
 from ..plan.lookup import span_entry
+
+
+def is_heavy(op: Op) -> bool:
+    """Products and convolutions."""
+    row = kind_of(op.kind)
+    return row is not None and not row.light and op.flops > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,18 +10,21 @@
     placement         `solvers.stage_programme`   larger submeshes first, parts of hosts inside a host
 
 Recorded inputs of any one part are planned by that part (`_alpa_recorded`): option tables by the intra-operator programme,
-stage tables by the inter-operator one, graphs without times by clustering. The paper's own strategies and prices, which count
-communication only, are in `_alpa_space`. Where stages meet, tensors are re-laid by the runtime (tiles sent once, gathered
+stage tables by the inter-operator one, graphs without times by clustering. The strategies and alpha-beta prices of the authors'
+code, by which they assert objectives of whole steps, are in `_alpa_space`. Where stages meet, tensors are re-laid by the runtime (tiles sent once, gathered
 locally), which the objective leaves out as the paper's does, and the simulator counts.
 """
 
 from __future__ import annotations
+
+from typing import get_args
 
 from ..plan.model import Plan
 from ..plan.problem import Problem
 from ..simulate.additive import additive
 from ..solvers.stage_programme import SPACES, Space
 from . import _alpa_model
+from ._alpa_intervals import Minimised
 from ._alpa_model import Choices
 from ._alpa_recorded import recorded
 from ._checked import above, whole, word
@@ -42,6 +45,8 @@ class Alpa(Planner):
         tolerance: of clustering: a layer may have (1 + tolerance) times the mean FLOPs.
         imbalance: shares of FLOPs and of devices of a stage differ by at most the factor 1 + imbalance (the authors' pruning).
         inference: stages in lockstep without backward, of recorded prices of stages.
+        minimised: by the intra-operator programme: "time", or "communication" alone as in the paper (products use every axis,
+            light ops are free). What a stage costs is its time either way.
     """
 
     info = Info(
@@ -53,9 +58,6 @@ class Alpa(Planner):
         handles=frozenset({"dag", "memory"}),
         goals=frozenset({"time"}),
         family="hybrid",
-        missing=(
-            "stages priced by its own strategies and communication alone: these plan whole steps (`_alpa_space`), not yet stages",
-        ),
     )
 
     def __init__(
@@ -67,25 +69,30 @@ class Alpa(Planner):
         tolerance: float = 0.5,
         imbalance: float = 1.0,
         inference: bool = False,
+        minimised: Minimised = "time",
     ) -> None:
         above("alpa", "tolerance", tolerance, zero=True)
         above("alpa", "imbalance", imbalance, zero=True)
         whole("alpa", "layers", layers)
         whole("alpa", "micro_batches", micro_batches)
         word("alpa", "space of submeshes", submeshes, SPACES)
+        word("alpa", "what is minimised", minimised, get_args(Minimised))
         self.layers = layers
         self.micro_batches = micro_batches
         self.submeshes = submeshes
         self.tolerance = tolerance
         self.imbalance = imbalance
         self.inference = inference
+        self.minimised: Minimised = minimised
 
     def search(self, problem: Problem, run: Run) -> Json:
         """The best stages for each number of micro-batches."""
         part = recorded(problem, self.tolerance, self.inference)
         if part is not None:
             return part.search(run)
-        choices = Choices(self.layers, self.micro_batches, self.submeshes, self.tolerance, self.imbalance)
+        choices = Choices(
+            self.layers, self.micro_batches, self.submeshes, self.tolerance, self.imbalance, self.minimised
+        )
         return _alpa_model.search(problem, choices, run)
 
     def objective(self, problem: Problem, plan: Plan) -> float:

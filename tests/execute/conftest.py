@@ -79,16 +79,24 @@ def uneven_model(name: str) -> Model:
     return scaled_model(name, shrink, 3, 2)
 
 
+ALIVE = 16
+"""Ranks that wait for jobs at most: every process group of a waiting one wakes a thread a hundred times a second."""
+
+
 class Pools:
-    """One pool per number of ranks; a pool that broke is made anew."""
+    """One pool per number of ranks, those that were used last; a pool that broke is made anew."""
 
     def __init__(self) -> None:
         self._made: dict[int, Pool] = {}
 
     def __call__(self, ranks: int) -> Pool:
-        if ranks not in self._made or not self._made[ranks].whole():
-            self._made[ranks] = Pool(ranks, timeout=30)
-        return self._made[ranks]
+        pool = self._made.pop(ranks, None)
+        if pool is None or not pool.whole():
+            while self._made and sum(self._made) + ranks > ALIVE:
+                self._made.pop(next(iter(self._made))).close()
+            pool = Pool(ranks, timeout=30)
+        self._made[ranks] = pool
+        return pool
 
     def close(self) -> None:
         for pool in self._made.values():

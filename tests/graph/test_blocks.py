@@ -185,9 +185,11 @@ def test_runs_do_not_change_the_digest() -> None:
 @pytest.mark.slow
 def test_time_grows_about_linearly_with_depth() -> None:
     def seconds(count: int) -> float:
-        graph = layers(count, ("linear", "add", "gelu") * 8)
-        start = time.process_time()
-        assert repeated_runs(graph)[0].count == count
-        return time.process_time() - start
+        graph, taken = layers(count, ("linear", "add", "gelu") * 8), []
+        for _ in range(3):
+            start = time.process_time()
+            assert repeated_runs(graph)[0].count == count
+            taken.append(time.process_time() - start)
+        return min(taken)
 
     assert seconds(800) < 6 * seconds(200) + 0.1

@@ -31,6 +31,7 @@ class Groups:
         """Where the time of this rank goes."""
         self._made: dict[Members, dist.ProcessGroup] = {}
         self._channels: dict[Channel, dist.ProcessGroup] = {}
+        self._aside: dist.ProcessGroup | None = None
 
     def prepare(self, wanted: Iterable[Members]) -> None:
         """Makes those that do not exist yet. Collective over all ranks."""
@@ -47,6 +48,16 @@ class Groups:
             for direction in DIRECTIONS:
                 if (upwards, direction) not in self._channels:
                     self._channels[upwards, direction] = dist.new_group()
+
+    def aside(self) -> dist.ProcessGroup | None:
+        """All ranks, for what goes on beside the steps on a thread of its own; None without a world. Collective.
+
+        One for all runtimes of these ranks, which write one after the other: a group of gloo has a thread that wakes a
+        hundred times a second as long as its process lives.
+        """
+        if self._aside is None and dist.is_initialized() and dist.get_world_size() > 1:
+            self._aside = dist.new_group(backend="gloo")
+        return self._aside
 
     def channel(self, source: int, target: int, direction: Direction) -> dist.ProcessGroup:
         """The group in which the rank `source` sends values ("forward") or gradients ("backward") to `target`.

@@ -62,12 +62,12 @@ def info(folder: str | Path) -> Saved:
 
 
 class Checkpoints:
-    """Writes the checkpoints of one runtime, one at a time, on a thread and a process group of its own."""
+    """Writes the checkpoints of one runtime, one at a time, on a thread and a process group beside the steps."""
 
     def __init__(self, runtime: Runtime, plan: Plan | None = None, scheduler: Any = None) -> None:
         """Collective over all ranks. `scheduler`: anything with `state_dict`, such as those of torch.optim.lr_scheduler."""
         self._runtime, self._plan, self._scheduler = runtime, plan, scheduler
-        self._group = dist.new_group(backend="gloo") if _world() > 1 else None
+        self._group = runtime.groups.aside()
         self._thread: threading.Thread | None = None
         self._failed: Exception | None = None
         self.last: Path | None = None

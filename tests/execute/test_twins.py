@@ -64,6 +64,20 @@ class Pictures(nn.Module):
         return {"loss": F.cross_entropy(scores, labels, weight=self.weight, label_smoothing=0.1) + likelihood}
 
 
+class Maps(nn.Module):
+    """Losses of every pixel: their mean without those that are ignored, their sum, and each for itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, 6, 3, padding=1)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        scores = self.first(images)
+        each = F.cross_entropy(scores, labels, reduction="none")
+        summed = F.cross_entropy(scores.flatten(2), labels.flatten(1), reduction="sum")
+        return F.cross_entropy(scores, labels, ignore_index=0) + 0.01 * summed + each.square().mean()
+
+
 def _model(kind: type[nn.Module], inputs: list[Mapping[str, Tensor]]) -> Model:
     with torch.device("meta"):
         module = kind().train()
@@ -85,6 +99,23 @@ def _images() -> list[Mapping[str, Tensor]]:
         {"images": torch.randn(4, 4, 8, 8, generator=g), "labels": torch.randint(0, 6, (4,), generator=g)}
         for _ in range(2)
     ]
+
+
+def test_losses_of_pixels_whose_classes_are_cut_are_those_of_one_process(pools: Pools) -> None:
+    g = torch.Generator().manual_seed(0)
+    inputs = [
+        {"images": torch.randn(4, 4, 4, 4, generator=g), "labels": torch.randint(0, 6, (4, 4, 4), generator=g)}
+        for _ in range(2)
+    ]
+    model = _model(Maps, inputs)
+    cut: set[str] = set()
+    for seed in range(12):
+        plan = random_plan(model.graph, (2,), ("x",), 2, seed)
+        losses = {op.name for op in model.graph.ops if op.kind.startswith("cross_entropy")}
+        cut |= {n for s in plan.stages for n in losses & set(s.shardings) if s.shardings[n].cuts.get("classes")}
+        result = model.check(plan, pools(2))
+        assert result.equal, (seed, result.problems[:5])
+    assert len(cut) == 3, cut
 
 
 @pytest.mark.parametrize("seeds", (range(3), pytest.param(range(3, 16), marks=pytest.mark.slow)), ids=str)

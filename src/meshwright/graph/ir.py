@@ -114,6 +114,12 @@ class Op:
     source: str = ""
     """file:line in the user's code."""
 
+    def arg(self, position: int, name: str, default: Arg = None) -> Arg:
+        """The argument at `position`, or called `name`, or `default`."""
+        if position < len(self.args):
+            return self.args[position]
+        return next((value for key, value in self.kwargs if key == name), default)
+
 
 @dataclass(frozen=True, slots=True)
 class Running:

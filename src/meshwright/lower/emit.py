@@ -20,6 +20,8 @@ _NONE: frozenset[str] = frozenset()
 COMMUNICATES = frozenset({"all_reduce", "all_gather", "reduce_scatter", "all_to_all"})
 _PAIR_OF_MAXIMUM_AND_SUM = frozenset({"softmax", "_softmax", "log_softmax", "_log_softmax", "cross_entropy_loss"})
 _MEAN_OVER_LABELS = frozenset({"cross_entropy_loss", "nll_loss", "nll_loss_nd", "nll_loss2d"})
+_MEAN = 1
+"""Of the labels that count: a reduction, in torch's enumeration."""
 
 
 @dataclass(slots=True)
@@ -255,7 +257,7 @@ class Emitter:
                     found.append(_stat(op.name, "forward", axis, what, nbytes, over))
                 for _ in range(backward):
                     found.append(_stat(op.name, "backward", axis, "sum", nbytes, over))
-        if op.kind in _MEAN_OVER_LABELS:
+        if op.kind in _MEAN_OVER_LABELS and op.arg(3, "reduction", _MEAN) == _MEAN:
             for axis in sorted({axis_of(x) for a in node.summed for x in cuts[a]}):
                 found.append(_stat(op.name, "forward", axis, "count", 8.0, None))
         return found

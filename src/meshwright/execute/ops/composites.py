@@ -264,7 +264,7 @@ def _standard_by_group(site: Site, groups: int, channels: int, weight: int, eps:
 
 
 class _TokenLosses(torch.autograd.Function):
-    """log Σ exp(logits) − logit of the label, per token, with classes cut: [tokens, own classes], [tokens] -> [tokens]."""
+    """log Σ exp(logits) − logit of the label, per token, with classes cut: [samples, own classes, …], [samples, …] -> [samples, …]."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, start: int, site: Site) -> Tensor:
@@ -302,9 +302,9 @@ def cross_entropy(site: Site) -> Local:
     tokens = any(site.operand_cut(0, d) for d in range(rank) if d != place)
     if not classes and (not tokens or reduction == NONE):
         return site.plain()
-    if rank != 2 and classes:
+    if rank == 1 and classes:
         raise Unsupported(
-            f"{site.op.name} cuts the classes of a loss over {rank} dims: flatten the tokens, or keep them whole",
+            f"{site.op.name} cuts the classes of a loss of one token: give it a dim of tokens, or keep them whole",
             reason="statistic",
         )
     weight = site.arg(2, "weight", None)

@@ -96,9 +96,7 @@ class Site:
         return interval(n or self.shape(operand)[dim], cuts, self.view.mesh, self.view.coords)[0]
 
     def arg(self, position: int, name: str, default: Arg = None) -> Arg:
-        if position < len(self.op.args):
-            return self.op.args[position]
-        return next((value for key, value in self.op.kwargs if key == name), default)
+        return self.op.arg(position, name, default)
 
     @cached_property
     def target(self) -> torch._ops.OpOverload:

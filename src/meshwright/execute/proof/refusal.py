@@ -36,7 +36,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "factor": "An op is cut along what its kernel must see whole: a window, recurrent time steps, a sort, a state.",
         "layout": "A tensor rests cut where the ops around it have no border.",
         "storage": "A gradient or optimizer state rests cut otherwise than the parameter, and not just further.",
-        "statistic": "An op is cut inside a statistic that only whole values give: classes of a loss over several dims, "
+        "statistic": "An op is cut inside a statistic that only whole values give: classes of a loss of one token, "
         "the vocabulary of an embedding bag; or two stages renew the same running statistics.",
         "summa": "An op runs as SUMMA that is no product of rows with a matrix, or on a grid that is not square.",
         "halo": "A window is cut into parts smaller than what a neighbour reads of them.",

@@ -16,6 +16,13 @@ from .request import LARGEST, PRECISIONS, Request, tokens_of
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _sayable(cls, value: object) -> object:
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("no name and no path holds a character 0")
+        return value
+
 
 def _counted(value: object) -> object:
     if isinstance(value, str):

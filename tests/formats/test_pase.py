@@ -115,13 +115,13 @@ def test_faulty_tables_are_refused(tmp_path: Path) -> None:
     }  # fmt: skip
     for changes, message in (
         ({"edge_cost_0": np.zeros((1, 2))}, r"edge 0 from 0 to 1 has a table of \(1, 2\), wanted \(2, 1\)"),
-        ({"edges": np.array([[0, 2]])}, "nodes 0 to 1"),
-        ({"node_cost_0": np.array([np.nan, 1.0])}, "node 0 needs one price for each of its 2 options"),
+        ({"edges": np.array([[0, 2]])}, "edges has 0 … 2, wanted numbers of 0 to 1"),
+        ({"node_cost_0": np.array([np.nan, 1.0])}, "node_cost_0 has nan in it"),
     ):  # fmt: skip
         np.savez(tmp_path / "x.npz", **{**good, **changes})  # type: ignore[arg-type]
         with pytest.raises(InputError, match=message):
             pase.read(tmp_path / "x.npz")
     del good["edge_cost_0"]
     np.savez(tmp_path / "x.npz", **good)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="array edge_cost_0 is missing"):
+    with pytest.raises(InputError, match="the array edge_cost_0 is missing"):
         pase.read(tmp_path / "x.npz")

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -26,8 +26,8 @@ from ..errors import InputError
 from ..graph.ir import Arg, Dims, Factor, Graph, Op, Rule, Tensor
 from ..graph.serial import digest_of
 from ..plan.problem import Limits, Problem, Recipe
-from ._arrays import UNREADABLE
-from ._fields import Fields, in_order, load, nodes_by_id, overrides_checked
+from ._arrays import Arrays
+from ._fields import LARGEST, MOST, Fields, in_order, load, nodes_by_id, overrides_checked
 from ._tables import table_problem
 
 DEVICES = 8
@@ -162,7 +162,8 @@ def _shapes(fields: Fields, name: str) -> list[tuple[int, ...]]:
 
 
 def _whole(values: Sequence[object]) -> bool:
-    return all(isinstance(x, int) and not isinstance(x, bool) and x >= 1 for x in values)
+    sized = all(isinstance(x, int) and not isinstance(x, bool) and 1 <= x < 1 << 53 for x in values)
+    return sized and prod(cast(Sequence[int], values)) <= LARGEST
 
 
 def _node(fields: Fields, cutoff: int) -> _Node:
@@ -252,26 +253,17 @@ def _cluster(devices: int, memory: float, flops: float, bw: float) -> Cluster:
 
 def _tables(path: Path) -> Problem:
     """The problem of the prototype's own tables."""
-    file = str(path)
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            arrays = {name: found[name] for name in found.files}
-    except UNREADABLE as error:
-        raise InputError(f"{file} cannot be read: {error}", where=file) from error
-    count = sum(name.startswith("node_cost_") for name in arrays)
-    edges = np.asarray(arrays.get("edges", np.zeros((0, 2), int)))
-    if edges.ndim != 2 or edges.shape[1] != 2 or (edges.size and not 0 <= edges.min() <= edges.max() < count):
-        raise InputError(f"{file}: edges is no table of two columns of nodes 0 to {count - 1}", where=f"{file}: edges")
-    wanted = [*(f"{part}_{i}" for i in range(count) for part in ("configs", "node_cost")), *(f"edge_cost_{j}" for j in range(len(edges)))]  # fmt: skip
-    for name in wanted:
-        if name not in arrays:
-            raise InputError(f"{file}: array {name} is missing", where=f"{file}: {name}")
+    arrays = Arrays(path)
+    count = sum(name.startswith("node_cost_") for name in arrays.value)
+    edges = arrays.indices("edges", count, None, 2) if "edges" in arrays.value else np.zeros((0, 2), np.int64)
     options: dict[str, Options] = {}
     devices = 1
     for i in range(count):
-        configs, price = arrays[f"configs_{i}"], np.asarray(arrays[f"node_cost_{i}"], np.float64)
-        names = tuple(",".join(map(str, c)) for c in np.atleast_2d(configs))
-        devices = max(devices, int(configs.prod(axis=1).max()))
-        options[str(i)] = Options(names, price, np.zeros(len(price)))
-    pairs = [(str(u), str(v), np.asarray(arrays[f"edge_cost_{j}"], np.float64)) for j, (u, v) in enumerate(edges)]
-    return table_problem(file, options, pairs, devices=devices, unit="flop")
+        configs, price = arrays.ints(f"configs_{i}", None, None), arrays.floats(f"node_cost_{i}", None)
+        cuts = [prod(map(int, c)) for c in configs]
+        if not cuts or not 1 <= min(cuts) <= max(cuts) <= MOST or (configs < 1).any():
+            raise arrays.wrong(f"configs_{i}", f"{len(cuts)} rows of cuts", f"some, whose products are 1 to {MOST:,}")
+        devices = max(devices, *cuts)
+        options[str(i)] = Options(tuple(",".join(map(str, c)) for c in configs), price, np.zeros(len(price)))
+    pairs = [(str(u), str(v), arrays.floats(f"edge_cost_{j}", None, None)) for j, (u, v) in enumerate(edges)]
+    return table_problem(arrays.file, options, pairs, devices=devices, unit="flop")

@@ -26,7 +26,7 @@ from ..graph.ir import Dims, Factor, FactorKind, Graph, Op, Rule, Tensor
 from ..graph.serial import digest_of
 from ..plan.model import Cut, Layout
 from ..plan.problem import Annotation, Problem, Recipe
-from ._fields import Fields, load
+from ._fields import MOST, Fields, load
 
 PLANNER = "gspmd"
 RETURN = "return"
@@ -117,6 +117,8 @@ def _mesh(fields: Fields) -> Mesh:
     if len(set(names)) < len(names):
         raise fields.wrong("mesh", found, "axes with names of their own")
     shape = tuple(int(n) for _, n in found)
+    if prod(shape) > MOST:
+        raise fields.wrong("mesh", found, f"at most {MOST:,} devices")
     return Mesh(range(prod(shape)), tuple(names), shape)
 
 

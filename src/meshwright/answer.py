@@ -59,13 +59,23 @@ def candidate(question: Question, plan: Plan, simulation: Simulation) -> Candida
     )
 
 
-def of_plan(stated: Stated, plan: Plan, planner: str = "given", status: str = "feasible") -> Outcome:
-    """Price one plan; a plan that does not fit is a miss, shown with what it is over by."""
+def of_plan(
+    stated: Stated,
+    plan: Plan,
+    planner: str = "given",
+    status: str = "feasible",
+    simulation: Simulation | None = None,
+) -> Outcome:
+    """Price one plan; a plan that does not fit is a miss, shown with what it is over by.
+
+    Args:
+        simulation: its price, where the plan does not say all that decides it; None = as the simulator has it.
+    """
     from .simulate import simulate
 
     began = time.monotonic()
     plan = stated.described(plan)
-    simulation = simulate(stated.problem, plan)
+    simulation = simulate(stated.problem, plan) if simulation is None else simulation
     row = candidate(stated.question, plan, simulation)
     return Outcome(
         stated.question,

@@ -10,10 +10,11 @@ from typing import Any
 from ._parsed import ENCODING
 from .answer import Reopened
 from .errors import InputError, Unsupported
+from .export._words import plain_name
 from .export.base import Exporter, Read
 from .export.gains import gaining, path
 from .export.model import model_of
-from .export.outcome import Exported, export
+from .export.outcome import Exported, export, priced, verdict
 from .export.reading import setup_from
 from .export.registry import installed, load
 from .export.setup import Setup, setup_of
@@ -24,7 +25,6 @@ from .plan.schedules import plain
 from .report.gains import Change
 from .request import Request
 from .save import Opened, check_same_model
-from .simulate.simulator import simulate
 from .stated import Say, Stated, state
 from .stated import silent as _silent
 
@@ -91,9 +91,9 @@ def checked(exported: Exported) -> Checked:
     problem = exported.setup.problem
     read = exporter.read(exported.files, exported.setup.model, problem.cluster.count)
     again = setup_from(problem, exporter, read, exported.setup.name)
-    wanted, found = (replace(plan, schedule=plain(plan.schedule)) for plan in (exported.runs.plan(), again.plan()))
+    wanted, found = (replace(s.plan(), schedule=plain(s.layout.schedule)) for s in (exported.runs, again))
     here = installed(type(exporter))
-    prices = [simulate(problem, plan, detail=False).step_seconds for plan in (wanted, found)]
+    prices = [priced(s).step_seconds for s in (exported.runs, again)]
     return Checked(here, not here or here in exporter.versions, wanted == found and prices[0] == prices[1], *prices)
 
 
@@ -117,6 +117,8 @@ def imported(request: Request, file: Path, format_name: str = "", say: Say = _si
     exporter = reader_of("\n".join(files.values()), format_name)
     stated = state(request, say)
     read = exporter.read(files, model_of(stated.problem.graph), stated.problem.cluster.count)
+    if read.version not in ("", exporter.version) and "@" not in format_name:
+        exporter = type(exporter)(read.version)
     wished = {k: int(read.words[w]) for k, w in (("seq", "seq"), ("batch", "samples")) if w in read.words}
     asked = {
         k: n for k, n in wished.items() if getattr(request, k) is None and getattr(stated.request, k) not in (None, n)
@@ -128,7 +130,18 @@ def imported(request: Request, file: Path, format_name: str = "", say: Say = _si
         read = exporter.read(files, model_of(stated.problem.graph), stated.problem.cluster.count)
     words = {k: v for k, v in read.words.items() if k != "samples"} if request.batch else read.words
     setup = setup_from(stated.problem, exporter, replace(read, words=words), stated.source.name)
-    return Imported(exporter, read, setup, stated)
+    return Imported(exporter, replace(read, ignored={**_asked_otherwise(read, stated), **read.ignored}), setup, stated)
+
+
+def _asked_otherwise(read: Read, stated: Stated) -> dict[str, str]:
+    """What the files say of the model and of precision, where another was asked for: option -> what is priced instead."""
+    found, name, precision = {}, stated.source.name, stated.problem.recipe.compute_dtype
+    if read.model and plain_name(read.model) != plain_name(name):
+        found[read.lines.get("model", read.model)] = f"priced for {name}, the model that was asked for"
+    if read.precision not in ("", precision):
+        said = read.lines.get("precision", read.precision)
+        found[said] = f"computes in {read.precision}; priced in {precision} (--precision)"
+    return found
 
 
 def _texts(file: Path) -> dict[str, str]:
@@ -146,10 +159,27 @@ def changes(theirs: Imported, plan: Plan) -> list[Change]:
     """From a trainer's settings to a plan that it runs, one change at a time; each makes the step shorter, or fit."""
     ours = setup_of(theirs.setup.problem, plan, theirs.setup.name)
     options = spelled(theirs.exporter)
-    return [
-        (s.options(options), s.seconds, s.memory, s.fits)
-        for s in gaining(theirs.setup, path(theirs.setup, ours), options)
-    ]
+
+    def as_run(setup: Setup) -> Setup:
+        return replace(setup, sums_each=verdict(theirs.exporter, setup).runs.sums_each)
+
+    here, found = dict(theirs.read.given), list[Change]()
+    for step in gaining(theirs.setup, path(theirs.setup, ours, as_run), options):
+        # From what the file has, which may say the same by other options than we would.
+        changed = {
+            key: (here.get(key) if theirs.read.given else before, after)
+            for key, (before, after) in step.options(options).items()
+        }
+        here |= {key: after for key, (_, after) in changed.items()}
+        changed = {key: both for key, both in changed.items() if not _same(*both)}
+        found.append((changed, step.seconds, step.memory, step.fits))
+    return found
+
+
+def _same(before: Any, after: Any) -> bool:
+    """Whether an option has one value; texts of a command line are values. No option is one that is off."""
+    absent = (None, False, "")
+    return str(before) == str(after) or (before in absent and after in absent)
 
 
 def spelled(exporter: Exporter) -> Callable[[Setup], dict[str, Any]]:

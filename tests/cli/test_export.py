@@ -173,3 +173,63 @@ def test_two_plans_of_one_problem_differ_by_options(meshwright: Command, planned
     changed = {option for c in value["gains"]["changes"] for option in c["options"]}
     assert {"--dp", "--tp", "--recompute"} <= changed
     assert value["gains"]["changes"][-1]["step_s"] == value["plans"][1]["candidate"]["step_s"]
+
+
+MAXTEXT = """
+base_config: base.yml
+model_name: llama3.1-8b
+ici_fsdp_parallelism: 8
+per_device_batch_size: 2
+max_target_length: 256
+remat_policy: full
+"""
+TORCHTITAN = """torchtitan.train --parallelism.data_parallel_replicate_degree 8 --parallelism.data_parallel_shard_degree 1 \
+  --training.local_batch_size 1 --training.global_batch_size 16 --training.seq_len 256 --activation-checkpoint:none
+"""
+ACCELERATE = """
+distributed_type: FSDP
+num_processes: 8
+mixed_precision: bf16
+fsdp_config:
+  fsdp_version: 1
+  fsdp_sharding_strategy: FULL_SHARD
+  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
+  fsdp_activation_checkpointing: true
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "option", "instead"),
+    [
+        (
+            "train.sh",
+            SCRIPT.replace("--bf16", "--fp16"),
+            "--fp16",
+            "computes in float16; priced in bfloat16 (--precision)",
+        ),
+        ("run.yml", MAXTEXT, "model_name: llama3.1-8b", "priced for gpt2, the model that was asked for"),
+    ],
+)
+def test_another_model_or_precision_than_was_asked_for_is_said(
+    meshwright: Command, file: str, text: str, option: str, instead: str
+) -> None:
+    Path(file).write_text(text)
+    value = json.loads(meshwright("simulate", *GPT2, "--from", file, "--json", "-q").out)
+    assert value["ignored"][option] == instead
+
+
+def test_sums_at_every_micro_batch_are_in_the_price_and_the_first_to_go(meshwright: Command) -> None:
+    Path("titan.sh").write_text(TORCHTITAN)
+    value = json.loads(meshwright("simulate", *GPT2, "--from", "titan.sh", "--json", "-q").out)
+    once = json.loads(meshwright("simulate", *GPT2, "--dp", "8", "--micro-batch", "1", "--json", "-q").out)
+    assert value["candidates"][0]["step_s"] > once["candidates"][0]["step_s"]
+    assert value["gains"]["step_s"] == value["candidates"][0]["step_s"]
+    assert value["gains"]["changes"][-1]["step_s"] < value["gains"]["step_s"]
+
+
+def test_gains_begin_at_what_the_file_has(meshwright: Command) -> None:
+    Path("accelerate.yaml").write_text(ACCELERATE)
+    value = json.loads(meshwright("simulate", *GPT2, "--from", "accelerate.yaml", "--json", "-q").out)
+    changed = {k: v["from"] for c in value["gains"]["changes"] for k, v in c["options"].items()}
+    file = {"distributed_type": "FSDP", "num_processes": 8, "fsdp_config.fsdp_activation_checkpointing": True}
+    assert changed and all(before in (None, file.get(k)) for k, before in changed.items()), changed

@@ -269,8 +269,22 @@ def test_what_is_not_priced_is_said() -> None:
     assert set(found.ignored) == {
         "cluster_of_ours",
         "zero_optimization.offload_optimizer", "zero_optimization.zero_quantized_gradients", "zero_optimization.overlap_comm",
-        "activation_checkpointing", "bf16.enabled",
+        "activation_checkpointing",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("section", "precision"),
+    [
+        ({}, "float32"),
+        ({"bf16": {"enabled": True}}, "bfloat16"),
+        ({"bf16": {"enabled": False}, "fp16": {"enabled": True}}, "float16"),
+        ({"torch_autocast": {"enabled": True, "dtype": "float16"}}, "float16"),
+        ({"bf16": {"enabled": "auto"}}, ""),
+    ],
+)
+def test_the_precision_is_read(section: dict[str, Any], precision: str) -> None:
+    assert read({"train_batch_size": 16, **section}).precision == precision
 
 
 WRONG: dict[str, tuple[Any, str]] = {

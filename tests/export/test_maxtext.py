@@ -325,3 +325,14 @@ def test_its_files_are_told_from_others() -> None:
     with pytest.raises(InputError, match="not YAML") as wrong:
         read("a: 1\nb: [1,\n", name="mine.yml")
     assert wrong.value.where == "mine.yml:3"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("llama3.1-8b", "llama3.1-8b"), ("deepseek3-671b", "deepseek-v3"), ("default", "")]
+)
+def test_the_model_and_the_precision_are_read(theirs: str, ours: str) -> None:
+    found = read(
+        f"model_name: {theirs}\nici_fsdp_parallelism: 16\nper_device_batch_size: 1\ndtype: float32\n", name="run.yml"
+    )
+    assert (found.model, found.precision) == (ours, "float32")
+    assert model_name(ours) == (theirs if ours else "")

@@ -305,3 +305,10 @@ def test_options_as_keys_of_yaml_are_read() -> None:
     found = read(text + "  --sequence-parallel: true\n", name="model_config.yaml")
     assert (found.words["tp"], found.words["sequence"]) == (2, True)
     assert next(iter(found.ignored)) == "CUDA_DEVICE_MAX_CONNECTIONS"
+
+
+@pytest.mark.parametrize(("option", "precision"), [("--bf16", "bfloat16"), ("--fp16", "float16"), ("", "float32")])
+def test_the_precision_is_read(option: str, precision: str) -> None:
+    found = read(BASE.replace("--bf16", option))
+    assert found.precision == precision
+    assert found.lines["precision"] == (option or "--bf16 (not given)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from meshwright.errors import InputError
 from meshwright.export._torchtitan_words import dealt
 from meshwright.export.base import Read
 from meshwright.export.model import Model
+from meshwright.export.outcome import priced
 from meshwright.export.reading import setup_from
 from meshwright.export.registry import load
 from meshwright.export.rows import ROWS, setup_of_row
@@ -203,14 +205,6 @@ def test_options_of_the_recipe_s_own_are_named_and_passed_over() -> None:
     assert "parallelism.my_own_switch" in found.ignored
 
 
-def test_copies_that_are_summed_more_often_than_priced_are_named() -> None:
-    text = (
-        "--parallelism.data_parallel_replicate_degree 4 --training.local_batch_size 1 --training.global_batch_size 64"
-    )
-    assert "summed 4 times a step" in read(text).ignored["gradient accumulation"]
-    assert "gradient accumulation" not in read(text.replace("64", "16")).ignored
-
-
 def test_a_table_beside_the_recipe_and_one_that_is_missing() -> None:
     text = "--parallelism.pipeline_parallel_degree 4 --parallelism.pipeline_parallel_schedule ZBVZeroBubble --training.local_batch_size 8 "
     text += "--parallelism.pipeline_parallel_schedule_csv /somewhere/table.csv --parallelism.pipeline_parallel_layers_per_stage 1 "
@@ -351,3 +345,52 @@ def test_files_of_it_are_told_from_others() -> None:
         "distributed_type: FSDP\nparallelism_config:\n  parallelism_config_tp_size: 2\n", "ici_tensor_parallelism: 4\n",
     ):  # fmt: skip
         assert not kind.recognises(text)
+
+
+COPIES = "--parallelism.data_parallel_replicate_degree 16 --parallelism.data_parallel_shard_degree 1 "
+
+
+@pytest.mark.parametrize(
+    ("options", "each", "version"),
+    [
+        ("--training.local_batch_size 2 --training.global_batch_size 128 --training.seq_len 64", True, "0.3.0"),
+        ("--training.local_batch_size 8 --training.global_batch_size 128 --training.seq_len 64", False, "0.3.0"),
+        (
+            "--training.num_tokens_per_microbatch_per_dp_rank 128 --training.num_tokens_per_train_step 8192",
+            True,
+            "main",
+        ),
+        (
+            "--training.num_tokens_per_microbatch_per_dp_rank 128 --training.num_tokens_per_train_step 8192 "
+            "--parallelism.fsdp_defer_gradient_reduction",
+            False,
+            "main",
+        ),
+    ],
+)
+def test_copies_that_are_summed_at_every_micro_batch_are_priced_so(options: str, each: bool, version: str) -> None:
+    base = setup_of_row(ROWS[0])
+    found = read(COPIES + options, model=base.model)
+    assert found.version == version
+    setup = setup_from(base.problem, load("torchtitan"), found)
+    assert setup.sums_each == each
+    once, told = priced(replace(setup, sums_each=False)), priced(setup, detail=True)
+    assert (told.step_seconds > once.step_seconds) == each
+    assert sum(told.seconds_by.values()) == pytest.approx(told.step_seconds)
+    assert all(sum(lane.values()) == pytest.approx(told.step_seconds) for lane in told.lane_seconds)
+
+
+def test_the_model_of_a_recipe_has_our_name() -> None:
+    one = "def mine() -> Trainer.Config:\n    config = llama3_8b()\n    {}\n    return config\n"
+    assert read(recipe(one.format("config.training.seq_len = 64"))).model == "llama-3.1-8b"
+    assert (
+        read(recipe(one.format('config.model_spec = model_registry("70B", attn_backend="flex")'))).model
+        == "llama-3.1-70b"
+    )
+    assert read(recipe(one.format('config.model_spec = model_registry("1B")'))).model == "llama3 1B"
+    assert read(COPIES).model == ""
+
+
+def test_another_way_to_lay_tensors_out_is_said() -> None:
+    told = read(COPIES + "--parallelism.spmd_backend partial_dtensor").ignored
+    assert told["parallelism.spmd_backend"] == "partial_dtensor: priced with collectives of spmd_types"

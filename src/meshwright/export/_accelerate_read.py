@@ -17,6 +17,7 @@ from .base import Read
 from .model import Model
 
 SECTIONS = ("fsdp_config", "parallelism_config", "deepspeed_config", "megatron_lm_config", "dynamo_config", "fp8_config")  # fmt: skip
+MIXED = {"bf16": "bfloat16", "fp16": "float16"}
 STRATEGIES = ("FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "HYBRID_SHARD_ZERO2")
 """FSDP 1's, by number from 1."""
 TYPES = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "MULTI_MLU", "MULTI_SDAA", "MULTI_MUSA", "MULTI_XPU", "MULTI_HPU", "MULTI_NEURON", "DEEPSPEED", "FSDP", "XLA", "MEGATRON_LM")  # fmt: skip
@@ -42,6 +43,9 @@ def read(files: Mapping[str, str], model: Model, world: int) -> Read:
         script.words["zero"] = 0
     for file, text in scripts.items():
         _script(script, text, file, model, world)
+    for key, word in (("script.MICRO_BATCH", "micro_batch"), ("GradientAccumulationPlugin.num_steps", "m")):
+        if word in script.words:  # by whatever option they say it
+            script.given.setdefault(key, script.words[word])
     m = script.words.pop("m", 0)
     each = script.words.get("micro_batch", 0)
     if m and each and "samples" not in script.words:
@@ -68,6 +72,7 @@ class _Yaml:
 
     def read(self) -> None:
         self._known()
+        self.script.given |= {key: setting.value for key, setting in self.found.items()}
         kind = str(self.value("distributed_type", ""))
         if not kind:
             raise InputError("no distributed_type: FSDP, MULTI_GPU, DEEPSPEED or another", where=f"{self.file}:1")
@@ -251,7 +256,10 @@ class _Yaml:
         self.script.say("m", m, f"megatron_lm_num_micro_batches: {m}")
 
     def _not_priced(self) -> None:
-        if str(self.value("mixed_precision", "no")) == "fp8":
+        mixed = str(self.value("mixed_precision", "no"))
+        if mixed in MIXED:
+            self.script.compute(MIXED[mixed], f"mixed_precision: {mixed}")
+        if mixed == "fp8":
             self.script.ignored["mixed_precision: fp8"] = "priced in the precision that was asked for (--precision)"
         backend = str(self.value("dynamo_config.dynamo_backend", "NO")).upper()
         if backend != "NO":
@@ -297,6 +305,7 @@ def _script(script: Script, text: str, file: str, model: Model, world: int) -> N
     if "activation_checkpointing_enable" in last or "gradient_checkpointing_enable" in last:
         script.say("recompute", "full", "activation_checkpointing_enable()")
     own = constants(parsed(text, file))
+    script.given |= {f"script.{k}": v for k, v in own.items() if isinstance(v, (int, str))}
     for name, word in (("MICRO_BATCH", "micro_batch"), ("SAMPLES", "samples"), ("ACCUMULATION", "m")):
         if isinstance(own.get(name), int):
             script.say(word, own[name], f"{name} = {own[name]}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .._parsed import parsed_json, parsed_python
@@ -16,6 +16,7 @@ from ._words import line_of
 from .base import Read
 
 AUTO = "auto"
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
 
 
 def recognises(text: str) -> bool:
@@ -54,7 +55,7 @@ class _Reading:
         self._batch(world // (max(tp, 1) * max(cp, 1) * max(pp, 1)))
         self._recompute()
         self._rest()
-        return Read(self.words, self.ignored, self.lines)
+        return Read(self.words, self.ignored, self.lines, dict(_flat(self.config)), precision=self._precision())
 
     # ---- the file
 
@@ -224,8 +225,29 @@ class _Reading:
             value = self._get(path)
             if value is not None and value != default and value != {}:
                 self.ignored[path] = instead
-        if not any(self._get(f"{kind}.enabled") for kind in ("bf16", "fp16", "bfloat16", "torch_autocast")):
-            self.ignored["bf16.enabled"] = "off: products in the precision that was asked for (--precision)"
+
+    def _precision(self) -> str:
+        """Of products; "" where it is left to the Trainer."""
+        kinds = {"bf16": "bfloat16", "bfloat16": "bfloat16", "fp16": "float16", "torch_autocast": "bfloat16"}
+        on = [kind for kind in kinds if self._get(f"{kind}.enabled")]
+        if any(self._get(f"{kind}.enabled") == AUTO for kind in on):
+            return ""
+        if not on:
+            self.lines["precision"] = "bf16.enabled (not given)"
+            return "float32"
+        kind = on[0]
+        found = str(self._get("torch_autocast.dtype") or "") if kind == "torch_autocast" else ""
+        self.lines["precision"] = f'"{kind}.enabled": true'
+        return _DTYPES.get(found.removeprefix("torch."), found) or kinds[kind]
+
+
+def _flat(settings: Mapping[str, Any], folder: str = "") -> Iterator[tuple[str, Any]]:
+    """Path -> value."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{folder}{key}.")
+        else:
+            yield folder + key, value
 
 
 def _asks_again(code: Mapping[str, str]) -> bool:

@@ -6,14 +6,13 @@ inputs]; colwise cuts the outputs, rowwise the inputs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..graph.ir import Op
 from ..layouts.style import TP
 from ..lower.atoms import PRODUCTS
-from ..lower.convert import Axes
+from ._sides import Cut, cut_of, pattern, side_of
 from .setup import Setup
 
 VOCABULARY_LOSS = "colwise_vocabulary_loss"
@@ -31,12 +30,6 @@ BLOCKS = frozenset(
 """Layers of blocks that models of transformers 5.24.0 have rules for, by their last two names: their code reckons with a part of
 the heads or features. Others (T5's SelfAttention.q) fold the whole width into heads and break on a part of it; so does attention on latents of DeepSeek V3,
 for which the library has no rules and whose rotary positions fail on a part."""
-_NUMBER = re.compile(r"\.\d+(?=\.|$)")
-
-
-def pattern(path: str) -> str:
-    """ "model.layers.0.mlp" -> "model.layers.*.mlp"."""
-    return _NUMBER.sub(".*", path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +125,11 @@ def _styles(setup: Setup) -> Iterator[tuple[str, str]]:
         for t in op.inputs:
             if t in uses and (t not in seen or (op.kind in PRODUCTS and not op.module.startswith(stacks or ("?",)))):
                 seen.add(t)
-                yield from _style(setup, t, uses[t], op, experts, whole_experts, loss)
+                yield from _style(setup, t, cut_of(setup, t), op, experts, whole_experts, loss)
 
 
 def _style(
-    setup: Setup, t: str, axes: Axes, op: Op, experts: Collection[str], whole_experts: bool, loss: bool
+    setup: Setup, t: str, cut: Cut | None, op: Op, experts: Collection[str], whole_experts: bool, loss: bool
 ) -> Iterator[tuple[str, str]]:
     """Of the module in which an op reads a parameter."""
     stacks = tuple(f"{stack}." for stack in setup.model.stacks)
@@ -144,18 +137,18 @@ def _style(
     inside = bool(stacks) and module.startswith(stacks)
     if t in experts:
         if not whole_experts:
-            yield t, _expert_style(setup, t, axes)
+            yield t, _expert_style(cut)
             yield t.rpartition(".")[0], "moe_tp_experts"
     elif op.kind == "embedding":
-        if _cut(axes):
-            yield op.module, "embedding_rowwise" if _dim(setup, t, axes) == 0 else "embedding_colwise"
+        if cut is not None:
+            yield op.module, "embedding_rowwise" if cut.dim == 0 else "embedding_colwise"
     elif len(setup.problem.graph.tensor[t].shape) == 2:
-        if _cut(axes):
-            style = _linear(setup, t, axes, op.kind, module if inside else "")
+        if cut is not None:
+            style = _linear(setup, t, op.kind, module if inside else "")
             if style == "colwise" and not inside:
                 style = VOCABULARY_LOSS if loss else "colwise_gather_output"
             yield module, style
-    elif not _cut(axes) and op.kind not in PRODUCTS and _partial(setup, op.name):
+    elif cut is None and op.kind not in PRODUCTS and _partial(setup, op.name):
         yield module, "replicated_with_grad_allreduce"
 
 
@@ -165,46 +158,26 @@ def _partial(setup: Setup, name: str) -> bool:
     return found is not None and any(c.axis == TP for own in found.cuts.values() for c in own)
 
 
-def _cut(axes: Axes) -> bool:
-    return any(TP in x for x in axes)
-
-
-def _dim(setup: Setup, t: str, axes: Axes) -> int:
-    """The dim of a parameter that is cut."""
-    k = next(k for k, x in enumerate(axes) if TP in x)
-    dims = setup.expert.atoms.dims[t]
-    return next(d for d in range(len(dims)) if k < sum(dims[: d + 1]))
-
-
-def _major(setup: Setup, t: str, axes: Axes) -> tuple[int, int]:
-    """(how many parts lie one behind the other before the cut one, size of the first): (0, …) where a dim is cut as one."""
-    dim, dims, sizes = _dim(setup, t, axes), setup.expert.atoms.dims[t], setup.expert.atoms.size[t]
-    first = sum(dims[:dim])
-    k = next(k for k, x in enumerate(axes) if TP in x)
-    return k - first, sizes[first]
-
-
-def _linear(setup: Setup, t: str, axes: Axes, kind: str, block: str) -> str:
+def _linear(setup: Setup, t: str, kind: str, block: str) -> str:
     """The style of a layer's weight; `block`: its path if it is in a block."""
     shape = "×".join(map(str, setup.problem.graph.tensor[t].shape))
-    if kind != "linear":
+    side = side_of(setup, t)
+    if kind != "linear" or side is None:
         return f"!its weight ({shape}) is no torch.nn.Linear's, which alone has colwise and rowwise (GPT-2's Conv1D has neither)"
     if block and ".".join(block.split(".")[-2:]) not in BLOCKS:
         return "!no model of transformers has a rule for such a module, and its code may need its whole width"
-    behind, size = _major(setup, t, axes)
-    if behind:
-        return f"!its {(_dim(setup, t, axes) and 'inputs') or 'outputs'} are {size} parts that are each cut, which no style for linear layers says"
-    return "rowwise" if _dim(setup, t, axes) else "colwise"
+    if side.parts > 1:
+        sides = "inputs" if side.row else "outputs"
+        return f"!its {sides} are {side.parts} parts that are each cut, which no style for linear layers says"
+    return "rowwise" if side.row else "colwise"
 
 
-def _expert_style(setup: Setup, t: str, axes: Axes) -> str:
-    if not _cut(axes):
+def _expert_style(cut: Cut | None) -> str:
+    if cut is None:
         return "!experts that stay whole while what is around them is cut"
-    behind, size = _major(setup, t, axes)
-    if behind and (behind, size) != (1, 2):
-        return f"!{size} parts that are each cut, where packed styles have 2"
-    dim = _dim(setup, t, axes)
-    if dim == 0:
+    if cut.parts > 2:
+        return f"!{cut.parts} parts that are each cut, where packed styles have 2"
+    if cut.dim == 0:
         return "!cut over experts"
-    packed = "packed_" if behind else ""
-    return f"{packed}colwise" if dim == 1 else f"{packed}rowwise"
+    packed = "packed_" if cut.parts > 1 else ""
+    return f"{packed}colwise" if cut.dim == 1 else f"{packed}rowwise"

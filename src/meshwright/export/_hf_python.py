@@ -30,13 +30,20 @@ class Script:
         self.words: dict[str, Any] = {}
         self.lines: dict[str, str] = {}
         self.ignored: dict[str, str] = {}
+        self.given: dict[str, Any] = {}
+        self.precision = ""
+
+    def compute(self, precision: str, spelled: str) -> None:
+        """Products are computed in this type."""
+        self.precision = precision
+        self.lines["precision"] = spelled
 
     def say(self, word: str, value: Any, spelled: str) -> None:
         self.words[word] = value
         self.lines[word] = spelled
 
     def read(self) -> Read:
-        return Read(self.words, self.ignored, self.lines)
+        return Read(self.words, self.ignored, self.lines, self.given, precision=self.precision)
 
 
 def found_calls(script: Script, text: str, file: str) -> list[Call]:
@@ -55,6 +62,7 @@ def found_calls(script: Script, text: str, file: str) -> list[Call]:
         if c.name in owned:
             for name in c.arguments:
                 known(c.name, name, f"{file}:{c.lines[name]}", script.ignored)
+        script.given |= {f"{c.name}.{k}": v for k, v in c.arguments.items() if not isinstance(v, Open)}
     return found
 
 
@@ -158,6 +166,9 @@ def _training(script: Script, c: Call, file: str) -> None:
     m = number(c, "gradient_accumulation_steps", 1, file)
     script.say("micro_batch", b, f"per_device_train_batch_size={b}")
     script.say("m", m, f"gradient_accumulation_steps={m}")
+    for name, precision in (("bf16", "bfloat16"), ("fp16", "float16")):
+        if c.arguments.get(name) is True:
+            script.compute(precision, f"{name}=True")
     again = c.arguments.get("activation_checkpointing", c.arguments.get("gradient_checkpointing", False))
     if isinstance(again, bool):
         script.say("recompute", "full" if again else "none", f"activation_checkpointing={again}")

@@ -7,6 +7,7 @@ from functools import cache
 from importlib.resources import files
 from itertools import permutations
 
+from ._words import plain_name
 from .setup import Setup
 
 MESH = (
@@ -78,13 +79,18 @@ def options() -> frozenset[str]:
     return frozenset(line for line in text.splitlines() if line and not line.startswith("#"))
 
 
+ALIASES: Mapping[str, str] = {"deepseek-v3": "deepseek3-671b", "qwen3-235b": "qwen3-235b-a22b"}
+"""Our name -> its own, where they differ in more than what stands between their parts."""
+
+
 def model_name(name: str) -> str:
     """As MaxText calls a model; "" where it has no settings of it."""
+    return ALIASES.get(name, "") or next((m for m in MODELS if plain_name(m) == plain_name(name)), "")
 
-    def plain(text: str) -> str:
-        return "".join(c for c in text.lower() if c.isalnum())
 
-    return next((m for m in MODELS if plain(m) == plain(name)), "")
+def our_name(model: str) -> str:
+    """As we call a model of MaxText's."""
+    return next((ours for ours, theirs in ALIASES.items() if theirs == model), model)
 
 
 def axis_of(setup: Setup) -> dict[str, str]:

@@ -12,7 +12,7 @@ import yaml
 from .._spelling import nearest
 from .._words import count
 from ..errors import InputError, Unsupported
-from ._maxtext_names import AGAIN, ASSUMED, MESH, NEAREST_AGAIN, OWN, SIZE_OF, options
+from ._maxtext_names import AGAIN, ASSUMED, MESH, NEAREST_AGAIN, OWN, SIZE_OF, options, our_name
 from ._shell import script
 from ._yaml import parsed_yaml, settings
 from .base import Read
@@ -96,7 +96,13 @@ class _Reading:
         for key, (default, instead) in ASSUMED.items():
             if self._get(key, default) != default:
                 self.ignored[key] = instead
-        return Read(words, self.ignored, self.lines)
+        model = str(self._get("model_name", ""))
+        self._says("model", "model_name")
+        self._says("precision", "dtype")
+        precision = str(self._get("dtype", "bfloat16"))
+        given = {key: value for key, (value, _) in self.found.items()}
+        model = "" if model == "default" else our_name(model)
+        return Read(words, self.ignored, self.lines, given, model=model, precision=precision)
 
     # ---- settings
 

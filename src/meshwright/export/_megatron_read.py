@@ -88,7 +88,7 @@ class Reader:
         self._recompute()
         self._order()
         self._rest(dp * cp)
-        return Read(self.words, self.ignored, self.lines)
+        return Read(self.words, self.ignored, self.lines, precision=self._precision())
 
     # ---- values
 
@@ -398,6 +398,14 @@ class Reader:
                 )
         self.say("order", TURNED if turned else OWN, "use_tp_pp_dp_mapping")
 
+    def _precision(self) -> str:
+        for name, precision in (("bf16", "bfloat16"), ("fp16", "float16")):
+            if self.on(name):
+                self.lines["precision"] = self.values[name].option
+                return precision
+        self.lines["precision"] = f"{self.spelled('bf16')} (not given)"
+        return "float32"
+
     def _rest(self, members: int) -> None:
         for name, assumed in UNPRICED.items():
             given = self.values.get(name)
@@ -408,10 +416,6 @@ class Reader:
             self.ignored[self.values["moe_layer_recompute"].option] = "not recomputed"
         if not self.on("overlap_p2p_comm", True) and self.words["pp"] > 1:
             self.ignored[self.values["overlap_p2p_comm"].option] = "sends between stages are priced beside the compute"
-        if not (self.on("bf16") or self.on("fp16")):
-            self.ignored[f"{self.spelled('bf16')} (not given)"] = (
-                "Megatron then computes in float32; priced in the precision asked for"
-            )
         if members > 1 and not self.on("use_torch_fsdp2"):
             for name, needed in (("overlap_grad_reduce", True), ("overlap_param_gather", self.words["zero"] > 0)):
                 if needed and not self.on(name):

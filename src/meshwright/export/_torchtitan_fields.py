@@ -47,7 +47,7 @@ FIELDS: Mapping[str, Field] = {
     "parallelism.fsdp_symm_mem_scope": Field(None, (MAIN,), "collectives of NCCL without symmetric memory"),
     "parallelism.tensor_parallel_degree": Field(1),
     "parallelism.enable_sequence_parallel": Field(True),
-    "parallelism.spmd_backend": Field("spmd_types", (RELEASE,)),
+    "parallelism.spmd_backend": Field("spmd_types", (RELEASE,), "collectives of spmd_types"),
     "parallelism.pipeline_parallel_degree": Field(1),
     "parallelism.module_fqns_per_model_part": Field(None, (RELEASE,)),
     "parallelism.pipeline_parallel_module_fqns_per_model_part": Field(None, (MAIN,)),

@@ -136,14 +136,16 @@ class _Reader:
         if key == "activation_checkpoint":
             config.put(key, self._policy(value, names), where)
             return
-        if "." not in key and isinstance(value, ast.Call):
+        if key == "model_spec":
+            config.put(key, Unread(ast.unparse(value)), where)
+        elif "." not in key and isinstance(value, ast.Call):
             for old in [k for k in config.values if k.startswith(f"{key}.")]:
                 del config.values[old], config.where[old]
             for word in value.keywords:
                 if word.arg is not None:
                     config.put(f"{key}.{word.arg}", self.value(word.value, names), f"{self.file}:{word.value.lineno}")
-            return
-        config.put(key, self.value(value, names), where)
+        else:
+            config.put(key, self.value(value, names), where)
 
     def _object(self, node: ast.expr, names: Mapping[str, object]) -> object:
         """A config, or a plain value."""

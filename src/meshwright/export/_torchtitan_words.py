@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..layouts.style import CONTEXTS
 from ..plan.model import Row, Schedule
 from ..plan.schedules import from_csv
-from ._torchtitan_fields import BASES, FIELDS, MAIN
+from ._torchtitan_fields import BASES, FIELDS, MAIN, OWN
 from ._torchtitan_recipe import Settings, Unread
 from ._torchtitan_schedules import NAMES, SINGLE, TURNED, recognised, schedule_of
 from ._torchtitan_settings import eight_bits, generation
@@ -22,6 +22,9 @@ HINT = "SCHEDULE"
 """Constant of a recipe that says what its CSV is: name and arguments."""
 CONTEXT = "CONTEXT"
 """Constant of a recipe that says how its model attends over the ranks of cp, which main leaves to the model."""
+
+
+_FLAVOR = re.compile(r"""model_registry\(\s*['"]([^'"]+)""")
 
 
 class Words:
@@ -50,10 +53,11 @@ class Words:
             "sequence": bool(self.value("sequence", "parallelism.enable_sequence_parallel")), "context": self._context(cp),
         }  # fmt: skip
         words |= self._experts(ep, tp, cp, shard)
-        words |= self._zero(replicate, shard * cp, pp, m)
+        words |= self._zero(replicate, shard * cp, pp)
         words |= self._stages(pp, m)
         self._rest()
-        return Read(words, self.ignored, self.lines)
+        given = {key: value for key, value in self.settings.values.items() if not isinstance(value, Unread)}
+        return Read(words, self.ignored, self.lines, given, self.version, self._model(), self._precision())
 
     def value(self, word: str, key: str) -> object:
         """A setting or its default; remembered as what says `word`."""
@@ -78,6 +82,25 @@ class Words:
 
     def where(self, key: str) -> str:
         return self.settings.where.get(key, "")
+
+    def _model(self) -> str:
+        """As we call it, where the recipe says which of torchtitan's it trains; else as torchtitan does."""
+        base = next((b for b in self.settings.bases if b in BASES), "")
+        spec = self.settings.values.get("model_spec")
+        told = _FLAVOR.search(spec.text) if isinstance(spec, Unread) else None
+        flavor = told[1] if told else BASES[base].flavor if base and spec is None else ""
+        if not flavor:
+            return ""
+        module = BASES[base].module if base else ""
+        self.lines["model"] = f"{module} {flavor}".strip()
+        ours = (name for name, own in OWN.items() if (own.module, own.flavor) == (module, flavor))
+        return next(ours, self.lines["model"]) if module else ""
+
+    def _precision(self) -> str:
+        key = "training.mixed_precision_param"
+        found = self.settings.values.get(key, FIELDS[key].default)
+        self.lines["precision"] = f"{key} {found}"
+        return found if isinstance(found, str) else ""
 
     def _data(self, tp: int, cp: int, pp: int) -> tuple[int, int]:
         """Groups of replicas, and replicas of each."""
@@ -194,7 +217,7 @@ class Words:
             )
         return {"ep": ep, "whole_experts": tp > 1}
 
-    def _zero(self, replicate: int, shard: int, pp: int, m: int) -> Mapping[str, object]:
+    def _zero(self, replicate: int, shard: int, pp: int) -> Mapping[str, object]:
         """What is cut over `shard` members of each of `replicate` groups."""
         keeps = str(self.value("reshard", "parallelism.fsdp_reshard_after_forward"))
         if keeps not in ("default", "always", "never"):
@@ -203,21 +226,17 @@ class Words:
                 where=self.where("parallelism.fsdp_reshard_after_forward"),
             )
         defers = self.version == MAIN and bool(self.value("zero", "parallelism.fsdp_defer_gradient_reduction"))
-        once = pp > 1 or defers or m == 1
-        if replicate > 1 and not once:
-            self.ignored["gradient accumulation"] = (
-                f"copies of a parameter are summed {m} times a step, at every micro-batch; priced as once"
-            )
+        each = {"sums_each": replicate > 1 and pp == 1 and not defers}
         if shard == 1:
-            return {"zero": 0, "replicate": 1}
+            return each | {"zero": 0, "replicate": 1}
         groups = replicate if replicate > 1 else 1
         if pp > 1 or defers:
             if keeps == "always":
                 self.ignored["parallelism.fsdp_reshard_after_forward"] = (
                     "always: weights are gathered again for every micro-batch; priced as once a step"
                 )
-            return {"zero": 1, "replicate": groups}
-        return {"zero": 3, "replicate": groups, "reshard": keeps != "never"}
+            return each | {"zero": 1, "replicate": groups}
+        return each | {"zero": 3, "replicate": groups, "reshard": keeps != "never"}
 
     def _stages(self, pp: int, m: int) -> Mapping[str, object]:
         if pp == 1:

@@ -22,6 +22,11 @@ def divisors_near(n: int, wanted: int) -> str:
     return " or ".join(count(d) for d in (*below[-1:], *above[:1]))
 
 
+def plain_name(text: str) -> str:
+    """A model's name by which it is known whatever stands between its parts: "llama-3.1-8b" and "Llama3.1-8B" are one."""
+    return "".join(c for c in text.lower() if c.isalnum())
+
+
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:
     """{"a.b": 1, "a.c": 2} -> {"a": {"b": 1, "c": 2}}."""
     found: dict[str, Any] = {}

@@ -19,13 +19,21 @@ class Read:
 
     words: Mapping[str, Any]
     """dp (all replicas of samples, experts' among them), replicate, zero, reshard, tp, sequence, cp, context, ep, whole_experts, pp,
-    chunks, schedule, micro_batch, samples, recompute: as in `Point`; counts: layers of each stage, or missing for as even as the
-    target deals them; seq: positions of a sample; order: the target's device axes, outer first; rows: a custom table;
-    args: of the schedule, besides its chunks."""
+    chunks, schedule, micro_batch, samples, recompute: as in `Point`; sums_each: as in `Setup`; counts: layers of each stage, or
+    missing for as even as the target deals them; seq: positions of a sample; order: the target's device axes, outer first;
+    rows: a custom table; args: of the schedule, besides its chunks."""
     ignored: Mapping[str, str] = field(default_factory=dict)
     """Options that change speed or memory and are not understood -> what is assumed instead."""
     lines: Mapping[str, str] = field(default_factory=dict)
     """Word -> the option that says it, as the target spells it: "--tensor-model-parallel-size 8"."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """Options as the files have them, named as `Exporter.said` names them -> value."""
+    version: str = ""
+    """Of the target, where options tell that only it has; "" where they do not."""
+    model: str = ""
+    """As the files call the model; "" where they do not. Said by lines["model"]."""
+    precision: str = ""
+    """Type in which products are computed: "bfloat16"; "" where the files leave it open. Said by lines["precision"]."""
 
 
 class Exporter(ABC):

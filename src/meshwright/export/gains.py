@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import MeshwrightError
 from ..simulate.price import Pricer
-from ..simulate.simulator import simulate
+from .outcome import priced
 from .setup import Setup
 
 TOGETHER: Sequence[tuple[str, ...]] = (
@@ -46,8 +46,12 @@ class Step:
         return {k: (a.get(k), b.get(k)) for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k)}
 
 
-def path(theirs: Setup, ours: Setup) -> Iterator[Step]:
-    """Changes that lead from one layout to the other, of the same problem."""
+def path(theirs: Setup, ours: Setup, as_run: Callable[[Setup], Setup] = lambda setup: setup) -> Iterator[Step]:
+    """Changes that lead from one layout to the other, of the same problem.
+
+    Args:
+        as_run: a layout on the way as the target runs it, where that is more than its words say (`Setup.sums_each`).
+    """
     problem = theirs.problem
     usable = min(problem.limits.usable(t.memory) for t in problem.cluster.types)
     pricer = Pricer(problem.graph, problem.cluster, problem.cost, problem.recipe)
@@ -58,14 +62,15 @@ def path(theirs: Setup, ours: Setup) -> Iterator[Step]:
             changed = _changed(here, ours, group)
             if changed is None:
                 continue
+            changed = as_run(changed)
             try:
-                found = simulate(problem, changed.plan(), detail=False, pricer=pricer)
+                found = priced(changed, pricer=pricer)
             except MeshwrightError:
                 continue  # a mixture of the two that no layout has
             peak = float(found.peak.max())
             tried.append(Step(group, here, changed, found.step_seconds, peak, peak <= usable))
         if not tried:  # nothing can change alone any more
-            found = simulate(problem, ours.plan(), detail=False, pricer=pricer)
+            found = priced(ours, pricer=pricer)
             peak = float(found.peak.max())
             yield Step(tuple(w for g in left for w in g), here, ours, found.step_seconds, peak, peak <= usable)
             return
@@ -81,7 +86,7 @@ def gaining(theirs: Setup, steps: Iterable[Step], spelled: Callable[[Setup], Map
     longer, to those behind it that it makes room for; and those at the end that only cost are left out.
     """
     problem = theirs.problem
-    found = simulate(problem, theirs.plan(), detail=False)
+    found = priced(theirs)
     usable, peak = min(problem.limits.usable(t.memory) for t in problem.cluster.types), float(found.peak.max())
     rows = [Step((), theirs, theirs, found.step_seconds, peak, peak <= usable)]
     waiting: Step | None = None

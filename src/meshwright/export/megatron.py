@@ -95,9 +95,10 @@ class Megatron(Exporter):
         (name, text), *_ = files.items()
         if _KEYS.search(text) or (_FIELD.search(text) and not _OPTION.search(text)):
             values, unknown = of_yaml(name, text, self.called)
-            return Reader(values, model, world, self.called, unknown).read()
-        values, unknown = of_script(name, text, self.called)
-        return Reader(values, model, world, self.called, unknown).read()
+        else:
+            values, unknown = of_script(name, text, self.called)
+        read = Reader(values, model, world, self.called, unknown).read()
+        return replace(read, given=spelled({field: one.value for field, one in values.items()}))
 
 
 def spelled(fields: Mapping[str, Any]) -> dict[str, Any]:

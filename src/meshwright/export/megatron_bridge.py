@@ -158,7 +158,8 @@ class MegatronBridge(Exporter):
         for (_, field), one in given.items():
             if field not in values or one.value is True:
                 values[field] = one
-        return Reader(values, model, world, self.called, ignored, _place).read()
+        read = Reader(values, model, world, self.called, ignored, _place).read()
+        return replace(read, given=spelled({field: one.value for field, one in values.items()}))
 
     def _take(self, name: str, found: Set, given: Fields, ignored: dict[str, str]) -> None:
         """One field that the recipe sets."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import Unsupported
 from ..plan.model import Plan
 from ..plan.problem import Problem
+from ..simulate.price import Pricer
 from ..simulate.result import Simulation
 from ..simulate.simulator import simulate
 from .base import Exporter
@@ -16,6 +17,8 @@ from .said import WORDS, Level, Said
 from .setup import Setup, setup_of
 
 RANK: Mapping[str, int] = {"exact": 0, "close": 1, "refused": 2}
+ROUNDS = 4
+"""Times that what runs instead is asked for again, until the target has no more to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +44,41 @@ class Exported:
         return own, own if self.runs == self.setup else priced(self.runs)
 
 
-def priced(setup: Setup) -> Simulation:
+def priced(setup: Setup, *, detail: bool = False, pricer: Pricer | None = None) -> Simulation:
     """A setup, simulated. Where gradients are summed at every micro-batch, without a pipeline: each is a step of its own but
-    for the optimizer and what a step takes once."""
+    for the optimizer and what a step takes once; then there is no timeline.
+
+    Args:
+        pricer: prices of earlier setups of the same problem, to be used again.
+    """
     problem, m = setup.problem, setup.layout.micro_batches
-    whole = simulate(problem, setup.plan(), detail=False)
+    whole = simulate(problem, setup.plan(), detail=detail, pricer=pricer)
     if not setup.sums_each or m == 1 or setup.point.pp > 1:
         return whole
     samples = setup.layout.samples // m
     alone = replace(setup, problem=replace(problem, recipe=replace(problem.recipe, samples=samples)))
-    one = simulate(alone.problem, alone.with_words(samples=samples).plan(), detail=False)
+    one = simulate(alone.problem, alone.with_words(samples=samples).plan(), detail=detail)
     factor, fixed = problem.cost.step_overhead(setup.world)
     each, update = (one.step_seconds - fixed) / factor, one.seconds_by.get("optimizer", 0.0)
     seconds = factor * (m * (each - update) + update) + fixed
-    return replace(whole, step_seconds=seconds, samples_per_second=setup.layout.samples / seconds)
+    return replace(
+        whole,
+        step_seconds=seconds,
+        samples_per_second=setup.layout.samples / seconds,
+        mfu=whole.mfu * whole.step_seconds / seconds,
+        exposed_communication=m * one.exposed_communication,
+        seconds_by=_times(one.seconds_by, m, seconds),
+        events=(),
+        calls_by={kind: m * n for kind, n in one.calls_by.items()},
+        bytes_by={kind: m * n for kind, n in one.bytes_by.items()},
+        lane_seconds=tuple(_times(parts, m, seconds) for parts in one.lane_seconds),
+    )
+
+
+def _times(parts: Mapping[str, float], m: int, seconds: float) -> dict[str, float]:
+    """Parts of a step of one micro-batch as those of a step of `m`: the optimizer once, the rest to `seconds` idle."""
+    found = {k: v * (1 if k == "optimizer" else m) for k, v in parts.items() if k != "idle"}
+    return found | {"idle": max(0.0, seconds - sum(found.values()))}
 
 
 def export(exporter: Exporter, problem: Problem, plan: Plan, *, name: str = "", lossy: bool = False) -> Exported:
@@ -90,15 +114,29 @@ def verdict(exporter: Exporter, setup: Setup) -> Exported:
     missing = set(WORDS) - {s.word for s in said}
     if missing:
         raise AssertionError(f"{exporter.name} says nothing of {', '.join(sorted(missing))}")
-    level: Level = max((s.level for s in said), key=RANK.__getitem__)
+    runs = as_run(setup, said)
+    new: dict[str, Said] = {}
+    exact = {s.word for s in said} - {s.word for s in said if s.level != "exact"}
+    for _ in range(ROUNDS if runs is not setup else 0):
+        # What one word gives way to may be what another cannot have: a pipeline's ranks as replicas, say, that hold whole copies.
+        theirs = tuple(exporter.said(runs))
+        new |= {s.word: s for s in theirs if s.level != "exact" and s.word in exact}
+        before, runs = runs, as_run(runs, theirs)
+        if (before.layout, before.sums_each) == (runs.layout, runs.sums_each):
+            break
+    level: Level = max((s.level for s in (*said, *new.values())), key=RANK.__getitem__)
+    broken = broken_conditions(exporter, runs)
+    worst = sorted((s for s in (*said, *new.values()) if s.level != "exact"), key=lambda s: -RANK[s.level])
+    sentences = dict.fromkeys([*(s.why for s in worst), *broken])
+    return Exported(exporter, "refused" if broken else level, tuple(sentences), said, {}, setup, runs, bool(broken))
+
+
+def as_run(setup: Setup, said: Iterable[Said]) -> Setup:
+    """A setup with what the answers to its words say runs instead."""
     changed: dict[str, Any] = {}
     for s in said:
         changed.update(s.runs_as)
-    runs = setup.with_words(**changed) if changed else setup
-    broken = broken_conditions(exporter, runs)
-    worst = sorted((s for s in said if s.level != "exact"), key=lambda s: -RANK[s.level])
-    sentences = dict.fromkeys([*(s.why for s in worst), *broken])
-    return Exported(exporter, "refused" if broken else level, tuple(sentences), said, {}, setup, runs, bool(broken))
+    return setup.with_words(**changed) if changed else setup
 
 
 def broken_conditions(exporter: Exporter, setup: Setup) -> list[str]:

@@ -43,6 +43,7 @@ def setup_from(problem: Problem, exporter: Exporter, read: Read, name: str = "")
         replace(problem, recipe=replace(problem.recipe, samples=samples)),
         Recognised(point, parts, schedule, devices, samples),
         name,
+        m > 1 and bool(read.words.get("sums_each", False)),
     )
 
 

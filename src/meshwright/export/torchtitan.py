@@ -81,10 +81,13 @@ class Torchtitan(Exporter):
         return Said("model", why=why)
 
     def _devices(self, setup: Setup) -> Said:
+        # Of the three that 0.3.0 has; its later main has this one alone. What is said here was read in it: the others lay
+        # tensors over other meshes, and take attention over cp that this one refuses.
+        options = {} if self.later else {f"{P}spmd_backend": "spmd_types"}
         if setup.in_order(self.order):
-            return Said("devices", why="its order: pp, dp_replicate, dp_shard, cp, tp")
+            return Said("devices", options, why="its order: pp, dp_replicate, dp_shard, cp, tp")
         return Said(
-            "devices", level="refused",
+            "devices", options, "refused",
             why=f"{self.called} counts devices along pp, replicas, cp and tp, tp innermost, and the plan counts them otherwise",
             runs_as={"devices": in_order(setup.point)},
         )  # fmt: skip
@@ -111,8 +114,8 @@ class Torchtitan(Exporter):
         who = self.called
         if p.zero and cut == 1:
             whole = {"zero": 0, "replicate": 1, "reshard": True}
-            level, why, _ = self._zero(setup.with_words(**whole), cut)
-            return level, why, whole
+            level, why, more = self._zero(setup.with_words(**whole), cut)
+            return level, why, {**whole, **more}
         if p.pp > 1:
             if p.zero in (0, 1) and (p.zero == 1 or cut == 1):
                 return "exact", "", {}
@@ -123,7 +126,8 @@ class Torchtitan(Exporter):
                 f"in a pipeline {who} gathers a stage's weights once a step and keeps its gradients whole until the last backward "
                 f"(torch's PipelineStage): ZeRO-1, not ZeRO-{p.zero}"
             ), runs  # fmt: skip
-        runs = {"zero": 3, "replicate": _groups(setup)[0], "reshard": False}
+        each = _groups(setup)[0] > 1 and m > 1
+        runs = {"zero": 3, "replicate": _groups(setup)[0], "reshard": False, "sums_each": each}
         if p.zero == 0 and cut > 1:
             return "close", _always_cut(who, p.ep > 1), runs | {"reshard": True}
         if p.zero == 0 and (m == 1 or self.later or setup.replicas == 1):
@@ -140,7 +144,7 @@ class Torchtitan(Exporter):
             ), runs  # fmt: skip
         if p.zero == 2:
             return "close", f"{who} gathers weights at every one of {count(m)} micro-batches, ZeRO-2 once a step", runs
-        if _groups(setup)[0] > 1 and m > 1:
+        if each:
             return "close", (
                 f"{who} sums copies of parameters at every one of {count(m)} micro-batches, the plan once a step"
             ), {"sums_each": True}  # fmt: skip

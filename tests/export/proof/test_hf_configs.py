@@ -11,8 +11,8 @@ from export.drawn import drawn, of_row, written
 from export.proof.hf_cases import MODELS
 from export.proof.target import run
 from meshwright.export._calls import calls
-from meshwright.export._hf_modules import pattern
 from meshwright.export._hf_options import names
+from meshwright.export._sides import pattern
 from meshwright.export.accelerate import Accelerate
 from meshwright.export.setup import Setup
 from meshwright.export.transformers import Transformers

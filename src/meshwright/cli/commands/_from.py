@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def simulate_from(screen: Screen, request: Request, file: Path, format_name: str, out: Path | None) -> int:
     """Price a trainer's settings, search what the same trainer would run fastest, and say which option gains what."""
     from ... import answer, save, to_trainer
+    from ...export.outcome import priced
     from ...report.gains import gain_lines, gain_object
     from ...report.lines import Line, labelled
     from ...report.payload import plan_object
@@ -25,7 +26,8 @@ def simulate_from(screen: Screen, request: Request, file: Path, format_name: str
 
     with working(screen) as (progress, interrupt):
         theirs = to_trainer.imported(request, file, format_name, progress.line)
-        outcome = answer.of_plan(theirs.stated, theirs.setup.plan(), theirs.exporter.called)
+        price = priced(theirs.setup, detail=True)
+        outcome = answer.of_plan(theirs.stated, theirs.setup.plan(), theirs.exporter.called, simulation=price)
         target = request.trainer or f"{theirs.exporter.name}@{theirs.exporter.version}"
         better = replace(theirs.stated, request=replace(theirs.stated.request, trainer=target))
         planner = answer.planner_of(better.request, 1)

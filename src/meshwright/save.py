@@ -14,6 +14,7 @@ from ._parsed import parsed_json
 from .errors import InputError
 from .plan.match import other_parameters
 from .plan.model import Plan
+from .plan.validate import validate
 from .report.candidates import Candidate
 from .report.outcome import Outcome
 from .request import Request, read, to_toml
@@ -125,7 +126,7 @@ def check_same_model(opened: Opened, stated: Stated) -> None:
     """Refuse to price or run a plan against a model that it was not made for.
 
     Raises:
-        InputError: the digests of the graphs differ.
+        InputError: the digests of the graphs differ, or the plan is no legal answer to the problem.
     """
     graph = stated.problem.graph
     if opened.plan.rewritten is None and opened.plan.graph != graph.digest:
@@ -140,6 +141,11 @@ def check_same_model(opened: Opened, stated: Stated) -> None:
             f'plan it again with "meshwright plan {opened.folder / folders.PROBLEM}"',
             where=str(opened.folder),
         )
+    if opened.plan.rewritten is None:
+        try:
+            validate(stated.problem, opened.plan)
+        except InputError as error:
+            raise InputError(f"{opened.folder / folders.PLAN}: {error.message}", where=str(opened.folder)) from None
 
 
 def write_trace_again(outcome: Outcome, path: Path) -> None:

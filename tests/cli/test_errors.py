@@ -194,7 +194,10 @@ def test_a_plan_that_was_edited_is_no_legal_answer(meshwright: Command, tmp_path
     assert meshwright("plan", "gpt2", "-c", "a100x2", "--batch", "8", "--seq", "64", "--fix", "pp=2", "-q").code == 0
     plan = tmp_path / "gpt2-a100x2" / "plan.json"
     text = plan.read_text()
-    for old, new, said in ((".h[", ".h[null:1]x[", 'no op "'), ('"devices": "0:', '"devices": "7:', "")):
+    for old, new, said in (
+        (".h[", ".h[null:1]x[", "names 0 runs of equal blocks"),
+        ('"devices": "0:', '"devices": "7:', ""),
+    ):
         plan.write_text(text.replace(old, new, 1))
         done = meshwright("show", "gpt2-a100x2", "--text")
         assert (done.code, done.out) == (2, "")

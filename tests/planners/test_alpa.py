@@ -16,7 +16,8 @@ from meshwright.plan.model import Plan, Schedule
 from meshwright.plan.problem import Limits, Problem, Recipe
 from meshwright.plan.validate import validate
 from meshwright.planners import _alpa_model as model
-from meshwright.planners._alpa_intervals import WEIGHTS, Intervals, Minimised, Piece, _Part, shapes_of
+from meshwright.planners._alpa_intervals import WEIGHTS, Intervals, Minimised, Piece, _Part
+from meshwright.planners._captured import shapes_of
 from meshwright.planners._layers import is_heavy
 from meshwright.planners._run import SearchRun
 from meshwright.planners.alpa import Alpa

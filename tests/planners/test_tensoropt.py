@@ -13,8 +13,9 @@ import pytest
 from meshwright.errors import InputError, Unsupported
 from meshwright.formats import factor_graph, pase
 from meshwright.planners._options import PaSEOptions, options_of
-from meshwright.planners.tensoropt import TensorOpt, tracking_order
+from meshwright.planners.tensoropt import TensorOpt
 from meshwright.planners.types import Budget, Result
+from meshwright.solvers.tracking import tracking_order
 from reference_cases import reference_cases
 
 CHAIN: Any = {
@@ -129,7 +130,7 @@ def test_alexnet(
     problem = pase.read(data_folder / "pase" / "alexnet.json.gz", devices=devices)
     result = TensorOpt().plan(problem)
     assert (len(result.frontier), points(result)[0], points(result)[-1]) == (count, first, last)
-    assert result.carry["exact"] and result.carry["frontiers"][0]["eliminations"]["linear"] == 14  # type: ignore[call-overload,index]
+    assert result.carry["exact"] and result.carry["frontiers"][0]["searches"][0]["eliminations"]["linear"] == 14  # type: ignore[call-overload,index]
     if devices == 16:
         within = pase.read(data_folder / "pase" / "alexnet.json.gz", devices=16, memory=1.5 * first[0])
         assert TensorOpt().plan(within).objective == 75612342240
@@ -191,7 +192,7 @@ def test_a_heuristic_elimination_is_told_and_proves_nothing(data_folder: Path) -
     exact = TensorOpt().plan(factor_graph.read(path, graph="k4"))
     result = TensorOpt(limit=30).plan(factor_graph.read(path, graph="k4"))
     assert not result.carry["exact"] and result.bound is None and result.status == "feasible"  # type: ignore[call-overload,index]
-    assert result.carry["frontiers"][0]["eliminations"]["heuristic"] >= 1  # type: ignore[call-overload,index]
+    assert result.carry["frontiers"][0]["searches"][0]["eliminations"]["heuristic"] >= 1  # type: ignore[call-overload,index]
     for memory, time in points(result):
         assert any(m <= memory and t <= time for m, t in points(exact))
 
@@ -199,7 +200,10 @@ def test_a_heuristic_elimination_is_told_and_proves_nothing(data_folder: Path) -
 def test_a_grid_is_told_and_a_budget_ends_it(data_folder: Path) -> None:
     problem = pase.read(data_folder / "pase" / "alexnet.json.gz", devices=4)
     coarse = TensorOpt(epsilon=0.01).plan(problem)
-    assert coarse.bound is None and 1 < len(coarse.frontier) < 157
+    assert not coarse.carry["exact"] and coarse.carry["epsilon"] == 0.01 and 1 < len(coarse.frontier) < 157  # type: ignore[call-overload,index]
+    assert coarse.status == "optimal", "both ends are exact"
+    for memory, time in points(TensorOpt().plan(problem)):
+        assert any(m <= 1.01 * memory and t <= 1.01 * time for m, t in points(coarse))
     stopped = TensorOpt().plan(problem, budget=Budget(evaluations=3))
     assert stopped.status == "budget"
     with pytest.raises(InputError, match="epsilon is 2, it must be a share below 1"):

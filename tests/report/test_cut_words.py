@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from meshwright.cluster import Mesh
 from meshwright.plan.model import Cut, OpSharding, Plan, Schedule, Stage
-from meshwright.report.layout_words import cut_words, layout_words
+from meshwright.report.layout_words import op_words, layout_words
 from meshwright.testing import mlp
 
 
@@ -17,9 +17,9 @@ def test_products_are_counted_by_what_they_are_cut_by() -> None:
     stage = Stage(tuple(op.name for op in graph.ops), Mesh(range(2), ("x",), (2,)), shardings)
     plan = Plan(graph.digest, 8, (stage,), Schedule("1f1b", 1))
     assert layout_words(plan) == "x2"
-    assert cut_words(plan, graph) == "s1 c3 r1", "an entry of block 0 speaks for its copies"
+    assert op_words(plan, graph) == "s1 c3 r1", "an entry of block 0 speaks for its copies"
     bare = replace(stage, shardings={})
-    assert cut_words(replace(plan, stages=(bare,)), graph) == "w5"
+    assert op_words(replace(plan, stages=(bare,)), graph) == "w5"
     named = replace(stage, mesh=Mesh(range(2), ("tp",), (2,)))
-    assert cut_words(replace(plan, stages=(named,)), graph) == ""
-    assert cut_words(replace(plan, stages=(stage, stage)), graph) == ""
+    assert op_words(replace(plan, stages=(named,)), graph) == ""
+    assert op_words(replace(plan, stages=(stage, stage)), graph) == ""

@@ -1,4 +1,4 @@
-"""The frontier = brute force over all choices, point for point, in any order; limits, grids and shared tables."""
+"""The frontier = brute force over all choices, point for point, in any order; limits, gaps and shared tables."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshwright.errors import Unsupported
-from meshwright.planners.tensoropt import tracking_order
 from meshwright.solvers._pareto_kernels import join
 from meshwright.solvers.cost_graph import CostGraph, Floats
 from meshwright.solvers.elimination import eliminate
 from meshwright.solvers.elimination_order import ORDERS, Order, order_of
+from meshwright.solvers.gaps import Weight, gaps_of
 from meshwright.solvers.pareto import frontier
+from meshwright.solvers.tracking import tracking_order
 
 from .small_graphs import cost_graphs
 
@@ -70,17 +71,19 @@ def test_copies_on_edges_count_where_they_are_given(graph: CostGraph, seed: int)
     assert list(zip(found.memory.tolist(), found.price.tolist())) == brute(graph, inf, kept)
 
 
-@settings(max_examples=40, deadline=None)
-@given(cost_graphs(), st.sampled_from([0.05, 0.3]))
-def test_a_grid_gives_real_choices_that_fit_and_never_better_ones(graph: CostGraph, epsilon: float) -> None:
+@settings(max_examples=60, deadline=None)
+@given(cost_graphs(), st.integers(0, 3), st.data())
+def test_points_in_gaps_are_all_found_and_are_real(graph: CostGraph, which: int, data: st.DataObject) -> None:
+    """Whatever part of the front is known, and along whatever lines points are held against its gaps."""
     exact = brute(graph)
-    found = frontier(graph, orders(graph)[0], epsilon=epsilon)
-    assert len(found.memory) <= max(len(exact), 1) and bool(len(found.memory)) == bool(exact)
-    for choice, memory, price in zip(found.choices.tolist(), found.memory, found.price):
-        assert (graph.bytes(choice), graph.cost(choice)) == (memory, price)
-        assert any(m <= memory and t <= price for m, t in exact)
-    if exact:
-        assert found.memory[0] == exact[0][0], "the least memory is never rounded away"
+    known = [p for k, p in enumerate(exact) if k in (0, len(exact) - 1) or data.draw(st.booleans())]
+    memory, price = (np.array([p[k] for p in known]) for k in range(2))
+    slopes = data.draw(st.lists(st.sampled_from([0.0, 0.1, 1.0, 7.0, 100.0]), max_size=3, unique=True))
+    weights = [Weight(1.0, s) for s in slopes] + [Weight(0.0, 1.0)]
+    found = frontier(graph, orders(graph)[which], gaps=gaps_of(memory, price, inf, 0.0, True), weights=weights)
+    points = list(zip(found.memory.tolist(), found.price.tolist()))
+    assert set(exact) - set(known) <= set(points)
+    assert [(graph.bytes(c), graph.cost(c)) for c in found.choices.tolist()] == points
 
 
 @settings(max_examples=40, deadline=None)
@@ -90,25 +93,6 @@ def test_its_end_is_the_unconstrained_optimum_and_more_memory_never_costs_time(g
     optimum = eliminate(graph).value
     assert (found.price[-1] if len(found.price) else inf) == optimum
     assert (np.diff(found.memory) > 0).all() and (np.diff(found.price) < 0).all()
-
-
-def test_fixed_variables_keep_their_option() -> None:
-    rng = np.random.default_rng(3)
-    edges = ((0, 1), (1, 2), (0, 2))
-    graph = CostGraph(
-        tuple(rng.integers(0, 9, 3).astype(float) for _ in range(3)), edges,
-        tuple(rng.integers(0, 9, (3, 3)).astype(float) for _ in edges),
-        tuple(rng.integers(0, 9, 3).astype(float) for _ in range(3)),
-    )  # fmt: skip
-    found = frontier(graph, order_of([3, 3, 3], edges, fixed={1}), fixed={1: 2})
-    forced = CostGraph(
-        (graph.unary[0], np.where(np.arange(3) == 2, graph.unary[1], inf), graph.unary[2]),
-        edges,
-        graph.tables,
-        graph.memory,
-    )
-    assert set(found.choices[:, 1]) == {2}
-    assert list(zip(found.memory.tolist(), found.price.tolist())) == brute(forced)
 
 
 def test_thousands_of_points_outgrow_the_first_scratch_arrays() -> None:
@@ -132,7 +116,7 @@ def test_a_table_of_too_many_fronts_is_refused() -> None:
 def test_the_kernel_keeps_the_first_of_equal_points() -> None:
     one = np.array([0, 3]), np.array([1.0, 1.0, 2.0]), np.array([5.0, 5.0, 5.0])
     ptr, memory, price, option, left, right = join(
-        *one, np.array([0, 1]), np.zeros(1), np.zeros(1), [0, 0], [0, 0], 2, inf, 0.0, 0.0
+        *one, np.array([0, 1]), np.zeros(1), np.zeros(1), [0, 0], [0, 0], 2, inf, 0.0
     )
     assert (ptr.tolist(), memory.tolist(), price.tolist()) == ([0, 1], [1.0], [5.0])
     assert (option.tolist(), left.tolist(), right.tolist()) == ([0], [0], [0])

@@ -31,6 +31,7 @@ from ..solvers.certified import certified
 from ..solvers.cost_graph import CostGraph
 from ..solvers.mixed_integer import Bools
 from ..solvers.stage_programme import StageChoice, covering
+from ._captured import shapes_of
 from ._cost_graph import Intra, build
 from ._layers import Layers, is_heavy
 from .types import Run
@@ -71,13 +72,6 @@ class Piece:
 
 
 NOTHING = Piece(inf, inf, inf, {}, True)
-
-
-def shapes_of(submesh: tuple[int, int], single_host: bool) -> tuple[tuple[int, ...], ...]:
-    """All logical shapes (a, b) of a submesh; on one host both axes are alike, so that a ≤ b is enough."""
-    n = submesh[0] * submesh[1]
-    found = [(a, n // a) for a in range(1, n + 1) if n % a == 0 and (not single_host or a * a <= n)]
-    return tuple(dict.fromkeys(tuple(x for x in shape if x > 1) for shape in found))
 
 
 class Intervals:

@@ -51,7 +51,7 @@ class CapturedOptions(Options):
         return self.intra.uniform
 
     def plan(self, choice: Sequence[int]) -> Plan:
-        return self.intra.plan(self.intra.spread(choice))
+        return self.intra.uniform_plan(choice)
 
     def choice(self, plan: Plan) -> tuple[int, ...]:
         raise Unsupported("plans of captured models are priced by their programs, not read back as options")
@@ -74,6 +74,27 @@ def meshes_of(problem: Problem, devices: int, axes: Sequence[int] = ()) -> list[
     inner = node if 1 < node < devices and devices % node == 0 else _half(devices)
     shapes = [tuple(axes)] if axes else [(devices,), *([(devices // inner, inner)] if inner < devices else [])]
     return [Mesh(range(devices), tuple(f"x{i}" for i in range(len(shape))), shape) for shape in shapes]
+
+
+def logical_meshes(problem: Problem, devices: int, axes: Sequence[int] = ()) -> list[Mesh]:
+    """The problem's own mesh; else one of the first `devices` with these axes; else those of all their logical shapes.
+
+    Raises:
+        InputError: axes that do not multiply to the devices.
+    """
+    if axes or (problem.mesh is not None and devices == len(problem.mesh.devices)):
+        return meshes_of(problem, devices, axes)
+    node = problem.cluster.node_size
+    hosts = devices // node if devices % node == 0 else 1
+    shapes = [shape or (1,) for shape in shapes_of((hosts, devices // hosts), hosts == 1)]
+    return [Mesh(range(devices), tuple(f"x{i}" for i in range(len(shape))), shape) for shape in shapes]
+
+
+def shapes_of(submesh: tuple[int, int], single_host: bool) -> tuple[tuple[int, ...], ...]:
+    """All logical shapes (a, b) of a submesh; on one host both axes are alike, so that a ≤ b is enough."""
+    n = submesh[0] * submesh[1]
+    found = [(a, n // a) for a in range(1, n + 1) if n % a == 0 and (not single_host or a * a <= n)]
+    return tuple(dict.fromkeys(tuple(x for x in shape if x > 1) for shape in found))
 
 
 def _half(n: int) -> int:

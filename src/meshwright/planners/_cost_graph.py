@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations, product
-from math import inf, prod
+from functools import cached_property
+from math import inf
 
 import numpy as np
 
@@ -31,12 +31,9 @@ from ..plan.lookup import span_entry
 from ..plan.model import Layout, OpSharding, Plan, Schedule, Stage, Storage
 from ..plan.problem import Problem
 from ..solvers.cost_graph import CostGraph
-from ._cost_nodes import Node, NodeTables, OwnTensor, Read, Rest, distinct
+from ._cost_nodes import Node, NodeTables, OwnTensor, Rest, distinct
 from ._cost_options import Style
-
-MOST_SETS = 400
-"""Sets of conversions of one value that are offered; of more, those of one or two conversions, the likest first."""
-
+from ._cost_sets import ReadSets, read_sets
 
 @dataclass(frozen=True, slots=True)
 class Variable:
@@ -73,13 +70,28 @@ class Intra:
 
     def plan(self, choice: Sequence[int]) -> Plan:
         """The plan of a choice of `graph`: one stage on the mesh. Blocks that are treated alike are said once."""
+        return self._plan(zip(self.variables, choice, strict=True))
+
+    def uniform_plan(self, choice: Sequence[int]) -> Plan:
+        """The plan of a choice of `uniform`."""
+        return self._plan(zip(self._kinds, choice, strict=True))
+
+    @cached_property
+    def _kinds(self) -> tuple[Variable, ...]:
+        """Per variable of `uniform` the first that it stands for."""
+        first: dict[Hashable, Variable] = {}
+        for variable in self.variables:
+            first.setdefault(variable.like, variable)
+        return tuple(first.values())
+
+    def _plan(self, chosen: Iterable[tuple[Variable, int]]) -> Plan:
         problem, graph = self.problem, self.problem.graph
         stage = Stage(_entries(graph), self.mesh)
         shardings: dict[str, OpSharding] = {}
         layouts: dict[str, Layout] = {}
         storage: dict[str, Storage] = {}
         first: dict[Hashable, int] = {}
-        for variable, c in zip(self.variables, choice, strict=True):
+        for variable, c in chosen:
             if variable.tensor:
                 tensor = self.tensors[variable.like]
                 atoms = self._atoms
@@ -156,7 +168,7 @@ class _Assembly:
         self.same: list[Hashable] = []
         self._of: dict[tuple[Hashable, int], int] = {}
         self._kept: dict[Hashable, Floats | None] = {}
-        self._sets: dict[Hashable, list[tuple[Read, ...]]] = {}
+        self._sets: dict[Hashable, ReadSets] = {}
 
     def intra(self, problem: Problem, mesh: Mesh, micro_batches: int) -> Intra:
         for i in range(len(self.graph.ops)):
@@ -269,21 +281,21 @@ class _Assembly:
             return
         group = ("readers", readers)
         if group not in self._sets:
-            self._sets[group] = _sets([nodes[n].reads[k][0] for n, k in readers])
-        sets = self._sets[group]
+            self._sets[group] = read_sets([nodes[n].reads[k][0] for n, k in readers])
+        found = self._sets[group]
         key = (like, group, exact)
         if key not in self._kept:
-            self._kept[key] = _spread(self.tables.conversions(t, rests, sets, exact), index, None)
+            self._kept[key] = _spread(self.tables.conversions(t, rests, found.sets, exact), index, None)
         middle = self._of.get((group, block))
         if middle is None:
-            middle = self._add(Variable(group, block), np.zeros(len(sets)), np.zeros(len(sets)))
+            nothing = np.zeros(len(found.sets))
+            middle = self._add(Variable(group, block), nothing, nothing)
         self._edge(source, middle, self._kept[key])
         for n, k in readers:
             served = ("served", group, n, k)
             if served not in self._kept:
                 reads, of = nodes[n].reads[k]
-                has = np.array([[any(x.serves(r) for x in s) for r in reads] for s in sets])
-                self._kept[served] = np.where(has, 0.0, inf)[:, of]
+                self._kept[served] = np.where(found.serve(reads), 0.0, inf)[:, of]
             self._edge(middle, self._of[n, block], self._kept[served])
 
     def _lands(self, rests: Sequence[Rest], index: Ints | None, n: int, k: int) -> Floats | None:
@@ -293,7 +305,7 @@ class _Assembly:
             return None
         cuts, of = distinct(o.cuts for o in node.options)
         places, at = distinct(r.axes for r in rests)
-        lands = np.array([[node.space.lands(c, k, r) for c in cuts] for r in places])
+        lands = node.space.lands(cuts, k, places)
         return None if lands.all() else _spread(np.where(lands, 0.0, inf)[at], index, of)
 
     # ---- one variable for all blocks
@@ -335,38 +347,6 @@ def _spread(table: Floats, rows: Ints | None, columns: Ints | None) -> Floats:
     """Rows and columns of distinct entries for all options."""
     found = table if rows is None else table[rows]
     return np.ascontiguousarray(found if columns is None else found[:, columns])
-
-
-def _sets(readers: Sequence[Sequence[Read]]) -> list[tuple[Read, ...]]:
-    """Sets of conversions with which all readers of a value may be served, none of them in vain."""
-    every = list(dict.fromkeys(r for reads in readers for r in reads))
-    number = {r: k for k, r in enumerate(every)}
-    serves = np.array([[x.serves(r) for r in every] for x in every])
-    theirs = [np.array([number[r] for r in reads]) for reads in readers]
-    found: dict[tuple[int, ...], None] = {}
-
-    def add(chosen: Iterable[int]) -> None:
-        own = sorted(set(chosen))
-        found[tuple(k for k in own if not any(o != k and serves[o, k] for o in own))] = None
-
-    if prod(map(len, theirs)) <= 16 * MOST_SETS:
-        for choice in product(*(x.tolist() for x in theirs)):
-            add(choice)
-    if not found or len(found) > MOST_SETS:
-        found.clear()
-        covers = np.array([[serves[k, x].any() for x in theirs] for k in range(len(every))])
-        for k in np.flatnonzero(covers.all(axis=1)).tolist():
-            add((k,))
-        near = [(j, k) for j, k in combinations(range(len(every)), 2) if (covers[j] | covers[k]).all()]
-        near.sort(key=lambda pair: _apart(every[pair[0]], every[pair[1]]))
-        for pair in near[:MOST_SETS]:
-            add(pair)
-    return [tuple(every[k] for k in own) for own in sorted(found, key=lambda own: (len(own), own))]
-
-
-def _apart(one: Read, other: Read) -> int:
-    """Atoms that two conversions cut otherwise: a value is seldom wanted in ways that have nothing in common."""
-    return sum(a != b for a, b in zip(one.use.need, other.use.need, strict=True))
 
 
 def _entries(graph: Graph) -> tuple[str, ...]:

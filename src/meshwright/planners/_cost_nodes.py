@@ -17,6 +17,7 @@ from ..lower.choices import unfoldable
 from ..lower.convert import Axes, axes_of
 from ..lower.fold import fold
 from ..lower.fusion import uncut
+from ..lower.many_steps import Mask, where_of
 from ..lower.pieces import atoms_of
 from ..plan.model import Storage
 from ..plan.problem import Problem
@@ -49,12 +50,6 @@ class Read:
     """Its backward reads it, so what was gathered for it is gathered again."""
     view: bool = False
     """For a view: it takes the value as it rests, or a slice of it; its readers convert what they need."""
-
-    def serves(self, other: Read) -> bool:
-        """Whether what this conversion makes is what `other` asks for."""
-        if self.use.need != other.use.need or (other.again and not self.again) or (other.view and not self.view):
-            return False
-        return not other.grad or (self.grad and self.use.unsummed == other.use.unsummed)
 
 
 @dataclass(eq=False)
@@ -284,32 +279,40 @@ class NodeTables:
         """
         every, where = distinct(r for reads in sets for r in reads)
         prices = np.full((len(rests), len(every)), inf)
-        asked = [(i, j) for i, rest in enumerate(rests) for j, r in enumerate(every) if _agree(rest, r)]
-        entries = [
-            self.convert.conversion(t, rests[i].axes, rests[i].deferred, every[j].use, every[j].grad, every[j].again)
-            for i, j in asked
-        ]
-        if asked:
-            prices[tuple(np.array(asked).T)] = self.m * self.ledger.seconds(np.array(entries, np.int64))
+        i, j = np.nonzero(self._agree(rests, every))
+        if len(i):
+            axes = tuple(self.sizes)
+            src, dst = where_of([r.axes for r in rests], axes), where_of([r.use.need for r in every], axes)
+            grad, again = (np.array([getattr(r, name) for r in every])[j] for name in ("grad", "again"))
+            later = masks([r.deferred for r in rests], axes)[i] & grad[:, None]
+            summed = masks([r.use.unsummed for r in every], axes)[j] & grad[:, None] & ~later
+            may_pad = (dst[j] >= 0) & (src[i] < 0) & later
+            prices[i, j] = self.m * self.convert.seconds(t, src[i], dst[j], summed, may_pad, grad, again)
         starts = np.cumsum([0, *(len(reads) for reads in sets)])[:-1]
         table: Floats = np.add.reduceat(prices[:, where], starts, axis=1)
         if exact and any(rest.made is not None for rest in rests):
-            for i, j in np.argwhere(table < inf):
-                if not _implied(rests[i], sets[j]):
-                    table[i, j] = inf
+            for r, c in np.argwhere(table < inf):
+                if not _implied(rests[r], sets[c]):
+                    table[r, c] = inf
         return table
 
+    def _agree(self, rests: Sequence[Rest], reads: Sequence[Read]) -> Mask:
+        """[rests, reads] whether such a reader may find the value so.
 
-def _agree(rest: Rest, read: Read) -> bool:
-    """Whether such a reader may find the value so.
-
-    What the gradient stays unsummed over must be so for every reader (`lower.assign.defer`). A view that had its operand
-    gathered would be made again in the backward, with all conversions behind it: what these cost then depends on more
-    than one edge, and such plans are left out.
-    """
-    if read.view and not _sliced(rest.axes, read.use.need):
-        return False
-    return not read.grad or rest.deferred <= _unsummed(rest, read)
+        What the gradient stays unsummed over must be so for every reader (`lower.assign.defer`). A view that had its operand
+        gathered would be made again in the backward, with all conversions behind it: what these cost then depends on more
+        than one edge, and such plans are left out.
+        """
+        axes = tuple(self.sizes)
+        resting = masks([axes_of(r.axes) for r in rests], axes)[:, None]
+        deferred = masks([r.deferred for r in rests], axes)[:, None]
+        needed = masks([axes_of(r.use.need) for r in reads], axes)
+        unsummed = masks([r.use.unsummed for r in reads], axes) | needed & ~resting
+        agree = ~(deferred & ~unsummed).any(axis=-1) | ~np.array([r.grad for r in reads])
+        for j, read in enumerate(reads):
+            if read.view:
+                agree[:, j] &= [_sliced(r.axes, read.use.need) for r in rests]
+        return agree
 
 
 def _implied(rest: Rest, reads: Sequence[Read]) -> bool:
@@ -326,6 +329,11 @@ def _unsummed(rest: Rest, read: Read) -> frozenset[str]:
 def _sliced(rest: Axes, need: Axes) -> bool:
     """Whether `need` is a part of what every member holds under `rest`."""
     return all(want[: len(have)] == have for have, want in zip(rest, need, strict=True))
+
+
+def masks(sets: Sequence[frozenset[str]], axes: Sequence[str]) -> Mask:
+    """[sets, axes] which axes are in each."""
+    return np.array([[x in s for x in axes] for s in sets], bool).reshape(len(sets), len(axes))
 
 
 def _sums(reads: Sequence[Read], rest: Axes) -> list[frozenset[str]]:

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Literal
 
+import numpy as np
+
 from ..graph.ir import Op
 from ..lower.assign import on
 from ..lower.atoms import FIXED, Atoms, Node
 from ..lower.convert import Axes, axes_of, local_size
+from ..lower.many_steps import Mask, where_of
 
 Style = Literal["used", "state", "param"]
 """How the parameters of an op rest where members compute copies with them: as they are used, or with optimizer state and
@@ -121,26 +124,30 @@ class OpSpace:
         partial = tuple(x for a in sorted(self.node.summed) for x in cuts[a])
         return on(self.node.results[k], cuts), partial
 
-    def lands(self, cuts: Axes, k: int, rest: Axes) -> bool:
-        """Whether lowering puts cuts on these atoms when operand k rests so.
+    def lands(self, cuts: Sequence[Axes], k: int, rests: Sequence[Axes]) -> Mask:
+        """[rests, cuts] whether lowering puts cuts on these atoms when operand k rests so.
 
         A plan names factors. Of a factor with several atoms lowering takes for each axis the one that an operand already
         is cut on, else its own choice (`lower.assign.op_cuts`): so an operand may not be cut on another one; and where the
         option is not lowering's own choice, the first operand with that factor must be.
         """
-        of = {a: i for i, a in enumerate(self.node.operands[k]) if a != FIXED}
+        axes = tuple(self.mesh)
+        fine = np.ones((len(rests), len(cuts)), bool)
+        taken, resting = where_of(cuts, axes), where_of(rests, axes)
+        at = {a: i for i, a in enumerate(self.node.operands[k]) if a != FIXED}
+        of = {i: a for a, i in at.items()}
         for atoms in self.free.values():
             if len(atoms) < 2:
                 continue
-            own = self._preferred(cuts, atoms)
-            for a in atoms:
-                for x in cuts[a]:
-                    there = [b for b in atoms if b in of and x in rest[of[b]]]
-                    if there and there[0] != a:
-                        return False
-                    if not there and own[x] != a and k == self._first(atoms):
-                        return False
-        return True
+            # Per axis the atom of this factor that the operand is cut on, that the option cuts, that lowering would take.
+            held = np.array([of[i] if of.get(i) in atoms else -1 for i in range(len(self.node.operands[k]))] + [-1])
+            there = held[resting][:, None]
+            cut = np.where(np.isin(taken, atoms), taken, -1)
+            own = np.array([[p.get(x, -1) for x in axes] for p in (self._preferred(c, atoms) for c in cuts)])
+            elsewhere = (there >= 0) & (there != cut)
+            unsaid = (there < 0) & (own != cut) if k == self._first(atoms) else np.zeros(1, bool)
+            fine &= ~((cut >= 0) & (elsewhere | unsaid)).any(axis=-1)
+        return fine
 
     def constrained(self, k: int) -> bool:
         """Whether `lands` can say no for operand k."""

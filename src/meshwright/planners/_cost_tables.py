@@ -11,9 +11,10 @@ import numpy as np
 
 from ..graph.ir import ITEM_BYTES, Floats, Ints
 from ..lower.assign import Assignment, Sums, plan_layout
-from ..lower.atoms import Atoms
-from ..lower.convert import Axes, Step, axes_of, steps
+from ..lower.atoms import Atoms, item_bytes
+from ..lower.convert import Axes, Step, axes_of, local_size, steps
 from ..lower.emit import COMMUNICATES, Emitter
+from ..lower.many_steps import Mask, Where, many_steps
 from ..lower.parameters import ParameterPlan
 from ..lower.program import Instr
 from ..plan.model import Storage
@@ -74,6 +75,7 @@ class Conversions:
         self._grad_bytes = float(ITEM_BYTES[tariff.recipe.grad_dtype])
         self._emit = self._emitter({}, {})
         self._known: dict[object, int] = {}
+        self._stored: dict[object, tuple[int, float, Storage | None]] = {}
         self._free = ledger.entry(())
 
     def _emitter(self, rest: dict[str, Axes], deferred: dict[str, frozenset[str]]) -> Emitter:
@@ -117,6 +119,42 @@ class Conversions:
             self._known[key] = self.ledger.entry(self._priced(t, path, grad, again))
         return self._known[key]
 
+    def seconds(
+        self, t: str, src: Where, dst: Where, summed: Mask, may_pad: Mask, grad: Mask, again: Mask
+    ) -> Floats:
+        """Of many conversions of `t` at once, [conversions, axes] and [conversions] as `many_steps` takes them: what
+        `conversion` says of each."""
+        axes = tuple(self.mesh)
+        amounts = _Amounts(self.atoms, self.tariff, t, self.mesh)
+        item = self._grad_bytes if self.atoms.role[t] == "param" else 0.0
+        total = np.zeros(len(src))
+        gathered = np.zeros(len(src), bool)
+        for r in many_steps(src, dst, summed, may_pad, axes):
+            if r.forward == "all_gather":
+                gathered[r.rows] = True
+            if r.forward in COMMUNICATES:
+                seconds = self._rounds(t, r.forward, axes[r.axis], amounts.of(_held(r.forward, r.before, r.after)))
+                total[r.rows] += seconds
+                twice = again[r.rows] & gathered[r.rows]
+                total[r.rows[twice]] += seconds[twice]
+            if r.backward in COMMUNICATES:
+                back = grad[r.rows]
+                held = amounts.of(_held(r.backward, r.after[back], r.before[back]), item)
+                total[r.rows[back]] += self._rounds(t, r.backward, axes[r.axis], held)
+        return total
+
+    def _rounds(self, t: str, do: str, axis: str, nbytes: Floats) -> Floats:
+        """Seconds of one collective of each size."""
+        copies = self._copies(t) if do == "all_to_all" else 1
+        sizes, where = np.unique(nbytes, return_inverse=True)
+        part: Part = (do, (axis,), copies)  # type: ignore[assignment]
+        found: Floats = self.tariff.collective(part, sizes)[where.ravel()]
+        return found
+
+    def _copies(self, t: str) -> int:
+        """Among what an all-to-all of `t` sends."""
+        return self.tariff.part(Instr("collective", t, collective="all_to_all"))[2]
+
     def storage(self, t: str, rest: Axes, deferred: frozenset[str], style: Style) -> tuple[int, float, Storage | None]:
         """What a parameter costs once a step.
 
@@ -126,6 +164,14 @@ class Conversions:
 
         Returns: (entry, bytes on one device, what a plan says of gradient and state).
         """
+        key = (t, rest, deferred, style)
+        if key not in self._stored:
+            self._stored[key] = self._storage(t, rest, deferred, style)
+        return self._stored[key]
+
+    def _storage(
+        self, t: str, rest: Axes, deferred: frozenset[str], style: Style
+    ) -> tuple[int, float, Storage | None]:
         state = further(self.atoms.size[t], rest, deferred, self.mesh) if style == "state" else rest
         stored = None if state == rest else Storage(state=plan_layout(self.atoms, t, state))
         emit = self._emitter({t: rest}, {t: deferred})
@@ -148,13 +194,12 @@ class Conversions:
     def _alike(self, t: str) -> object:
         """Tensors that convert alike."""
         atoms, tensor = self.atoms, self.atoms.folded.graph.tensor[t]
-        copies = self.tariff.part(Instr("collective", t, collective="all_to_all"))[2]
-        return atoms.size[t], atoms.samples[t], tensor.dtype, atoms.role[t] == "param", t in atoms.grad, copies
+        return atoms.size[t], atoms.samples[t], tensor.dtype, atoms.role[t] == "param", t in atoms.grad, self._copies(t)
 
     def _priced(self, t: str, path: Sequence[Step], grad: bool, again: bool) -> list[tuple[Part, float, Over]]:
         """Collectives of a chain of steps: forward, again from its first gather on, and backward."""
         item = self._grad_bytes if self.atoms.role[t] == "param" else 0.0
-        copies = self.tariff.part(Instr("collective", t, collective="all_to_all"))[2]
+        copies = self._copies(t)
         found: list[tuple[Part, float, Over]] = []
         gathered = False
         for s in path:
@@ -166,3 +211,40 @@ class Conversions:
                 part = (s.backward, (s.axis,), copies if s.backward == "all_to_all" else 1)  # type: ignore[assignment]
                 found.append((part, *self._emit.held(s.backward, t, s.after, s.before, item)))
         return found
+
+
+def _held(do: str, before: Where, after: Where) -> Where:
+    """The layouts whose bytes count (`Emitter.held`): what a gather ends with, else what there is before."""
+    return after if do == "all_gather" else before
+
+
+class _Amounts:
+    """Bytes of one tensor under many layouts, as `Emitter.amount` has them times the local samples."""
+
+    def __init__(self, atoms: Atoms, tariff: Tariff, t: str, mesh: Mapping[str, int]) -> None:
+        names = tuple(mesh)
+        subsets = [tuple(x for k, x in enumerate(names) if code >> k & 1) for code in range(1 << len(names))]
+        self.item = item_bytes(atoms, t)
+        self.samples = atoms.samples[t]
+        self.local = np.array([tariff.local(x) for x in subsets], np.float64)
+        self.sizes: list[Floats] = []
+        batch = atoms.folded.graph.samples
+        seen = False
+        for size, samples in zip(atoms.size[t], self.samples, strict=True):
+            if samples:
+                self.sizes.append(np.full(len(subsets), float(size) if seen else size / batch))
+                seen = True
+            else:
+                self.sizes.append(np.array([local_size(size, x, mesh) for x in subsets], np.float64))
+        self.bit = 1 << np.arange(len(names))
+
+    def of(self, where: Where, item: float = 0.0) -> Floats:
+        """[layouts]"""
+        total = np.full(len(where), item or self.item)
+        over = np.zeros(len(where), np.int64)
+        for atom, (table, samples) in enumerate(zip(self.sizes, self.samples, strict=True)):
+            cut = (where == atom) @ self.bit
+            total *= table[cut]
+            if samples:
+                over |= cut
+        return total * self.local[over] if any(self.samples) else total

@@ -16,33 +16,42 @@ devices on which something fits ("devices"), or the frontiers of several numbers
 
 Memory is that of weights, gradients, optimizer state and kept activations, as the problem's cost model counts it; copies made
 between layouts are not counted. On captured models equal blocks are treated alike, and the plan that is chosen also fits by
-the simulator, which knows these copies; the bound is that of the frontier's own mesh. Algorithm after the paper's abstract and the search of MindSpore, its nearest public relative.
+the simulator, which knows these copies. There the frontier is that of several meshes together: one axis of all devices, and
+every two axes that make them, as Alpa's logical shapes; the bound is that of these.
+
+Frontiers of real models have many thousands of points, most of which differ by next to nothing. `epsilon` thins them with a
+guarantee: what is left out is within that share of a plan that is kept, in memory and in time. To be fast, points are also
+dropped of which nothing new can come: the convex hull of the frontier is found first, and what completes a point costs, along
+each line of the hull, at least what an elimination there and back says. With epsilon 0 nothing of the frontier is lost.
+Algorithm after the paper's abstract and the search of MindSpore, its nearest public relative; the hull and the bounds are ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from heapq import heappop, heappush
-from math import prod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
+from .._words import percent
 from ..errors import Infeasible, InputError
 from ..plan.model import Plan
 from ..plan.problem import Goal, Problem
-from ..solvers.domination import thinned
-from ..solvers.elimination_order import Order, counted
-from ..solvers.pareto import LIMIT, Frontier, frontier
-from ._captured import SAME, CapturedOptions, excess_of, meshes_of, peak_of, price_of
+from ..solvers.cost_graph import CostGraph
+from ..solvers.gaps import unbeaten
+from ..solvers.pareto import LIMIT
+from ..solvers.tracking import Tracked, tracked
+from ._captured import SAME, CapturedOptions, excess_of, logical_meshes, peak_of, price_of
 from ._checked import above, whole, wholes, word
 from ._options import Options, is_recorded, memory_cap, no_choice, options_of, resized
 from .base import Planner
 from .registry import register
 from .types import Choice, Info, Json, Run
 
-NO_POINTS = Frontier(np.zeros(0), np.zeros(0), np.zeros((0, 0), np.int32), 0, 0)
+EPSILON = 0.005
+"""Of captured models, unless told otherwise: a frontier of hundreds of points, most of which differ by the state of a norm."""
 
 
 @register
@@ -53,9 +62,10 @@ class TensorOpt(Planner):
         objective: "time", "memory" or "devices"; "goal" = the problem's.
         profile: numbers of devices whose frontiers are all kept; the last is the one that a plan is chosen from.
         counts: numbers of devices that "devices" tries; () = 1, 2, 4, … and all.
-        epsilon: of memories within this share of the limit only the fastest stays in any table; 0 = exact.
+        epsilon: every plan of the frontier is within this share of one that is kept, in memory and in time; 0 = all of
+            them; None = 0 for recorded graphs, 0.005 on a captured model.
         limit: entries of a table, above which ops are eliminated heuristically.
-        axes: sizes of the mesh axes on a captured model; () = one axis of all devices.
+        axes: sizes of the mesh axes on a captured model; () = one axis of all devices, and every two of them.
         micro_batches: of a step of a captured model.
     """
 
@@ -68,7 +78,6 @@ class TensorOpt(Planner):
         handles=frozenset({"dag", "memory"}),
         goals=frozenset({"time", "memory", "devices"}),
         family="tensor",
-        missing=("frontiers over two or more mesh axes at once, which take minutes, unless axes are given",),
     )
 
     def __init__(
@@ -77,14 +86,14 @@ class TensorOpt(Planner):
         objective: Literal["goal", "time", "memory", "devices"] = "goal",
         profile: tuple[int, ...] = (),
         counts: tuple[int, ...] = (),
-        epsilon: float = 0.0,
+        epsilon: float | None = None,
         limit: int = LIMIT,
         axes: tuple[int, ...] = (),
         micro_batches: int = 1,
     ) -> None:
         word("tensoropt", "objective", objective, ("goal", "time", "memory", "devices"))
-        above("tensoropt", "epsilon", epsilon, zero=True)
-        if epsilon >= 1.0:
+        above("tensoropt", "epsilon", epsilon or 0.0, zero=True)
+        if epsilon is not None and epsilon >= 1.0:
             raise InputError(f"tensoropt: epsilon is {epsilon:g}, it must be a share below 1")
         whole("tensoropt", "limit", limit)
         whole("tensoropt", "micro_batches", micro_batches)
@@ -107,22 +116,27 @@ class TensorOpt(Planner):
             Unsupported: other numbers of devices where prices are of one.
         """
         goal, cap = self._goal(problem), memory_cap(problem)
+        epsilon = self.epsilon if self.epsilon is not None else 0.0 if is_recorded(problem) else EPSILON
         told: list[Json] = []
         why = ""
         for n in self._counts(problem, goal):
-            tracked = self._track(problem, n, cap, run)
-            told.append(tracked.told(n))
-            plans = [tracked.options.plan(choice) for choice in tracked.found.choices]
-            for plan, price, memory in zip(plans, tracked.found.price, tracked.found.memory, strict=True):
-                run.keep(Choice(plan, float(price), float(memory)))
+            union = self._union(problem, n, cap, epsilon, run)
+            told.append(union.told())
+            for point in union.points:
+                run.keep(Choice(point.plan, point.price, point.memory))
             if self.profile and n != self.profile[-1]:
                 continue
-            why = self._offer(problem, run, tracked, plans, goal) if plans else ""
-            if plans and not why:
+            why = self._offer(problem, run, union, goal) if union.points else ""
+            if union.points and not why:
                 break
         else:
-            raise Infeasible(why or no_choice(problem, tracked.options.graph, cap))
-        return {"exact": tracked.exact, "goal": goal, "frontiers": told}
+            graphs = [options.graph for options, _ in union.searches]
+            raise Infeasible(why or no_choice(problem, min(graphs, key=least_bytes), cap))
+        found: dict[str, Json] = {"exact": union.exact, "epsilon": epsilon, "goal": goal, "frontiers": told}
+        if epsilon:
+            share = percent(epsilon)
+            found["notes"] = [f"every plan of the frontier is within {share}, in memory and in time, of one that is kept"]
+        return found
 
     def objective(self, problem: Problem, plan: Plan) -> float:
         """Time in the unit of the cost model, memory, or devices, by the goal.
@@ -159,146 +173,117 @@ class TensorOpt(Planner):
             return sorted(set(self.counts or (*(2**k for k in range(count.bit_length())), count)))
         return self.profile or (count,)
 
-    def _track(self, problem: Problem, devices: int, cap: float, run: Run) -> _Tracked:
-        options: Options
-        if is_recorded(problem):
-            options = options_of(problem if devices == problem.cluster.count else resized(problem, devices))
-        else:
-            options = CapturedOptions(problem, meshes_of(problem, devices, self.axes)[0], self.micro_batches)
-        small = thinned(options.graph)
-        graph = small.graph
-        order, how = tracking_order([len(u) for u in graph.unary], graph.edges, self.limit)
-        fixed = {v: int(graph.unary[v].argmin()) for v in how.fixed}
-        if min(map(len, graph.unary)) == 0:
-            return _Tracked(options, NO_POINTS, how, True)
-        found = frontier(
-            graph, order, cap=cap, epsilon=self.epsilon, fixed=fixed, limit=self.limit,
-            progress=lambda done, total: run.tick(1, "ops", done, total),
-        )  # fmt: skip
-        found = replace(found, choices=small.restored(found.choices))
-        return _Tracked(options, found, how, not fixed and self.epsilon == 0.0)
+    def _union(self, problem: Problem, devices: int, cap: float, epsilon: float, run: Run) -> _Union:
+        """The frontiers of all meshes of so many devices; what a point of another mesh beats is left out."""
+        union = _Union(devices, epsilon, cap)
+        for options in self._options(problem, devices):
+            union.add(options, self.limit, run)
+        return union
 
-    def _offer(self, problem: Problem, run: Run, tracked: _Tracked, plans: Sequence[Plan], goal: Goal) -> str:
+    def _options(self, problem: Problem, devices: int) -> Iterator[Options]:
+        if is_recorded(problem):
+            yield options_of(problem if devices == problem.cluster.count else resized(problem, devices))
+            return
+        for mesh in logical_meshes(problem, devices, self.axes):
+            yield CapturedOptions(problem, mesh, self.micro_batches)
+
+    def _offer(self, problem: Problem, run: Run, union: _Union, goal: Goal) -> str:
         """Offer what the goal asks for; "", or why no point of the frontier fits."""
-        found, recorded = tracked.found, is_recorded(problem)
-        ks = list(range(len(plans))) if goal == "memory" else list(reversed(range(len(plans))))
+        recorded = is_recorded(problem)
         why = ""
-        for k in ks:
-            over, why = (0.0, "") if recorded else excess_of(problem, plans[k])
+        for point in union.points if goal == "memory" else reversed(union.points):
+            over, why = (0.0, "") if recorded else excess_of(problem, point.plan)
             if over:
                 continue
-            value = self.objective(problem, plans[k])
-            run.offer(value, lambda k=k: plans[k], float(found.memory[k]))  # type: ignore[misc]
-            if tracked.exact and recorded and goal != "devices":
+            value = self.objective(problem, point.plan)
+            run.offer(value, lambda point=point: point.plan, point.memory)  # type: ignore[misc]
+            if goal == "time" and union.proved:
+                least = union.least_time
+                run.bound(value if abs(value - least) < SAME * abs(value) else least)
+            elif goal == "memory" and union.proved and recorded:
                 run.bound(value)
-            elif tracked.exact and goal == "time":
-                price = float(found.price[-1])
-                run.bound(value if abs(value - price) < SAME * value else price)
             break
         return why
 
 
-@dataclass(frozen=True, slots=True)
-class How:
-    """Eliminations of each kind."""
-
-    node: int
-    branch: int
-    edge: int
-    linear: int
-    fixed: tuple[int, ...]
-    """Ops that were eliminated heuristically."""
+def least_bytes(graph: CostGraph) -> float:
+    """No choice needs less."""
+    return sum(float(own.min()) for own in graph.memory)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tracked:
+@dataclass(eq=False)
+class _Point:
+    memory: float
+    price: float
     options: Options
-    found: Frontier
-    how: How
-    exact: bool
+    choice: tuple[int, ...]
 
-    def told(self, devices: int) -> Json:
-        found, how = self.found, self.how
-        count = len(found.memory)
+    @cached_property
+    def plan(self) -> Plan:
+        return self.options.plan(self.choice)
+
+
+@dataclass(eq=False)
+class _Union:
+    """The frontiers of several meshes as one."""
+
+    devices: int
+    epsilon: float
+    cap: float
+    searches: list[tuple[Options, Tracked]] = field(default_factory=list)
+    points: list[_Point] = field(default_factory=list)
+    """By memory; none beats another."""
+
+    def add(self, options: Options, limit: int, run: Run) -> None:
+        """Search one more mesh for points that none of those before beats."""
+        before = np.array([p.memory for p in self.points]), np.array([p.price for p in self.points])
+        found = tracked(
+            options.graph, cap=self.cap, epsilon=self.epsilon, limit=limit, elsewhere=before if self.points else None,
+            progress=lambda phase, done, total: run.tick(1, phase, done, total),
+        )  # fmt: skip
+        self.searches.append((options, found))
+        new = zip(found.memory.tolist(), found.price.tolist(), map(tuple, found.choices.tolist()), strict=True)
+        every = [*self.points, *(_Point(memory, price, options, choice) for memory, price, choice in new)]
+        best = unbeaten(np.array([p.memory for p in every]), np.array([p.price for p in every]))
+        self.points = [every[k] for k in best]
+
+    @property
+    def proved(self) -> bool:
+        """Whether least memory and least time are."""
+        return not any(found.how.fixed for _, found in self.searches)
+
+    @property
+    def exact(self) -> bool:
+        return self.proved and self.epsilon == 0.0
+
+    @property
+    def least_time(self) -> float:
+        """No choice within the cap is faster, where that is proved."""
+        fastest, least = self.points[-1].price, min(found.fastest for _, found in self.searches)
+        return fastest if self.epsilon == 0.0 or fastest <= least + SAME * abs(least) else fastest - self.epsilon * abs(fastest)
+
+    def told(self) -> Json:
+        first, last = (self.points[0], self.points[-1]) if self.points else (None, None)
         return {
-            "devices": devices,
-            "points": count,
-            "least_memory": float(found.memory[0]) if count else None,
-            "its_time": float(found.price[0]) if count else None,
-            "least_time": float(found.price[-1]) if count else None,
-            "its_memory": float(found.memory[-1]) if count else None,
+            "devices": self.devices,
+            "points": len(self.points),
+            "least_memory": first.memory if first else None,
+            "its_time": first.price if first else None,
+            "least_time": last.price if last else None,
+            "its_memory": last.memory if last else None,
+            "searches": [self._told(options, found) for options, found in self.searches],
+        }
+
+    def _told(self, options: Options, found: Tracked) -> Json:
+        how = found.how
+        shape = options.intra.mesh.shape if isinstance(options, CapturedOptions) else ()
+        return {
+            **({"mesh": "×".join(map(str, shape)) or "1"} if isinstance(options, CapturedOptions) else {}),
+            "points": sum(p.options is options for p in self.points),
+            "lines": found.lines,
             "points_in_all_tables": found.points,
             "most_points_in_a_front": found.most,
             "eliminations": {
                 "node": how.node, "branch": how.branch, "edge": how.edge, "linear": how.linear, "heuristic": len(how.fixed),
             },
         }  # fmt: skip
-
-
-def tracking_order(sizes: Sequence[int], edges: Sequence[tuple[int, int]], limit: int) -> tuple[Order, How]:
-    """The order in which frontier tracking takes ops out, and by which kind of elimination.
-
-    Ops at ends of what hangs on the rest leave first; then those between two others inside a cycle, whose ends meet in
-    parallel tables at last; then the op of a cycle that leaves the smallest table. Of equals, the lowest.
-    """
-    import networkx as nx
-
-    near: list[set[int]] = [set() for _ in sizes]
-    for u, v in edges:
-        if u != v:
-            near[u].add(v)
-            near[v].add(u)
-    counts = {"node": 0, "branch": 0, "linear": 0, "edge": len(edges) - sum(map(len, near)) // 2}
-    sequence: list[int] = []
-    scopes: list[tuple[int, ...]] = []
-    fixed: list[int] = []
-    left = set(range(len(sizes)))
-
-    def leave(v: int, kind: str) -> None:
-        scope = tuple(sorted(near[v]))
-        counts[kind] += 1
-        if kind == "node" and scope[1] in near[scope[0]]:
-            counts["edge"] += 1
-        for u in scope:
-            near[u] |= near[v]
-            near[u] -= {u, v}
-        near[v] = set()
-        sequence.append(v)
-        scopes.append(scope)
-        left.discard(v)
-
-    while left:
-        ends = sorted(v for v in left if len(near[v]) <= 1)
-        while ends:
-            v = heappop(ends)
-            if v in left:
-                around = list(near[v])
-                leave(v, "linear")
-                for u in around:
-                    if len(near[u]) <= 1:
-                        heappush(ends, u)
-        if not left:
-            break
-        graph = nx.Graph((u, v) for u in left for v in near[u])
-        bridges = {frozenset(e) for e in nx.bridges(graph)}
-        inside = [
-            v for v in sorted(left) if len(near[v]) == 2 and not any(frozenset((u, v)) in bridges for u in near[v])
-        ]
-        if inside:
-            for v in inside:
-                if len(near[v]) == 2:
-                    leave(v, "node")
-            continue
-        cyclic = [v for v in left if any(frozenset((u, v)) not in bridges for u in near[v])]
-        weight, v = min((prod(sizes[u] for u in (*near[v], v)), v) for v in cyclic)
-        if weight <= limit:
-            leave(v, "branch")
-            continue
-        hub = max(left, key=lambda v: (len(near[v]), sizes[v], -v))
-        fixed.append(hub)
-        for u in near[hub]:
-            near[u].discard(hub)
-        near[hub] = set()
-        left.discard(hub)
-    order = counted(sequence, scopes, sizes)
-    return order, How(counts["node"], counts["branch"], counts["edge"], counts["linear"], tuple(sorted(fixed)))

@@ -112,7 +112,7 @@ class _Rows:
     def _row(self, i: Instr, forward: list[str], backward: list[str]) -> OpRow:
         cut = ", ".join(f"{f} over {'+'.join(c.axis for c in cuts)}" for f, cuts in i.cuts) or "whole"
         rests = next(
-            (self._rest(t) or _layout(r, self.graph.samples) for t, r in zip(i.outputs, i.results, strict=True)), ""
+            (self._rest(t) or layout_text(r, self.graph.samples) for t, r in zip(i.outputs, i.results, strict=True)), ""
         )
         return OpRow(self.part, self._short(i.on), cut, rests, tuple(_counted(forward)), tuple(_counted(backward)))
 
@@ -122,7 +122,7 @@ class _Rows:
             return ""
         name = raw.removesuffix(RAW)
         last = next((i for i in self.segment.forward if name in i.outputs and i.after is not None), None)
-        return _layout(last.after, self.graph.samples) if last is not None and last.after is not None else ""
+        return layout_text(last.after, self.graph.samples) if last is not None and last.after is not None else ""
 
     def _words(self, i: Instr) -> str:
         per = i.nbytes if i.samples is None else i.nbytes * self.samples
@@ -142,7 +142,7 @@ def _counted(words: Sequence[str]) -> list[str]:
     return [f"{words.count(w)} × {w}" if words.count(w) > 1 else w for w in dict.fromkeys(words)]
 
 
-def _layout(layout: Layout, samples: int) -> str:
+def layout_text(layout: Layout, samples: int) -> str:
     """ "[batch/dp, 8192/tp, 4096]"; sub-dimensions of one dim are joined by ·. `samples`: of the captured batch."""
     dims = []
     for d, subs in enumerate(layout.dims):

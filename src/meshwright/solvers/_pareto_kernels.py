@@ -1,4 +1,4 @@
-"""Hot loop of `pareto`: sums of points of two tables of fronts, of which the points that none beats stay."""
+"""Hot loops of `pareto`: sums of points of two tables of fronts, of which the points that none beats stay."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ START = 1024
 
 
 @inline
-def _reduced(n: int, memory: Any, time: Any, option: Any, left: Any, right: Any, unit: float, close: float) -> int:
+def _reduced(n: int, memory: Any, time: Any, option: Any, left: Any, right: Any, close: float) -> int:
     """Keep of the first n points those that none beats, by memory; of equals the first. Returns how many.
 
-    Memories within a share `close` of each other count as equal, and a point must be faster by more than that share. With
-    unit > 0 so do memories of one bucket of that width, except that the least memory of all always stays.
+    Memories within a share `close` of each other count as equal, and a point must be faster by more than that share.
     """
     order = np.argsort(memory[:n], kind="mergesort")
     kept = np.empty(n, np.int64)
@@ -28,8 +27,6 @@ def _reduced(n: int, memory: Any, time: Any, option: Any, left: Any, right: Any,
     while k < n:
         first = memory[order[k]]
         end = first + close * abs(first)
-        if unit > 0.0 and count > 0:
-            end = max(end, (np.floor(first / unit) + 1.0) * unit * (1.0 - 1e-12))
         best = order[k]
         k += 1
         while k < n and memory[order[k]] <= end:
@@ -50,10 +47,10 @@ def _reduced(n: int, memory: Any, time: Any, option: Any, left: Any, right: Any,
     return count
 
 
-@kernel(i8, f8, f8, i8, f8, f8, u8, u8, int, float, float, float)
+@kernel(i8, f8, f8, i8, f8, f8, u8, u8, int, float, float)
 def join(
     left_ptr: Any, left_memory: Any, left_time: Any, right_ptr: Any, right_memory: Any, right_time: Any,
-    of_left: Any, of_right: Any, options: int, cap: float, unit: float, close: float,
+    of_left: Any, of_right: Any, options: int, cap: float, close: float,
 ) -> Any:  # fmt: skip
     """Entry e of the result: what none beats of all sums of a point of left[of_left[e, c]] and one of right[of_right[e, c]].
 
@@ -87,7 +84,7 @@ def join(
                     if t == np.inf:
                         continue
                     if n == size:
-                        n = _reduced(n, memory, time, option, left, right, unit, close)
+                        n = _reduced(n, memory, time, option, left, right, close)
                         if 2 * n > size:
                             size *= 2
                             memory, time = np.append(memory, np.empty(size // 2)), np.append(time, np.empty(size // 2))
@@ -97,7 +94,7 @@ def join(
                     memory[n], time[n], option[n], left[n], right[n] = m, t, c, i, j
                     n += 1
         if n > 1:
-            n = _reduced(n, memory, time, option, left, right, unit, close)
+            n = _reduced(n, memory, time, option, left, right, close)
         if total + n > room:
             more = max(room, n)
             room += more
@@ -111,6 +108,39 @@ def join(
             total += 1
         ptr[e + 1] = total
     return ptr, out_memory[:total], out_time[:total], out_option[:total], out_left[:total], out_right[:total]
+
+
+@kernel(i8, f8, f8, f8, f8, f8, f8, i8)
+def reach(
+    ptr: Any, memory: Any, price: Any, outside: Any, of_price: Any, of_memory: Any, most: Any, first: Any
+) -> Any:  # fmt: skip
+    """Per point of a table whether it may become part of one in a gap.
+
+    Args:
+        outside: [entries, weights] the least that completes an entry costs.
+        of_price, of_memory: of each weight.
+        most: [corners, weights] sums above which nothing is in that gap.
+        first: [corners] the weight to be looked at first.
+    """
+    keep = np.zeros(len(memory), np.bool_)
+    weights, corners = len(of_price), len(first)
+    least = np.empty(weights)
+    for e in range(len(ptr) - 1):
+        for p in range(ptr[e], ptr[e + 1]):
+            for k in range(weights):
+                least[k] = of_price[k] * price[p] + of_memory[k] * memory[p] + outside[e, k]
+            for i in range(corners):
+                if least[first[i]] > most[i, first[i]]:
+                    continue
+                inside = True
+                for k in range(weights):
+                    if least[k] > most[i, k]:
+                        inside = False
+                        break
+                if inside:
+                    keep[p] = True
+                    break
+    return keep
 
 
 @kernel(f8, u8, u8, f8)

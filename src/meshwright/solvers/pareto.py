@@ -5,28 +5,31 @@ sums of their points, taking the least over an option means the union, and after
 and price are sums, so a point that is beaten early is beaten in every sum: nothing of the final front is lost (TensorOpt,
 arXiv 2004.10856, section 4). Each point keeps which points and which option it is made of; the choices are found backwards.
 
+Where some of the front is known already (`narrowing`), points go as well that nothing new can come of: whatever completes
+them costs so much that the sum lies outside of all gaps (`gaps`, `completions`). What is left are the points in the gaps.
+
 As in `elimination` tables over a variable v are added on two sides, those that hold one neighbour w and those that do not,
 and the sums over w, v and the rest never exist all at once; results of the same arrays are computed once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from math import inf, prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import Unsupported
+from .completions import completed
 from .cost_graph import CostGraph, Floats
 from .elimination import _rows, _sides
 from .elimination_order import Order
+from .gaps import CLOSE, Gaps, Indices, Weight, weighted
 
-Indices = NDArray[np.int64]
 Progress = Callable[[int, int], None]
-CLOSE = 1e-13
-"""Share by which two numbers may differ that are equal but for the order of their sums."""
 CHUNK = 1 << 20
 """Pairs of entries in one call of the kernel."""
 LIMIT = 30_000_000
@@ -80,8 +83,8 @@ def frontier(
     order: Order,
     *,
     cap: float = inf,
-    epsilon: float = 0.0,
-    fixed: Mapping[int, int] | None = None,
+    gaps: Gaps | None = None,
+    weights: Sequence[Weight] = (),
     edge_memory: Sequence[Floats] = (),
     limit: int = LIMIT,
     progress: Progress | None = None,
@@ -89,11 +92,10 @@ def frontier(
     """Every choice that none beats, one of each (memory, price).
 
     Args:
-        order: of elimination, over all variables but the fixed ones.
+        order: of elimination, over all variables.
         cap: memory that no point may pass.
-        epsilon: > 0: of memories in one bucket, of this share of the cap (without a cap, of the least memory of all choices),
-            only the fastest stays in any table. Points are then real choices, but some of the front are missing.
-        fixed: variables with one option only.
+        gaps: the only places where points are wanted; others may be missing.
+        weights: along which points are held against the gaps.
         edge_memory: per edge float64 like its table, such as of converted copies that stay; () = none.
         limit: entries of a table.
 
@@ -106,14 +108,11 @@ def frontier(
             "restrict the options"
         )
     sizes = [len(u) for u in graph.unary]
-    fixed = dict(fixed or {})
     memory = graph.memory or tuple(np.zeros(n) for n in sizes)
     # Memory above the least of each variable: what is dropped above the cap is then dropped as early as can be.
-    least = [float(memory[v][fixed[v]] if v in fixed else memory[v].min()) for v in range(len(sizes))]
+    least = [float(held.min()) for held in memory]
     base = sum(least)
-    space = cap - base
-    unit = epsilon * (cap if cap < inf else base)
-    search = _Search(sizes, fixed, space + 1e-12 * abs(cap) if cap < inf else inf, unit)
+    search = _Search(sizes, cap - base + 1e-12 * abs(cap) if cap < inf else inf)
     holding: dict[int, list[_Table]] = {v: [] for v in order.sequence}
     rank = {v: i for i, v in enumerate(order.sequence)}
     constants: list[_Table] = []
@@ -126,23 +125,24 @@ def frontier(
 
     shifted: dict[int, Floats] = {}
     for v, own in enumerate(graph.unary):
-        above = shifted.setdefault(id(memory[v]), memory[v] - least[v]) if v not in fixed else memory[v] - least[v]
-        put(search.given((v,), own, above))
+        put(search.given((v,), own, shifted.setdefault(id(memory[v]), memory[v] - least[v])))
     for e, ((u, v), table) in enumerate(zip(graph.edges, graph.tables, strict=True)):
         extra = edge_memory[e] if edge_memory else None
         if u == v:
             put(search.given((u,), search.diagonal(table), None if extra is None else search.diagonal(extra)))
         else:
             put(search.given((u, v), table, extra))
+    reaches: Sequence[_Reach | None] = [None] * len(order.sequence)
+    if gaps is not None:
+        above = replace(graph, memory=tuple(shifted[id(memory[v])] for v in range(len(sizes))))
+        reaches = _reaches(above, order, replace(gaps, memory=gaps.memory - base), list(weights))
     for done, (v, scope) in enumerate(zip(order.sequence, order.scopes, strict=True)):
-        put(search.without(v, scope, holding.pop(v)))
+        put(search.without(v, scope, holding.pop(v), reaches[done]))
         if progress is not None:
             progress(done + 1, len(order.sequence))
     last, _ = search.added(constants)
     count = len(last.memory)
     choices = np.zeros((count, len(sizes)), np.int32)
-    for v, option in fixed.items():
-        choices[:, v] = option
     _unroll(constants, last, np.arange(count), choices)
     return Frontier(last.memory + base, last.price, choices, search.points, search.most)
 
@@ -174,11 +174,45 @@ def _parts(total: Fronts, points: Indices, count: int) -> list[Indices]:
     return [*([points] if count else []), *reversed(found)]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reach:
+    """What decides which points of one table stay."""
+
+    scope: tuple[int, ...]
+    outside: Floats
+    """[options of the scope…, weights]"""
+    of_price: Floats
+    of_memory: Floats
+    most: Floats
+    first: Indices
+
+    def over(self, variables: Sequence[int]) -> Floats:
+        """[entries, weights] of a table over the scope in another order."""
+        turned = self.outside.transpose([*(self.scope.index(u) for u in variables), len(self.scope)])
+        return np.ascontiguousarray(turned).reshape(-1, len(self.of_price))
+
+
+def _reaches(graph: CostGraph, order: Order, gaps: Gaps, weights: list[Weight]) -> list[_Reach | None]:
+    """Per place in the order."""
+    if not weights:
+        return [None] * len(order.sequence)
+    of_price, of_memory = (np.array(x) for x in zip(*((w.of_price, w.of_memory) for w in weights), strict=True))
+    found = [completed(weighted(graph, w), order) for w in weights]
+    if max(f.value for f in found) == inf:  # every choice is forbidden
+        return [None] * len(order.sequence)
+    weights = [replace(w, least=f.value) for w, f in zip(weights, found, strict=True)]
+    most, first = gaps.most(weights), gaps.strictest(weights)
+    return [
+        _Reach(scope, np.stack([f.outside[i] for f in found], axis=-1), of_price, of_memory, most, first)
+        for i, scope in enumerate(order.scopes)
+    ]
+
+
 class _Search:
     """Tables of fronts, each made once of the same arrays."""
 
-    def __init__(self, sizes: Sequence[int], fixed: Mapping[int, int], cap: float, unit: float) -> None:
-        self.sizes, self.fixed, self.cap, self.unit = sizes, fixed, cap, unit
+    def __init__(self, sizes: Sequence[int], cap: float) -> None:
+        self.sizes, self.cap = sizes, cap
         self.made: dict[object, Fronts] = {}
         self.alive: list[object] = []
         self.diagonals: dict[int, Floats] = {}
@@ -191,18 +225,16 @@ class _Search:
 
     def given(self, variables: tuple[int, ...], price: Floats, memory: Floats | None) -> _Table:
         """A table of one point an entry, none where it is forbidden or does not fit."""
-        cut = tuple(self.fixed.get(u, -1) for u in variables)
-        key = ("given", id(price), id(memory), cut)
+        key = ("given", id(price), id(memory))
         if key not in self.made:
-            at = tuple(slice(None) if i < 0 else i for i in cut)
-            prices = np.array(price[at], float).ravel()
-            held = np.zeros(prices.shape) if memory is None else np.array(memory[at], float).ravel()
+            prices = np.array(price, float).ravel()
+            held = np.zeros(prices.shape) if memory is None else np.array(memory, float).ravel()
             legal = (prices < inf) & (held <= self.cap)
             ptr = np.concatenate([[0], np.cumsum(legal)])
             self._keep(key, Fronts(ptr, held[legal], prices[legal]), price, memory)
-        return _Table(tuple(u for u in variables if u not in self.fixed), self.made[key])
+        return _Table(variables, self.made[key])
 
-    def without(self, v: int, scope: Sequence[int], own: Sequence[_Table]) -> _Table:
+    def without(self, v: int, scope: Sequence[int], own: Sequence[_Table], reach: _Reach | None) -> _Table:
         """The table over the neighbours of `v` that is left when all its options are tried."""
         w = self._last(v, scope, own)
         left = tuple(t for t in own if w not in t.variables)
@@ -213,12 +245,15 @@ class _Search:
         local = {u: i for i, u in enumerate((*variables, v))}
         key = (
             "without",
+            id(reach),
             *(tuple((id(t.fronts), *(local[u] for u in t.variables)) for t in side) for side in (left, right)),
         )
         if key not in self.made:
             (a, over_a), (b, over_b) = (self.added(side) for side in (left, right))
             of_a, of_b = (_rows(over, (*variables, v), self.sizes) for over in (over_a, over_b))
-            self._keep(key, self._joined(a, b, of_a, of_b, self.sizes[v]), *(t.fronts for t in own))
+            self._keep(
+                key, self._joined(a, b, of_a, of_b, self.sizes[v], reach, variables), *(t.fronts for t in own), reach
+            )
         return _Table(variables, self.made[key], v, left, right)
 
     def added(self, tables: Sequence[_Table]) -> tuple[Fronts, tuple[int, ...]]:
@@ -233,17 +268,33 @@ class _Search:
         return total, over
 
     def _joined(
-        self, left: Fronts, right: Fronts, of_left: NDArray[np.uint64], of_right: NDArray[np.uint64], options: int = 1
+        self,
+        left: Fronts,
+        right: Fronts,
+        of_left: NDArray[np.uint64],
+        of_right: NDArray[np.uint64],
+        options: int = 1,
+        reach: _Reach | None = None,
+        variables: Sequence[int] = (),
     ) -> Fronts:
-        """Entry e: what none beats of the sums of points of left[of_left[e, c]] and right[of_right[e, c]] over options c."""
+        """Entry e: what none beats of the sums of points of left[of_left[e, c]] and right[of_right[e, c]] over options c.
+
+        `reach`, of a table over `variables`: points out of reach go.
+        """
         from ._pareto_kernels import join
 
-        step = max(1, CHUNK // options) * options
-        parts = [
-            join(left.ptr, left.memory, left.price, right.ptr, right.memory, right.price, of_left[i : i + step],
-                 of_right[i : i + step], options, self.cap, self.unit, CLOSE)
-            for i in range(0, len(of_left), step)
-        ]  # fmt: skip
+        outside = None if reach is None else reach.over(variables)
+        entries = max(1, CHUNK // options)
+        parts = []
+        for e in range(0, len(of_left) // options, entries):
+            rows = slice(e * options, (e + entries) * options)
+            part = join(
+                left.ptr, left.memory, left.price, right.ptr, right.memory, right.price, of_left[rows], of_right[rows],
+                options, self.cap, CLOSE,
+            )  # fmt: skip
+            if reach is not None and outside is not None:
+                part = _in_reach(part, reach, outside[e : e + entries])
+            parts.append(part)
         starts = np.cumsum([0, *(len(p[1]) for p in parts)])
         ptr = np.concatenate([[0], *(p[0][1:] + s for p, s in zip(parts, starts))])
         memory, price, option, a, b = (np.concatenate([p[i] for p in parts]) for i in range(1, 6))
@@ -264,3 +315,13 @@ class _Search:
     def _keep(self, key: object, fronts: Fronts, *of: object) -> None:
         self.made[key] = fronts
         self.alive += of
+
+
+def _in_reach(part: Any, reach: _Reach, outside: Floats) -> Any:
+    """What `join` made, without points that are out of reach."""
+    from ._pareto_kernels import reach as within
+
+    ptr, memory, price, *rest = part
+    keep = within(ptr, memory, price, outside, reach.of_price, reach.of_memory, reach.most, reach.first)
+    ends = np.concatenate([[0], np.cumsum(keep)])
+    return ends[ptr], memory[keep], price[keep], *(own[keep] for own in rest)

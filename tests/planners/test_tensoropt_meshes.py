@@ -1,0 +1,105 @@
+"""TensorOpt on captured models: the frontier of several meshes is that of all choices on each, and its ends are proved."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from meshwright.cluster import resolve as cluster_of
+from meshwright.cost.analytic import Analytic
+from meshwright.graph.ir import Graph
+from meshwright.plan.problem import Problem, Recipe
+from meshwright.planners._captured import CapturedOptions, logical_meshes
+from meshwright.planners.pase import PaSE
+from meshwright.planners.tensoropt import TensorOpt
+from meshwright.planners.types import Result
+from meshwright.solvers.cost_graph import CostGraph
+from meshwright.solvers.gaps import unbeaten
+from meshwright.solvers.tracking import tracked
+from meshwright.testing.tiny import chain, problem_of
+
+
+@lru_cache(maxsize=2)
+def small_gpt2() -> Graph:
+    from meshwright.graph.source import resolve
+    from meshwright.graph.zoo import Shrink
+
+    shrink = Shrink(blocks=2, width=256, heads=8, ffn=1024, vocab=1024, seq=128, dropout=0.0)
+    return resolve("gpt2").graph(batch=2, seq=128, dtype="bfloat16", shrink=shrink, cache=False)
+
+
+def points(result: Result) -> list[tuple[float, float]]:
+    return [(c.memory, c.objective) for c in result.frontier]
+
+
+def every_choice(graph: CostGraph) -> list[tuple[float, float]]:
+    """The front of all choices, each looked at."""
+    sizes = [len(u) for u in graph.unary]
+    memory, price = np.zeros(sizes), np.zeros(sizes)
+
+    def along(array: Any, *variables: int) -> Any:
+        shape = [1] * len(sizes)
+        for v in variables:
+            shape[v] = sizes[v]
+        return (array if list(variables) == sorted(variables) else array.T).reshape(shape)
+
+    for v, (own, held) in enumerate(zip(graph.unary, graph.memory)):
+        price += along(own, v)
+        memory += along(held, v)
+    for (u, v), table in zip(graph.edges, graph.tables):
+        price += along(np.diagonal(table), u) if u == v else along(table, u, v)
+    legal = price.ravel() < np.inf
+    memories, prices = memory.ravel()[legal], price.ravel()[legal]
+    best = unbeaten(memories, prices)
+    return list(zip(memories[best].tolist(), prices[best].tolist()))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_two_axes_at_once_are_all_choices(layers: int) -> None:
+    problem = problem_of(chain([1e9] * layers, width=64), "a100x4")
+    fronts = []
+    for mesh in logical_meshes(problem, 4):
+        graph = CapturedOptions(problem, mesh).graph
+        found = tracked(graph)
+        fronts += every_choice(graph)
+        ours = list(zip(found.memory.tolist(), found.price.tolist()))
+        assert ours == [pytest.approx(p, rel=1e-9) for p in every_choice(graph)]
+        assert [(graph.bytes(c), graph.cost(c)) for c in found.choices.tolist()] == [pytest.approx(p) for p in ours]
+    union = [fronts[k] for k in unbeaten(*(np.array([p[i] for p in fronts]) for i in range(2)))]
+    result = TensorOpt(epsilon=0.0).plan(problem)
+    assert points(result) == [pytest.approx(p, rel=1e-9) for p in union]
+    assert result.carry["exact"] and result.status == "optimal"  # type: ignore[call-overload,index]
+
+
+@pytest.mark.parametrize(("cluster", "shapes"), [("h100x8", ["8", "2×4"]), ("h100x16", ["16", "2×8", "4×4", "8×2"])])
+def test_meshes_are_the_logical_shapes_and_their_union_is_no_slower_than_any(cluster: str, shapes: list[str]) -> None:
+    problem = Problem(small_gpt2(), cluster_of(cluster), Analytic(), Recipe(16))
+    result = TensorOpt().plan(problem)
+    told: Any = result.carry
+    assert [search["mesh"] for search in told["frontiers"][0]["searches"]] == shapes
+    assert not told["exact"] and told["epsilon"] == 0.005 and "0.5 %" in told["notes"][0]
+    assert sum(search["points"] for search in told["frontiers"][0]["searches"]) == len(result.frontier)
+    assert result.status == "optimal"
+    whole = points(result)
+    assert whole == sorted(whole) and all(a[1] > b[1] for a, b in zip(whole, whole[1:]))
+    for mesh in logical_meshes(problem, problem.cluster.count):
+        axes = mesh.shape
+        fastest = PaSE(axes=axes).plan(problem)
+        assert whole[-1][1] <= fastest.objective * (1 + 1e-9)
+        alone = points(TensorOpt(axes=axes).plan(problem))
+        assert alone[-1][1] == pytest.approx(fastest.objective, rel=1e-9), "its fastest end is the optimum"
+        for memory, time in alone:
+            assert any(m <= 1.005 * memory and t <= 1.005 * time for m, t in whole)
+
+
+def test_the_whole_frontier_of_two_axes_holds_the_thinned_one() -> None:
+    problem = Problem(small_gpt2(), cluster_of("h100x8"), Analytic(), Recipe(16))
+    rough = TensorOpt(axes=(2, 4), epsilon=0.02).plan(problem)
+    exact = TensorOpt(axes=(2, 4), epsilon=0.002).plan(problem)
+    assert len(rough.frontier) < len(exact.frontier)
+    for memory, time in points(exact):
+        assert any(m <= 1.02 * memory and t <= 1.02 * time for m, t in points(rough))
+    assert points(rough)[0][0] == pytest.approx(points(exact)[0][0])

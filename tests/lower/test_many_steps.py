@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import numpy as np
 
 from meshwright.lower.convert import Axes, Step, steps
 from meshwright.lower.many_steps import many_steps, where_of
@@ -25,7 +24,9 @@ pairs = st.lists(st.tuples(wheres, wheres, subsets, subsets), min_size=1, max_si
 
 @settings(max_examples=300, deadline=None)
 @given(pairs)
-def test_they_are_the_steps_of_each(cases: list[tuple[tuple[int, ...], tuple[int, ...], frozenset[str], frozenset[str]]]) -> None:
+def test_they_are_the_steps_of_each(
+    cases: list[tuple[tuple[int, ...], tuple[int, ...], frozenset[str], frozenset[str]]],
+) -> None:
     src, dst = (where_of([layout(case[k]) for case in cases], NAMES) for k in range(2))  # type: ignore[arg-type]
     summed, may_pad = (np.array([[x in case[k] for x in NAMES] for case in cases]) for k in (2, 3))  # type: ignore[operator]
     found: list[list[tuple[object, ...]]] = [[] for _ in cases]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from meshwright.cluster import Mesh
 from meshwright.plan.model import Cut, OpSharding, Plan, Schedule, Stage
-from meshwright.report.layout_words import op_words, layout_words
+from meshwright.report.layout_words import layout_words, op_words
 from meshwright.testing import mlp
 
 

@@ -41,7 +41,12 @@ def test_a_table_and_what_completes_it_are_the_least_of_a_whole_choice(graph: Co
     outside = completed(graph, order).outside
     below: dict[int, set[int]] = {}
     for i, (v, scope) in enumerate(zip(order.sequence, order.scopes, strict=True)):
-        below[i] = {v} | {u for j in range(i) if v in order.scopes[j] and _parent(order.sequence, order.scopes[j]) == i for u in below[j]}
+        below[i] = {v} | {
+            u
+            for j in range(i)
+            if v in order.scopes[j] and _parent(order.sequence, order.scopes[j]) == i
+            for u in below[j]
+        }
         assert outside[i].shape == tuple(sizes[u] for u in scope)
         least = np.full(outside[i].shape, inf)
         for choice in product(*map(range, sizes)):

@@ -35,6 +35,7 @@ from ._cost_nodes import Node, NodeTables, OwnTensor, Rest, distinct
 from ._cost_options import Style
 from ._cost_sets import ReadSets, read_sets
 
+
 @dataclass(frozen=True, slots=True)
 class Variable:
     """What a variable of the cost graph decides, and which tables it shares with others."""

@@ -119,9 +119,7 @@ class Conversions:
             self._known[key] = self.ledger.entry(self._priced(t, path, grad, again))
         return self._known[key]
 
-    def seconds(
-        self, t: str, src: Where, dst: Where, summed: Mask, may_pad: Mask, grad: Mask, again: Mask
-    ) -> Floats:
+    def seconds(self, t: str, src: Where, dst: Where, summed: Mask, may_pad: Mask, grad: Mask, again: Mask) -> Floats:
         """Of many conversions of `t` at once, [conversions, axes] and [conversions] as `many_steps` takes them: what
         `conversion` says of each."""
         axes = tuple(self.mesh)
@@ -169,9 +167,7 @@ class Conversions:
             self._stored[key] = self._storage(t, rest, deferred, style)
         return self._stored[key]
 
-    def _storage(
-        self, t: str, rest: Axes, deferred: frozenset[str], style: Style
-    ) -> tuple[int, float, Storage | None]:
+    def _storage(self, t: str, rest: Axes, deferred: frozenset[str], style: Style) -> tuple[int, float, Storage | None]:
         state = further(self.atoms.size[t], rest, deferred, self.mesh) if style == "state" else rest
         stored = None if state == rest else Storage(state=plan_layout(self.atoms, t, state))
         emit = self._emitter({t: rest}, {t: deferred})

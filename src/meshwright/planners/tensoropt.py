@@ -19,10 +19,10 @@ between layouts are not counted. On captured models equal blocks are treated ali
 the simulator, which knows these copies. There the frontier is that of several meshes together: one axis of all devices, and
 every two axes that make them, as Alpa's logical shapes; the bound is that of these.
 
-Frontiers of real models have many thousands of points, most of which differ by next to nothing. `epsilon` thins them with a
-guarantee: what is left out is within that share of a plan that is kept, in memory and in time. To be fast, points are also
-dropped of which nothing new can come: the convex hull of the frontier is found first, and what completes a point costs, along
-each line of the hull, at least what an elimination there and back says. With epsilon 0 nothing of the frontier is lost.
+To be fast, points are also dropped of which nothing new can come: the convex hull of the frontier is found first, and what
+completes a point costs, along each line of the hull, at least what an elimination there and back says. Nothing of the frontier
+is lost. `epsilon` thins it with a guarantee: what is left out is within that share of a plan that is kept, in memory and in
+time, and both ends are exact.
 Algorithm after the paper's abstract and the search of MindSpore, its nearest public relative; the hull and the bounds are ours.
 """
 
@@ -50,9 +50,6 @@ from .base import Planner
 from .registry import register
 from .types import Choice, Info, Json, Run
 
-EPSILON = 0.005
-"""Of captured models, unless told otherwise: a frontier of hundreds of points, most of which differ by the state of a norm."""
-
 
 @register
 class TensorOpt(Planner):
@@ -62,8 +59,7 @@ class TensorOpt(Planner):
         objective: "time", "memory" or "devices"; "goal" = the problem's.
         profile: numbers of devices whose frontiers are all kept; the last is the one that a plan is chosen from.
         counts: numbers of devices that "devices" tries; () = 1, 2, 4, … and all.
-        epsilon: every plan of the frontier is within this share of one that is kept, in memory and in time; 0 = all of
-            them; None = 0 for recorded graphs, 0.005 on a captured model.
+        epsilon: every plan of the frontier is within this share of one that is kept, in memory and in time; 0 = all are kept.
         limit: entries of a table, above which ops are eliminated heuristically.
         axes: sizes of the mesh axes on a captured model; () = one axis of all devices, and every two of them.
         micro_batches: of a step of a captured model.
@@ -86,14 +82,14 @@ class TensorOpt(Planner):
         objective: Literal["goal", "time", "memory", "devices"] = "goal",
         profile: tuple[int, ...] = (),
         counts: tuple[int, ...] = (),
-        epsilon: float | None = None,
+        epsilon: float = 0.0,
         limit: int = LIMIT,
         axes: tuple[int, ...] = (),
         micro_batches: int = 1,
     ) -> None:
         word("tensoropt", "objective", objective, ("goal", "time", "memory", "devices"))
-        above("tensoropt", "epsilon", epsilon or 0.0, zero=True)
-        if epsilon is not None and epsilon >= 1.0:
+        above("tensoropt", "epsilon", epsilon, zero=True)
+        if epsilon >= 1.0:
             raise InputError(f"tensoropt: epsilon is {epsilon:g}, it must be a share below 1")
         whole("tensoropt", "limit", limit)
         whole("tensoropt", "micro_batches", micro_batches)
@@ -116,11 +112,10 @@ class TensorOpt(Planner):
             Unsupported: other numbers of devices where prices are of one.
         """
         goal, cap = self._goal(problem), memory_cap(problem)
-        epsilon = self.epsilon if self.epsilon is not None else 0.0 if is_recorded(problem) else EPSILON
         told: list[Json] = []
         why = ""
         for n in self._counts(problem, goal):
-            union = self._union(problem, n, cap, epsilon, run)
+            union = self._union(problem, n, cap, run)
             told.append(union.told())
             for point in union.points:
                 run.keep(Choice(point.plan, point.price, point.memory))
@@ -132,10 +127,12 @@ class TensorOpt(Planner):
         else:
             graphs = [options.graph for options, _ in union.searches]
             raise Infeasible(why or no_choice(problem, min(graphs, key=least_bytes), cap))
-        found: dict[str, Json] = {"exact": union.exact, "epsilon": epsilon, "goal": goal, "frontiers": told}
-        if epsilon:
-            share = percent(epsilon)
-            found["notes"] = [f"every plan of the frontier is within {share}, in memory and in time, of one that is kept"]
+        found: dict[str, Json] = {"exact": union.exact, "epsilon": self.epsilon, "goal": goal, "frontiers": told}
+        if self.epsilon:
+            share = percent(self.epsilon)
+            found["notes"] = [
+                f"every plan of the frontier is within {share}, in memory and in time, of one that is kept"
+            ]
         return found
 
     def objective(self, problem: Problem, plan: Plan) -> float:
@@ -173,9 +170,9 @@ class TensorOpt(Planner):
             return sorted(set(self.counts or (*(2**k for k in range(count.bit_length())), count)))
         return self.profile or (count,)
 
-    def _union(self, problem: Problem, devices: int, cap: float, epsilon: float, run: Run) -> _Union:
+    def _union(self, problem: Problem, devices: int, cap: float, run: Run) -> _Union:
         """The frontiers of all meshes of so many devices; what a point of another mesh beats is left out."""
-        union = _Union(devices, epsilon, cap)
+        union = _Union(devices, self.epsilon, cap)
         for options in self._options(problem, devices):
             union.add(options, self.limit, run)
         return union
@@ -260,7 +257,11 @@ class _Union:
     def least_time(self) -> float:
         """No choice within the cap is faster, where that is proved."""
         fastest, least = self.points[-1].price, min(found.fastest for _, found in self.searches)
-        return fastest if self.epsilon == 0.0 or fastest <= least + SAME * abs(least) else fastest - self.epsilon * abs(fastest)
+        return (
+            fastest
+            if self.epsilon == 0.0 or fastest <= least + SAME * abs(least)
+            else fastest - self.epsilon * abs(fastest)
+        )
 
     def told(self) -> Json:
         first, last = (self.points[0], self.points[-1]) if self.points else (None, None)

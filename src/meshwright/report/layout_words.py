@@ -123,7 +123,10 @@ def _resting(graph: Graph, stage: Stage) -> list[str]:
         if level:
             sizes[level] += prod(t.shape)
     shares = {level: n / total for level, n in sizes.items() if n}
-    return [f"z{level}" if share == 1 else f"z{level} {max(1, min(99, round(100 * share)))}%" for level, share in shares.items()]
+    return [
+        f"z{level}" if share == 1 else f"z{level} {max(1, min(99, round(100 * share)))}%"
+        for level, share in shares.items()
+    ]
 
 
 def _sequence_parallel(plan: Plan) -> bool:

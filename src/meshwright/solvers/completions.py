@@ -20,6 +20,9 @@ from .cost_graph import CostGraph, Floats
 from .elimination import Table, _summed
 from .elimination_order import Order
 
+KEPT = 20_000_000
+"""Entries of all sums together up to which they are kept for the way back; of more, each is made twice."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Completed:
@@ -36,7 +39,7 @@ class Completed:
 
 
 def completed(graph: CostGraph, order: Order) -> Completed:
-    """Both ways through the elimination of all variables in this order; arrays of `order.operations` entries in all."""
+    """Both ways through the elimination of all variables in this order; arrays of up to `order.largest` entries."""
     sizes = [len(own) for own in graph.unary]
     rank = {v: i for i, v in enumerate(order.sequence)}
     holding: list[list[tuple[Table, int]]] = [[] for _ in order.sequence]
@@ -53,20 +56,28 @@ def completed(graph: CostGraph, order: Order) -> Completed:
         put(((v,), own), -1)
     for (u, v), prices in zip(graph.edges, graph.tables, strict=True):
         put(((u,), np.ascontiguousarray(np.diagonal(prices))) if u == v else ((u, v), prices), -1)
-    sums: list[Floats] = []
-    for i, (v, scope) in enumerate(zip(order.sequence, order.scopes, strict=True)):
-        sums.append(_summed([table for table, _ in holding[i]], (*scope, v), sizes))
-        put((scope, sums[i].min(axis=-1)), i)
+    kept: dict[int, Floats] = {}
+
+    def summed(i: int) -> Floats:
+        axes = (*order.scopes[i], order.sequence[i])
+        return kept.pop(i) if i in kept else _summed([table for table, _ in holding[i]], axes, sizes)
+
+    for i, scope in enumerate(order.scopes):
+        found = summed(i)
+        put((scope, found.min(axis=-1)), i)
+        if order.operations <= KEPT:
+            kept[i] = found
     value = sum(roots.values())
     if value == inf:
         return Completed(inf, (), tuple(np.full(n, inf) for n in sizes), ())
     marginals: list[Floats] = [np.zeros(0)] * len(sizes)
-    outside: list[Floats] = [np.array(value - roots.get(i, 0.0)) for i in range(len(sums))]
+    outside: list[Floats] = [np.array(value - roots.get(i, 0.0)) for i in range(len(order.scopes))]
     choice = [0] * len(sizes)
-    for i in reversed(range(len(sums))):
+    for i in reversed(range(len(order.scopes))):
         v, scope = order.sequence[i], order.scopes[i]
-        choice[v] = int(sums[i][tuple(choice[u] for u in scope)].argmin())
-        whole = sums.pop() + outside[i][..., None]
+        found = summed(i)
+        choice[v] = int(found[tuple(choice[u] for u in scope)].argmin())
+        whole = found + outside[i][..., None]
         marginals[v] = whole.reshape(-1, sizes[v]).min(axis=0)
         for (variables, prices), place in holding[i]:
             if place >= 0:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .completions import completed
 from .cost_graph import CostGraph, Floats
-from .elimination_order import order_of
+from .elimination_order import Order, OrderName, order_of
 from .gaps import Gaps, Weight, gaps_of, unbeaten, weighted
 
 Kept = NDArray[np.intp]
@@ -28,6 +28,8 @@ MOST = 48
 """Lines that are drawn at most."""
 WORK = 4e9
 """Entries of tables in all of these eliminations, about: half a minute. At least three lines are drawn."""
+STEEP = 1e9
+"""Times that the whole of memory weighs as much as all differences in price, where least memory comes first."""
 SHRUNK = 0.95
 """Share of the options below which the graph is made anew."""
 
@@ -103,6 +105,8 @@ class _Hull:
         least = fast[1]
         lean = self._line(0.0, 1.0)
         if lean is not None and lean[0] <= self.cap:
+            if lean[1] > fast[1] and lean[0]:  # of many of least memory the fastest
+                lean = self._line(1.0, STEEP * (lean[1] - fast[1]) / abs(lean[0])) or lean
             self._between(lean, fast)
         return self._result(least)
 
@@ -140,7 +144,7 @@ class _Hull:
         """(memory, price) of the best choice along a line; None if none is left."""
         weight = Weight(of_price, of_memory)
         graph = weighted(self.graph, weight)
-        order = order_of([len(own) for own in graph.unary], graph.edges)
+        order = line_order(graph)
         self.operations = order.operations
         found = completed(graph, order)
         self.weights.append(replace(weight, least=found.value))
@@ -174,9 +178,7 @@ class _Hull:
         """Drop the options that no gap needs."""
         gaps = self._gaps(self._known())
         most = gaps.most(self.weights)
-        keep = [
-            np.flatnonzero(_any_below(np.stack(own), most)) for own in zip(*self.marginals, strict=True)
-        ]
+        keep = [np.flatnonzero(_any_below(np.stack(own), most)) for own in zip(*self.marginals, strict=True)]
         if sum(map(len, keep)) > SHRUNK * sum(map(len, self.kept)) and min(map(len, keep)):
             return
         self.kept = [own[k] for own, k in zip(self.kept, keep, strict=True)]
@@ -195,6 +197,13 @@ def _any_below(marginals: Floats, most: Floats) -> NDArray[np.bool_]:
     for corner in most:
         found |= (marginals <= corner[:, None]).all(axis=0)
     return found
+
+
+def line_order(graph: CostGraph) -> Order:
+    """The order in which a line is drawn: that of the smaller tables."""
+    sizes = [len(own) for own in graph.unary]
+    names: tuple[OrderName, ...] = ("min_weight", "min_degree")
+    return min((order_of(sizes, graph.edges, name) for name in names), key=lambda order: order.largest)
 
 
 def restricted(graph: CostGraph, keep: Sequence[Kept]) -> CostGraph:

@@ -1,9 +1,9 @@
 """Frontier tracking: the frontier of memory and price of a cost graph, with a choice for every point.
 
-    options that others beat go (`domination`), then those that no new point needs: on the way the convex hull of the frontier
-    is found (`narrowing`)
-    where tables would be too large, variables with the most neighbours keep their option of least price
-    what is left is eliminated over fronts (`pareto`), by the eliminations of TensorOpt (arXiv 2004.10856, section 4)
+options that others beat go (`domination`), then those that no new point needs: on the way the convex hull of the frontier
+is found (`narrowing`)
+where tables would be too large, variables with the most neighbours keep their option of least price
+what is left is eliminated over fronts (`pareto`), by the eliminations of TensorOpt (arXiv 2004.10856, section 4)
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from .cost_graph import CostGraph, Floats
 from .domination import thinned
-from .elimination_order import Order, counted, order_of
+from .elimination_order import Order, counted
 from .gaps import unbeaten
-from .narrowing import narrowed, restricted
+from .narrowing import line_order, narrowed, restricted
 from .pareto import LIMIT, frontier
 
 Progress = Callable[[str, int, int], None]
@@ -82,7 +82,7 @@ def tracked(
     nothing = Tracked(np.zeros(0), np.zeros(0), np.zeros((0, count), np.int32))
     if min(map(len, rest.unary)) == 0:
         return nothing
-    if order_of([len(own) for own in rest.unary], rest.edges).largest > limit:
+    if line_order(rest).largest > limit:
         rest, kept, _, _ = _small_enough(rest, kept, limit, fixed)
     narrow = narrowed(rest, cap, epsilon, elsewhere, lambda lines: progress("lines", lines, 0))
     known, lines = narrow.known, len(narrow.weights)
@@ -98,7 +98,7 @@ def tracked(
         found = replace(found, how=how, points=front.points, most=front.most)
         memory, price = [*memory, front.memory], [*price, front.price]
         choices.append(_restored(kept, front.choices))
-    memories, prices, every = (np.concatenate(x) for x in (memory, price, choices))
+    memories, prices, every = np.concatenate(memory), np.concatenate(price), np.concatenate(choices)
     best = unbeaten(memories, prices)
     best = best[(every[best] >= 0).all(axis=1)]
     return replace(found, memory=memories[best], price=prices[best], choices=every[best])

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .completions import completed
 from .cost_graph import CostGraph, Floats
-from .elimination_order import Order, OrderName, order_of
+from .elimination_order import Order, order_of
 from .gaps import Gaps, Weight, gaps_of, unbeaten, weighted
 
 Kept = NDArray[np.intp]
@@ -200,10 +200,8 @@ def _any_below(marginals: Floats, most: Floats) -> NDArray[np.bool_]:
 
 
 def line_order(graph: CostGraph) -> Order:
-    """The order in which a line is drawn: that of the smaller tables."""
-    sizes = [len(own) for own in graph.unary]
-    names: tuple[OrderName, ...] = ("min_weight", "min_degree")
-    return min((order_of(sizes, graph.edges, name) for name in names), key=lambda order: order.largest)
+    """The order in which a line is drawn."""
+    return order_of([len(own) for own in graph.unary], graph.edges)
 
 
 def restricted(graph: CostGraph, keep: Sequence[Kept]) -> CostGraph:

@@ -71,7 +71,9 @@ def test_a_planner_is_loaded_from_its_file() -> None:
 
 TWO = """
 from meshwright.planners import Planner
+from meshwright.planners.gpipe import GPipe
 class A(Planner):
+    info = GPipe.info
     def search(self, problem, run): ...
     def objective(self, problem, plan): ...
 class B(A): ...
@@ -90,6 +92,11 @@ class B(A): ...
             "{path} defines no planner: it needs a class of meshwright.planners.Planner with search and objective",
         ),
         (TWO, "", "{path} defines 2 planners, A, B: name one, such as {path}:A"),
+        (
+            TWO.replace("info = ", "word = "),
+            ":A",
+            "{path}: A has no info: set info = Info(name=…, …), which says what it takes",
+        ),
         (TWO, ":C", '{path} has no planner "C": it defines A, B'),
     ],
 )

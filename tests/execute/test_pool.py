@@ -115,3 +115,14 @@ def test_a_closed_pool_leaves_no_process_and_no_folder() -> None:
         assert folder.exists()
     assert not any(_alive(p) for p in processes)
     assert not folder.exists()
+
+
+def test_a_rank_that_ends_while_its_pool_is_closed_is_no_error() -> None:
+    pool = Pool(2)
+    left, gone = pool.processes()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    assert pool._brood is not None
+    pool._brood.pids[1] = ended.pid  # what the parent knows of a rank whose end the nursery has yet to tell
+    pool.close()
+    assert not any(map(_alive, (left, gone)))

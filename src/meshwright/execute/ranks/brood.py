@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -73,7 +74,8 @@ class Brood:
             deadline = time.monotonic() + grace
             for rank in range(self.ranks):
                 if self.code(rank) is None and rank in self.pids:
-                    os.kill(self.pids[rank], number)
+                    with contextlib.suppress(ProcessLookupError):  # it has ended, the nursery is about to say so
+                        os.kill(self.pids[rank], number)
             if len(self.pids) < self.ranks:  # those that it has forked without saying so end with it
                 self._nursery.kill()
             for rank in range(self.ranks):

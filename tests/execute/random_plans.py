@@ -8,6 +8,7 @@ from math import prod
 
 from meshwright.cluster.model import Mesh
 from meshwright.graph.ir import Graph, Op
+from meshwright.lower.apart import why_not
 from meshwright.plan.model import Cut, Layout, OpSharding, Plan, Schedule, Stage, Storage
 from meshwright.plan.schedules import conditions
 
@@ -158,3 +159,30 @@ def random_storage(shape: tuple[int, ...], mesh: Mesh, rng: random.Random, uneve
             _grown(cuts, shape, mesh, rng, uneven)
         found.append(_layout(shape, cuts))
     return Storage(*found)
+
+
+def with_gradients(plan: Plan, graph: Graph, seed: int, *, uneven: bool = False, share: float = 0.7) -> Plan:
+    """`plan` with random cuts of this share of the gradients of products; of convolutions that no window cuts."""
+    rng = random.Random(f"gradients {seed}")
+
+    def gradients(op: Op, own: OpSharding, mesh: Mesh) -> OpSharding:
+        windows = {f.name for f in op.rule.factors if f.kind == "halo"}
+        if why_not(op) or any(cuts and f in windows for f, cuts in own.cuts.items()):
+            return own
+        found = {
+            k: random_sharding(op, mesh, rng, uneven, ("free",)).cuts
+            for k in range(len(op.inputs))
+            if rng.random() < share
+        }
+        return replace(own, backward=found)
+
+    stages = []
+    for stage in plan.stages:
+        first = {graph.ops[k].name for k in graph.representative}
+        shardings = {
+            op.name: gradients(op, stage.shardings.get(op.name, OpSharding()), stage.mesh)
+            for op in graph.ops
+            if op.name in stage.shardings or op.name in first
+        }
+        stages.append(replace(stage, shardings=shardings))
+    return replace(plan, stages=tuple(stages))

@@ -67,6 +67,9 @@ def _damaged(graph: Graph) -> Iterator[tuple[str, Plan]]:
     )
     factor = next(f for f in attention.rule.factors if f.kind in ("fixed", "opaque") and f.size > 1)
     yield "factor", _with(plan, shardings={attention.name: OpSharding({factor.name: (Cut("dp"),)})})
+    soft = next(op for op in graph.ops if op.kind == "layer_norm")
+    rest = {soft.rule.factors[0].name: (Cut("dp"),)}
+    yield "backward", _with(plan, shardings={soft.name: OpSharding(backward={0: rest})})
     rows, columns = (_cut(graph.tensor[weight].shape, k) for k in (0, 1))
     yield "storage", _with(plan, storage={weight: Storage(rows, columns)})
     yield "layout", _with(plan, layouts={_first_result(graph): _odd(graph)})

@@ -147,6 +147,7 @@ CHANGES: Mapping[type, Mapping[str, Callable[[Plan], Plan]]] = {
         "cuts": in_table("shardings", lambda x: replace(x, cuts={})),
         "variant": in_table("shardings", lambda x: replace(x, variant="other")),
         "kept": in_table("shardings", lambda x: replace(x, kept=("other",))),
+        "backward": in_table("shardings", lambda x: replace(x, backward={0: {"other": (Cut("tp"),)}})),
     },
     Cut: {
         "axis": other_cut(lambda c: replace(c, axis="tp" if c.axis != "tp" else "dp")),

@@ -39,11 +39,13 @@ layouts = st.builds(
     st.lists(st.lists(sub_dims, max_size=2).map(tuple), max_size=3).map(tuple),
     st.lists(names, max_size=2).map(tuple),
 )
+by_factor = st.dictionaries(names, st.lists(cuts, max_size=2).map(tuple), max_size=2)
 shardings = st.builds(
     OpSharding,
-    st.dictionaries(names, st.lists(cuts, max_size=2).map(tuple), max_size=2),
+    by_factor,
     names,
     st.lists(names).map(tuple),
+    st.dictionaries(st.integers(0, 3), by_factor, max_size=2),
 )
 storages = st.builds(
     Storage,

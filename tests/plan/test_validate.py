@@ -93,6 +93,18 @@ BROKEN = [
         f'stage 0, op {LINEAR}: kept names "w", its operands are stem.out, layers.0.fc.weight',
     ),
     (
+        stage(0, shardings={LINEAR: OpSharding(backward={2: {}})}),
+        f"stage 0, op {LINEAR}: backward speaks of operand 2, but there are 2, counted from 0",
+    ),
+    (
+        stage(0, shardings={LINEAR: OpSharding({"n": (TP,)}, backward={1: {"z": (TP,)}})}),
+        f'stage 0, op {LINEAR}, gradient of operand 1: no factor "z": it has b, n, k',
+    ),
+    (
+        stage(0, shardings={LINEAR: OpSharding({"n": (TP,)}, backward={0: {"b": (TP,), "k": (TP,)}})}),
+        f'stage 0, op {LINEAR}, gradient of operand 0: axis "tp" cuts twice: each axis cuts one factor of an op',
+    ),
+    (
         stage(0, layouts={"x": Layout((((3, (TP,)), (4, ())), ((0, ()),)))}),
         "stage 0, tensor x: dim 0 has 8 elements, its sub-dimensions multiply to 3 × 4: they must give 8",
     ),

@@ -262,5 +262,6 @@ def _plain(entry: object) -> object:
     """An entry that says nothing is none."""
     if isinstance(entry, OpSharding):
         cuts = {f: own for f, own in entry.cuts.items() if own}
-        return (cuts, entry.variant, frozenset(entry.kept)) if cuts or entry.variant or entry.kept else None
+        said = cuts or entry.variant or entry.kept or entry.backward
+        return (cuts, entry.variant, frozenset(entry.kept), entry.backward) if said else None
     return None if entry == Storage() else entry

@@ -68,6 +68,7 @@ def rename(instr: Instr, names: dict[str, str], suffix: str) -> Instr:
     return replace(
         instr,
         on=names.get(instr.on, instr.on),
+        within=names.get(instr.within, instr.within),
         inputs=tuple(map(value, instr.inputs)),
         outputs=tuple(map(value, instr.outputs)),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
@@ -13,6 +13,7 @@ from ..errors import Unsupported
 from ..graph.ir import Op
 from ..plan.model import Cut, Layout, OpSharding, Storage
 from . import halo, summa
+from .apart import Apart, check_apart
 from .atoms import FIXED, Atoms, Node, strides
 from .convert import Axes, axes_of
 from .parts import MARK, axis_of, cut_of, largest_part, word
@@ -42,6 +43,8 @@ class Assignment:
     """Parameters: how their first op computes with them."""
     grids: dict[int, summa.Grid] = field(default_factory=dict)
     """Nodes that run as SUMMA."""
+    apart: dict[tuple[int, int], Apart] = field(default_factory=dict)
+    """(node, operand) whose gradient is cut otherwise than the node."""
 
 
 def place(axes: tuple[str, ...], sizes: list[int], mesh: Mapping[str, int]) -> list[tuple[str, ...]]:
@@ -163,6 +166,23 @@ def op_cuts(
     return tuple(cuts)
 
 
+def _apart(
+    node: Node,
+    atoms: Atoms,
+    sharding: OpSharding,
+    cuts: Axes,
+    rest: Mapping[str, Axes],
+    mesh: Mapping[str, int],
+) -> Iterator[tuple[int, Apart]]:
+    """Operands whose gradient is cut otherwise than the op, and how."""
+    op = atoms.folded.graph.ops[node.index]
+    for k, given in sharding.backward.items():
+        own = op_cuts(node, atoms, OpSharding(given), rest, mesh)
+        if own != cuts:
+            check_apart(op, node, cuts, own, sharding.variant, all(atoms.is_weight(t) for t in node.outputs))
+            yield k, Apart(own, tuple(on(m, own) for m in node.operands), on(node.results[0], own))
+
+
 def _held(node: Node, rest: Mapping[str, Axes]) -> dict[str, list[int]]:
     """Axis -> the atoms on which it cuts operands at rest, in the order of the operands."""
     held: dict[str, list[int]] = {}
@@ -210,6 +230,8 @@ def assign(atoms: Atoms, choices: Choices, mesh: Mapping[str, int]) -> Assignmen
                 done.grids[n] = grid
                 need = summa.blocks(node, grid, need)
         done.need.append(need)
+        if sharding is not None and sharding.backward:
+            done.apart.update(((n, k), own) for k, own in _apart(node, atoms, sharding, cuts, held, mesh))
         for t, axes in zip(node.inputs, need):
             if t in atoms.producer:
                 continue
@@ -263,7 +285,6 @@ def defer(atoms: Atoms, done: Assignment, whole: frozenset[str] = frozenset()) -
 
     for n in range(len(atoms.nodes) - 1, -1, -1):
         node = atoms.nodes[n]
-        mine = axes_of(done.cuts[n])
         outs = []
         for t in node.outputs:
             deferred[t] = of(t, n)
@@ -271,7 +292,9 @@ def defer(atoms: Atoms, done: Assignment, whole: frozenset[str] = frozenset()) -
         d = frozenset.intersection(*outs) if outs else none
         for k, t in enumerate(node.inputs):
             if t in atoms.grad and n in atoms.differentiable:
-                need = axes_of(done.need[n][k])
+                own = done.apart.get((n, k))
+                mine = axes_of(own.cuts if own else done.cuts[n])
+                need = axes_of(own.needs[k] if own else done.need[n][k])
                 g = (mine - need) | (d - mine)
                 if t in atoms.from_params:
                     g |= need - axes_of(done.rest[t])

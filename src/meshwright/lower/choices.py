@@ -14,7 +14,7 @@ from ..cluster.model import Mesh
 from ..graph.ir import Graph
 from ..plan.lookup import first_blocks, stage_ops
 from ..plan.lookup import spans as lookup_spans
-from ..plan.model import Layout, OpSharding, Plan, Stage, Storage
+from ..plan.model import Cut, Layout, OpSharding, Plan, Stage, Storage
 from .assign import Choices
 from .fold import foldable
 from .memo import memo
@@ -189,9 +189,14 @@ def _stored(stored: Storage, axes: frozenset[str]) -> Storage:
 
 
 def _sharding(graph: Graph, op: str, sharding: OpSharding, axes: frozenset[str]) -> OpSharding:
-    cuts = {f: tuple(c for c in own if c.axis in axes) for f, own in sharding.cuts.items()}
     whole = _windows(graph, op)
-    return replace(sharding, cuts={f: own for f, own in cuts.items() if own and f not in whole})
+
+    def left(said: Mapping[str, tuple[Cut, ...]]) -> dict[str, tuple[Cut, ...]]:
+        cuts = {f: tuple(c for c in own if c.axis in axes) for f, own in said.items()}
+        return {f: own for f, own in cuts.items() if own and f not in whole}
+
+    backward = {k: left(own) for k, own in sharding.backward.items()}
+    return replace(sharding, cuts=left(sharding.cuts), backward=backward)
 
 
 def _layout(layout: Layout, axes: frozenset[str]) -> Layout:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..graph.ir import ITEM_BYTES, Phase
 from ..plan.model import Cut, Layout
+from .apart import gradients
 from .assign import Assignment, Sums, cuts_along, plan_layout
 from .atoms import FIXED, Atoms, Node, item_bytes
 from .convert import Axes, Do, Step, axes_of, local_size, steps
@@ -42,6 +43,8 @@ class Written:
     constants: list[Instr] = field(default_factory=list)
     base: dict[str, tuple[str, Axes]] = field(default_factory=dict)
     """Value -> (tensor, layout)."""
+    reads: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    """Node whose gradients are computed apart -> values that its backward reads."""
     wider: dict[str, float] = field(default_factory=dict)
     """Value with rows of neighbours -> its size over that of the own part."""
 
@@ -117,21 +120,29 @@ class Emitter:
         self, w: Written, t: str, value: str, path: tuple[Step, ...], last: str, grad: bool, phase: str = "forward"
     ) -> str:
         """Emit the steps that turn `value` (of tensor `t`) into a value named `last` ("" = a fresh name)."""
-        param = self.atoms.role[t] == "param"
         for k, s in enumerate(path):
             name = last if last and k == len(path) - 1 else self.fresh(t)
-            before, after = self.layout(t, s.before, s.before_partial), self.layout(t, s.after, s.partial)
             w.maker[name] = len(w.forward)
             w.base[name] = (t, s.after)
             w.level[name] = w.level.get(value, 0) + (s.forward in COMMUNICATES)
-            held = self.held(s.forward, t, s.before, s.after)
-            w.forward.append(_instr(s.forward, t, value, name, s, before, after, held, flip=False))
+            w.forward.append(self.step(t, s, value, name))
             if grad:
-                item = self.grad_bytes if param else 0.0
-                held = self.held(s.backward, t, s.after, s.before, item)
-                w.backward.append(_instr(s.backward, t, GRAD + name, GRAD + value, s, after, before, held, flip=True))
+                w.backward.append(self.dual(t, s, GRAD + name, GRAD + value))
             value = name
         return value
+
+    def step(self, t: str, s: Step, source: str, target: str) -> Instr:
+        """One step of a conversion of tensor `t`."""
+        before, after = self.layout(t, s.before, s.before_partial), self.layout(t, s.after, s.partial)
+        held = self.held(s.forward, t, s.before, s.after)
+        return _instr(s.forward, t, source, target, s, before, after, held, flip=False)
+
+    def dual(self, t: str, s: Step, source: str, target: str) -> Instr:
+        """What brings the gradient back over it."""
+        before, after = self.layout(t, s.before, s.before_partial), self.layout(t, s.after, s.partial)
+        item = self.grad_bytes if self.atoms.role[t] == "param" else 0.0
+        held = self.held(s.backward, t, s.after, s.before, item)
+        return _instr(s.backward, t, source, target, s, after, before, held, flip=True)
 
     def held(
         self, do: Do, t: str, before: Axes, after: Axes, item: float = 0.0
@@ -146,18 +157,25 @@ class Emitter:
         """The value of `t` as an op needs it. `g` (G): axes over which this use's gradient is unsummed; None: it has none."""
         src = self.done.rest[t]
         grad = t in self.atoms.grad and g is not None
-        deferred = self.sums.deferred.get(t, _NONE)
-        summed = (g - deferred - axes_of(need)) if g and grad else _NONE
+        summed, may_pad = self._left(t, need, g if grad else None)
         if src == need and not summed:
             return t
-        if not grad:
-            deferred = _NONE
-        may_pad = (axes_of(need) - axes_of(src)) & deferred
         key = (t, need, summed, may_pad, grad)
         if key not in cache:
             path = steps(src, (), need, summed, may_pad)
             cache[key] = self.move(w, t, t, path, "", grad)
         return cache[key]
+
+    def _left(self, t: str, need: Axes, g: frozenset[str] | None) -> tuple[frozenset[str], frozenset[str]]:
+        """(axes to sum the gradient of `t` read as `need` over on its way back, axes on which it may stay a partial sum)."""
+        if g is None:
+            return _NONE, _NONE
+        deferred = self.sums.deferred.get(t, _NONE)
+        return g - deferred - axes_of(need), (axes_of(need) - axes_of(self.done.rest[t])) & deferred
+
+    def way(self, t: str, need: Axes, g: frozenset[str]) -> tuple[Step, ...]:
+        """From where `t` rests to `need`, or for its gradient, unsummed over `g`, back."""
+        return steps(self.done.rest[t], (), need, *self._left(t, need, g))
 
     # ---- ops
 
@@ -175,10 +193,11 @@ class Emitter:
 
     def _unsummed(self, n: int, k: int, t: str, nodes: range) -> frozenset[str] | None:
         """G of a use; one without a gradient takes the conversion of one that has it, if there is such a use in this piece."""
-        found = self.sums.use.get((n, k))
+        apart = self.done.apart
+        found = self.sums.use.get((n, k)) if (n, k) not in apart else None
         if found is not None or t not in self.atoms.grad:
             return found
-        like = ((m, j) for m, j in self.atoms.users[t] if m in nodes and (m, j) in self.sums.use)
+        like = (u for u in self.atoms.users[t] if u[0] in nodes and u in self.sums.use and u not in apart)
         return next((self.sums.use[u] for u in like if self.done.need[u[0]][u[1]] == self.done.need[n][k]), None)
 
     def _op(self, w: Written, cache: dict[object, str], n: int, node: Node, nodes: range) -> None:
@@ -198,7 +217,10 @@ class Emitter:
             rest = self.done.rest[t]
             paths.append(steps(here, partial, rest, _NONE, _NONE) if partial or here != rest else ())
         raw = [t + RAW if p else t for t, p in zip(node.outputs, paths)]
-        forward = self._compute(n, node, cuts, tuple(values), tuple(raw))
+        apart = n in self.atoms.differentiable and any((n, k) in self.done.apart for k in range(len(values)))
+        own = gradients(self, w, n, values) if apart else None
+        entering = (*values, *(own.enters if own else ()))
+        forward = self._compute(n, node, cuts, entering, tuple(raw))
         for name, t in zip(raw, node.outputs):
             w.maker[name] = len(w.forward)
             w.base[name] = (t, self.done.raw[t][0])
@@ -208,7 +230,10 @@ class Emitter:
         w.forward += [s for s in stats if s.phase == "forward"]
         come, go = fetches(self, node, self.done.grids[n], self.done.need[n]) if n in self.done.grids else ([], [])
         w.forward += come
-        if n in self.atoms.differentiable:
+        if own is not None:
+            w.reads[n] = own.reads
+            w.backward += reversed(own.instrs)
+        elif n in self.atoms.differentiable:
             grads = [v for v, t in zip(values, node.inputs) if t in self.atoms.grad]
             outs = [r for r, t in zip(raw, node.outputs) if t in self.atoms.grad]
             # reversed at the end: the sums of a backward follow its op here so that they precede nothing they need
@@ -222,24 +247,31 @@ class Emitter:
                     sizes=forward.sizes, samples=forward.samples, steps=forward.steps,
                 )
             )  # fmt: skip
+        first = len(w.forward)
         for t, name, path in zip(node.outputs, raw, paths):
-            self.move(w, t, name, path, t, t in self.atoms.grad)
+            self.move(w, t, name, path, t, t in self.atoms.grad and own is None)
+        if own is not None:
+            w.forward[first:] = [replace(i, within=forward.on) for i in w.forward[first:]]
 
     def _compute(self, n: int, node: Node, cuts: Axes, values: tuple[str, ...], results: tuple[str, ...]) -> Instr:
         op = self.graph.ops[node.index]
-        by_factor: dict[str, tuple[Cut, ...]] = {}
-        for f, axes in zip(node.factor, cuts):
-            if axes:
-                name = op.rule.factors[f].name
-                by_factor[name] = by_factor.get(name, ()) + cuts_along(axes)
         grid: Grid | None = self.done.grids.get(n)
         sizes, over = self.sizes(node, in_steps(grid, cuts) if grid else cuts)
         operands = tuple(self.layout(t, need) for t, need in zip(node.inputs, self.done.need[n]))
         outs = tuple(self.layout(t, *self.done.raw[t]) for t in node.outputs)
         return Instr(
-            "compute", op.name, "forward", values, results, cuts=tuple(by_factor.items()), operands=operands,
+            "compute", op.name, "forward", values, results, cuts=self.by_factor(node, cuts), operands=operands,
             results=outs, sizes=sizes, samples=over, steps=grid.steps if grid else 1,
         )  # fmt: skip
+
+    def by_factor(self, node: Node, cuts: Axes) -> tuple[tuple[str, tuple[Cut, ...]], ...]:
+        """Factor -> cuts, as an instruction says them."""
+        found: dict[str, tuple[Cut, ...]] = {}
+        for f, axes in zip(node.factor, cuts):
+            if axes:
+                name = self.graph.ops[node.index].rule.factors[f].name
+                found[name] = found.get(name, ()) + cuts_along(axes)
+        return tuple(found.items())
 
     def stats(self, node: Node, cuts: Axes) -> list[Instr]:
         """All-reduces inside an op whose stat factor is cut, and the count of labels of a cut loss."""

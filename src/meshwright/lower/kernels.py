@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..cost.losses import CROSS_ENTROPIES
-from .program import INSIDE, RAW, Kernel
+from .program import GRAD, INSIDE, RAW, Instr, Kernel
 from .values import Values, add
 
 
@@ -48,6 +48,9 @@ def kernels(v: Values, fused: bool = True) -> Kernels:
             working = max(working, v.size(i.outputs[0]), key=sum)
         elif i.steps > 1:
             working = max(working, fetched(v, v.node_of[i.on]), key=sum)
+    for i in v.w.backward:
+        if i.within and i.kind == "compute":
+            working = max(working, _laid(v, i), key=sum)
     of_op = {v.graph.ops[v.atoms.nodes[n].index].name: g for n, g in of_node.items()}
     return Kernels(tuple(found), of_node, of_op, written, working, loss)
 
@@ -56,6 +59,15 @@ def fetched(v: Values, n: int) -> tuple[float, float]:
     """Bytes of the blocks of both operands of a SUMMA product, twice: those of the next step come while this one's are multiplied."""
     x, w = (v.size(value) for value in v.w.used[n])
     return add(add(x, w), add(x, w))
+
+
+def _laid(v: Values, i: Instr) -> tuple[float, float]:
+    """Bytes of what one gradient that is computed apart has re-laid for it, and of itself before it goes on."""
+    total = (0.0, 0.0)
+    for value in (name.removeprefix(GRAD) for name in (*i.inputs, *i.outputs)):
+        if value in v.w.base and value not in v.w.maker:
+            total = add(total, v.size(value))
+    return total
 
 
 def _before_losses(v: Values) -> set[int]:

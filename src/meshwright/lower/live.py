@@ -151,13 +151,16 @@ class Live:
         self._run_again(account, readers)
         alias = self._gradient_roots()
         last: dict[str, int] = {}
+        done: dict[str, int] = {}
         for k, i in enumerate(self.backward_list):
+            if i.kind == "compute":
+                done[i.on] = k
             for name in i.inputs:
                 last[alias[name]] = k
         alive: set[str] = set()
         made = {alias[name] for i in self.backward_list for name in i.outputs}
         for root in last:
-            if root not in made:
+            if root not in made and root.startswith(GRAD):  # what else is read was saved
                 alive.add(root)
                 account.take(self._gradient(root))
         for k, i in enumerate(self.backward_list):
@@ -170,10 +173,10 @@ class Live:
                     account.take(self._gradient(root))
             account.touch(self._working(i, True))
             for root in {alias[name] for name in i.inputs}:
-                if last[root] == k and not self._of_param(i):
+                if last[root] == k and root in alive and not self._of_param(i):
                     alive.discard(root)
                     account.give(self._gradient(root))
-            if i.kind == "compute":
+            if done.get(i.on) == k:
                 self._release(v.node_of[i.on], readers, account)
         return account.peak
 
@@ -182,7 +185,7 @@ class Live:
 
     def _of_param(self, i: Instr) -> bool:
         """A gathered weight's gradient: scattered together with others when the piece is done."""
-        return i.kind == "collective" and self.v.atoms.role[i.on] == "param"
+        return i.kind == "collective" and not i.within and self.v.atoms.role[i.on] == "param"
 
     def _gradient_roots(self) -> dict[str, str]:
         """Gradient -> the gradient whose storage it shares."""

@@ -113,6 +113,7 @@ def _size_axes(graph: Graph, choices: Choices) -> frozenset[str]:
             major = rule is not None and rule.factor(f).samples and rule.factor(f).size % graph.samples == 0
             major = major and sharding.variant != SUMMA  # the rows' axis cuts the matrix, too
             found.update(c.axis for c in (cuts[1:] if major else cuts))
+        found.update(c.axis for own in sharding.backward.values() for cuts in own.values() for c in cuts)
     for t, layout in choices.layouts.items():
         for d, subs in enumerate(layout.dims):
             for k, (_, cuts) in enumerate(subs):

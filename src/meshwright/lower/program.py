@@ -15,7 +15,8 @@ the op before that; "t@2" is t converted for some use. "∂v" is the gradient of
 complete, except that the gradient of a parameter may still be unsummed over its deferred axes until `update`.
 
 Each forward conversion v -> w has exactly one dual instruction ∂w -> ∂v in `backward` if a gradient flows (possibly
-kind "identity": nothing to do). Chains of several steps (v -> v@1 -> v@2) are several instructions.
+kind "identity": nothing to do). Chains of several steps (v -> v@1 -> v@2) are several instructions. An op whose gradients
+are computed apart (lower/apart.py) has instructions of its own for each of them instead.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Instr:
     on: str
     """compute, stat: the op. Otherwise: the tensor whose value it is."""
     phase: Phase = "forward"
+    """input_grad, weight_grad: of one operand, `dim`, computed apart."""
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     collective: Collective | None = None
@@ -87,19 +89,26 @@ class Instr:
     group: int = -1
     """compute of light ops: the fused kernel of the segment that it belongs to; -1 = priced alone."""
     steps: int = 1
-    """compute: products of `sizes` one after the other, whose operands come in as many blocks."""
+    """compute: products of `sizes` one after the other, whose operands come in as many blocks; 0: a sum alone, not priced."""
+    within: str = ""
+    """The op whose local form carries this out, with all that it makes of its gradients apart (lower/apart.py)."""
 
     def grouped(self, group: int) -> Instr:
         """The same as a member of a fused kernel."""
         return Instr(
             self.kind, self.on, self.phase, self.inputs, self.outputs, self.collective, self.axes, self.dim, self.dim2,
             self.before, self.after, self.cuts, self.operands, self.results, self.sizes, self.nbytes, self.samples,
-            self.op, group, self.steps,
+            self.op, group, self.steps, self.within,
         )  # fmt: skip
 
     @property
     def communicates(self) -> bool:
         return self.kind in ("collective", "stat", "panel", "halo")
+
+    @property
+    def carrier(self) -> str:
+        """The op whose local form carries this instruction out besides computing; "" where it stands alone."""
+        return self.on if self.kind in INSIDE else self.within
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +292,7 @@ def renamed(instr: Instr, rename: dict[str, str]) -> Instr:
     return replace(
         instr,
         on=rename.get(instr.on, instr.on),
+        within=rename.get(instr.within, instr.within),
         inputs=tuple(map(value, instr.inputs)),
         outputs=tuple(map(value, instr.outputs)),
     )

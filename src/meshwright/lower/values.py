@@ -75,6 +75,8 @@ class Values:
         op = self.graph.ops[node.index]
         if not any(t in self.atoms.grad for t in node.outputs):
             return []
+        if n in self.w.reads:
+            return list(self.w.reads[n])
         found = []
         for t in op.saved:
             if t in op.inputs:

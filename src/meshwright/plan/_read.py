@@ -102,9 +102,23 @@ def _sub_dim(value: object, where: str) -> SubDim:
 def sharding(value: object, where: str) -> OpSharding:
     fields = Fields(value, where)
     cuts = fields.mapped("cuts", lambda item, at: tuple(listed(item, at, cut)))
-    found = OpSharding(cuts, fields.text("variant", ""), tuple(fields.listed("kept", text)))
+    backward = fields.mapped("backward", _gradient_cuts)
+    variant, kept = fields.text("variant", ""), tuple(fields.listed("kept", text))
+    found = OpSharding(cuts, variant, kept, {_operand(k, fields.at("backward")): own for k, own in backward.items()})
     fields.close()
     return found
+
+
+def _gradient_cuts(value: object, where: str) -> dict[str, tuple[Cut, ...]]:
+    if not isinstance(value, dict):
+        raise InputError(f"{where} must be an object, not {shown(value)}")
+    return {factor: tuple(listed(item, f"{where}.{factor}", cut)) for factor, item in value.items()}
+
+
+def _operand(key: str, where: str) -> int:
+    if not key.isdecimal():
+        raise InputError(f"{where} must be by operands, counted from 0, not {shown(key)}")
+    return int(key)
 
 
 def storage(layouts: list[Layout]) -> Callable[[object, str], Storage]:

@@ -103,7 +103,8 @@ def dealt_meshes(stage: Stage, k: int) -> tuple[Mesh, ...]:
     if not axis:
         return (mesh,)
     for name, sharding in stage.shardings.items():
-        if any(c.axis == axis for cuts in sharding.cuts.values() for c in cuts):
+        said = (sharding.cuts, *sharding.backward.values())
+        if any(c.axis == axis for own in said for cuts in own.values() for c in cuts):
             raise Unsupported(
                 f'stage {k} deals whole micro-batches over axis "{axis}", which also cuts {name}: leave one out',
                 reason="schedule",

@@ -39,6 +39,7 @@ class ShardingFile(TypedDict):
     cuts: dict[str, list[OneCut]]
     variant: NotRequired[str]
     kept: NotRequired[list[str]]
+    backward: NotRequired[dict[str, dict[str, list[OneCut]]]]
 
 
 class StorageFile(TypedDict, total=False):

@@ -55,6 +55,9 @@ class OpSharding:
     variant: str = ""
     kept: tuple[str, ...] = ()
     """Operands whose gathered copy stays until the backward; all others rest and are gathered again."""
+    backward: Mapping[int, Mapping[str, tuple[Cut, ...]]] = field(default_factory=dict)
+    """Operand, counted from 0 -> factor -> cuts: how the gradient of that operand is computed. Missing = the dual: as the op
+    itself is cut. Products alone can compute a gradient otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,12 +248,18 @@ def _layout(layout: Layout) -> dict[str, object]:
 
 
 def _sharding(sharding: OpSharding) -> dict[str, object]:
-    found: dict[str, object] = {"cuts": {name: [_cut(c) for c in cuts] for name, cuts in sharding.cuts.items()}}
+    found: dict[str, object] = {"cuts": _cuts(sharding.cuts)}
     if sharding.variant:
         found["variant"] = sharding.variant
     if sharding.kept:
         found["kept"] = list(sharding.kept)
+    if sharding.backward:
+        found["backward"] = {str(k): _cuts(cuts) for k, cuts in sharding.backward.items()}
     return found
+
+
+def _cuts(cuts: Mapping[str, Sequence[Cut]]) -> dict[str, object]:
+    return {factor: [_cut(c) for c in own] for factor, own in cuts.items()}
 
 
 def _storage(storage: Storage, layouts: _Pool) -> dict[str, object]:

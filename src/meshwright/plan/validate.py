@@ -12,7 +12,7 @@ from itertools import pairwise
 from .._spelling import nearest
 from ..cluster.model import Mesh
 from ..errors import InputError
-from ..graph.ir import Graph
+from ..graph.ir import Factor, Graph
 from ._validate_schedule import check_schedule
 from .layout import check_layout, check_weights
 from .lookup import entry_range
@@ -105,16 +105,28 @@ def _check_shardings(graph: Graph, shardings: Mapping[str, OpSharding], mesh: Me
             raise InputError(f'stage {s}: shardings name "{name}", which is no op' + _near(name, graph.position))
         op = graph.ops[index]
         factors = {factor.name: factor for factor in op.rule.factors}
-        used: set[str] = set()
-        for factor, cuts in sharding.cuts.items():
-            if factor not in factors:
-                raise InputError(f'{where}: no factor "{factor}": it has {_listed(factors)}')
-            if cuts and factors[factor].kind == "fixed":
-                raise InputError(f'{where}: factor "{factor}" is fixed and cannot be cut')
-            _check_cuts(cuts, mesh, used, where)
+        _check_factors(sharding.cuts, factors, mesh, where)
+        for k, own in sharding.backward.items():
+            if not 0 <= k < len(op.inputs):
+                raise InputError(
+                    f"{where}: backward speaks of operand {k}, but there are {len(op.inputs)}, counted from 0"
+                )
+            _check_factors(own, factors, mesh, f"{where}, gradient of operand {k}")
         for tensor in sharding.kept:
             if tensor not in op.inputs:
                 raise InputError(f'{where}: kept names "{tensor}", its operands are {_listed(op.inputs)}')
+
+
+def _check_factors(
+    cuts: Mapping[str, tuple[Cut, ...]], factors: Mapping[str, Factor], mesh: Mesh, where: str
+) -> None:
+    used: set[str] = set()
+    for factor, own in cuts.items():
+        if factor not in factors:
+            raise InputError(f'{where}: no factor "{factor}": it has {_listed(factors)}')
+        if own and factors[factor].kind == "fixed":
+            raise InputError(f'{where}: factor "{factor}" is fixed and cannot be cut')
+        _check_cuts(own, mesh, used, where)
 
 
 def _check_cuts(cuts: Iterable[Cut], mesh: Mesh, used: set[str], where: str) -> None:

@@ -6,8 +6,9 @@ its output or of a reduction, as its description says (`_tofu_tdl`). Nothing is 
 fetched. The objective is the bytes that all workers fetch, counted directly (`_tofu_prices`). What nothing divides stays
 whole, and `carry` names it.
 
-The plan is one stage with an axis for each step. It says how forward ops are cut and where parameters and activations
-rest; gradients run as the duals of that. The objective of a plan is over the best cuts of gradient ops for what it says.
+The plan is one stage with an axis for each step. It says how forward ops are cut, how the gradients of products are
+computed (`OpSharding.backward`), and where parameters and activations rest; other gradients run as the duals of that, and
+rest as their activations do. The objective of a plan counts what it says, and the best of what a plan cannot say.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from ..cost.pase_flops import PaSEFlops
 from ..cost.tables import Tables
 from ..errors import InputError, Unsupported
 from ..graph.expand import expand_training
-from ..plan.lookup import layout_of, sharding_of, storage_of
+from ..graph.ir import Graph
 from ..plan.model import Cut, Layout, OpSharding, Plan, Schedule, Stage, Storage
 from ..plan.problem import Problem
 from ._optcnn_layers import check_shapes
 from ._tofu_groups import Coarse, coarsened
-from ._tofu_prices import WHOLE, Way
+from ._tofu_plan import cuts_of, forward_of, gradients, read, resting, said_of
+from ._tofu_prices import WHOLE
 from ._tofu_search import Decision, Space, by_rows, exact, greedy, is_small
 from .base import Planner
 from .registry import register
@@ -62,7 +64,9 @@ class Tofu(Planner):
         goals=frozenset({"time"}),
         family="tensor",
         missing=(
-            "gradient ops that are cut otherwise than the dual of their forward op are counted, but run as that dual",
+            "gradients of convolutions and of ops that are no products are counted as they are best cut, but run as the dual of "
+            "their op",
+            "gradients of activations are counted where they best rest, but rest as the activation does",
         ),
     )
 
@@ -89,9 +93,9 @@ class Tofu(Planner):
         coarse = self._coarse(problem)
         factors = self._factors(problem)
         space = Space(coarse, self.method != "icml18", tick=lambda: run.tick(0, "steps", 0, len(factors)))
-        decision = self._decided(space, factors)
-        plan = self._plan(problem, coarse, decision, factors)
-        done = self._completed(space, factors, _forward(coarse, decision))
+        found = self._completed(space, factors, forward_of(coarse, self._decided(space, factors)))
+        done = self._completed(space, factors, said_of(problem.graph, coarse, found))
+        plan = self._plan(problem, coarse, done, factors)
         value = space.total(done, factors)
         run.offer(value, lambda: plan)
         if len(factors) <= 1 and self.method in ("tofu", "exact", "icml18", "equalchop"):
@@ -100,29 +104,29 @@ class Tofu(Planner):
             with suppress(Unsupported):  # too large for the elimination: no proof
                 run.bound(space.total(exact(space, factors), factors))
         run.tick(1, "steps", len(factors), len(factors))
-        return _facts(coarse, space, decision, done, factors)
+        return _facts(problem.graph, coarse, space, done, factors)
 
     def objective(self, problem: Problem, plan: Plan) -> float:
-        """Bytes moved in a step, all workers together, gradient ops being cut as is best for the plan.
+        """Bytes moved in a step, all workers together; what a plan cannot say of gradients being as is best for it.
 
         Raises:
             Unsupported: more than one stage or micro-batch, recomputation, uneven cuts, or ops that are cut one by one in the
                 coarsened graph cut differently.
         """
         coarse = self._coarse(problem)
-        factors, forward = _read(problem, coarse, plan)
+        factors, said = read(problem, coarse, plan)
         space = Space(coarse, self.method != "icml18")
-        return space.total(self._completed(space, factors, forward), factors)
+        return space.total(self._completed(space, factors, said), factors)
 
     def contains(self, problem: Problem, plan: Plan) -> bool:
         """The bound is over plans that store nothing twice and cut every op: by the factors of this method."""
         coarse = self._coarse(problem)
-        factors, forward = _read(problem, coarse, plan)
+        factors, said = read(problem, coarse, plan)
         if factors != self._factors(problem):
             return False
         space = Space(coarse, self.method != "icml18")
-        return all(way in space.of_unit(u, (), factors) for u, way in forward.units.items()) and all(
-            way in space.of_node(n, (), factors) for n, way in forward.ops.items()
+        return all(way in space.of_unit(u, (), factors) for u, way in said.units.items()) and all(
+            way in space.of_node(n, (), factors) for n, way in said.ops.items()
         )
 
     def _factors(self, problem: Problem) -> tuple[int, ...]:
@@ -146,13 +150,18 @@ class Tofu(Planner):
             return replace(space, splits=by_rows(space.coarse, factors)).recursion(factors, look_ahead=False)
         return space.recursion(factors, look_ahead=self.look_ahead)
 
-    def _completed(self, space: Space, factors: Sequence[int], forward: Decision) -> Decision:
-        """The rest of a plan that says what its forward ops do."""
-        given = replace(space, splits=forward.units, strategies=forward.ops)
+    def _completed(self, space: Space, factors: Sequence[int], said: Decision) -> Decision:
+        """The rest of a plan; of equals the one in which gradients rest as their activations do."""
+        free = self._cheapest(space, factors, said)
+        held = self._cheapest(space, factors, replace(said, units={**resting(space.coarse, said.units), **said.units}))
+        return held if space.total(held, factors) <= space.total(free, factors) else free
+
+    def _cheapest(self, space: Space, factors: Sequence[int], said: Decision) -> Decision:
+        given = replace(space, splits=said.units, strategies=said.ops)
         if self.method == "spartan":
             return greedy(given, factors)
         if self.method == "allrow":
-            given.splits = {**by_rows(space.coarse, factors), **forward.units}
+            given.splits = {**by_rows(space.coarse, factors), **said.units}
             return given.recursion(factors, look_ahead=False)
         return exact(given, factors) if is_small(given, factors) else given.recursion(factors)
 
@@ -162,12 +171,14 @@ class Tofu(Planner):
         shardings: dict[str, OpSharding] = {}
         for n, node in enumerate(coarse.nodes):
             if node.forward:
-                cuts = {
-                    node.names[v]: tuple(Cut(a) for a, own in zip(axes, decision.ops[n], strict=True) if own == v)
-                    for v in dict.fromkeys(decision.ops[n])
-                    if v != WHOLE
-                }
+                cuts = cuts_of(node, decision.ops[n], axes)
                 shardings.update((name, OpSharding(cuts)) for name in (node.name, *node.times))
+        for n, node in enumerate(coarse.nodes):
+            cuts = cuts_of(node, decision.ops[n], axes)
+            for name, operands in gradients(graph, coarse, node):
+                own = shardings.get(name, OpSharding())
+                if own.cuts != cuts:
+                    shardings[name] = replace(own, backward={**own.backward, **dict.fromkeys(operands, cuts)})
         layouts: dict[str, Layout] = {}
         storage: dict[str, Storage] = {}
         for t in graph.tensors:
@@ -199,28 +210,22 @@ def prime_factors(n: int) -> tuple[int, ...]:
     return tuple(reversed(found))
 
 
-def _forward(coarse: Coarse, decision: Decision) -> Decision:
-    """What a plan says of a decision."""
-    return Decision(
-        {n: way for n, way in decision.ops.items() if coarse.nodes[n].forward},
-        {u: way for u, way in decision.units.items() if coarse.units[u].forward},
-    )
-
-
-def _facts(coarse: Coarse, space: Space, decision: Decision, done: Decision, factors: Sequence[int]) -> dict[str, Json]:
+def _facts(graph: Graph, coarse: Coarse, space: Space, done: Decision, factors: Sequence[int]) -> dict[str, Json]:
     totals = [
         space.total(
-            Decision({n: w[:i] for n, w in decision.ops.items()}, {u: w[:i] for u, w in decision.units.items()}),
-            factors[:i],
+            Decision({n: w[:i] for n, w in done.ops.items()}, {u: w[:i] for u, w in done.units.items()}), factors[:i]
         )
         for i in range(len(factors) + 1)
     ]
     whole = [coarse.units[u].tensors[0] for u, way in done.units.items() if WHOLE in way]
-    backward: dict[str, Json] = {
-        node.name: [node.names[v] if v != WHOLE else "" for v in done.ops[n]]
-        for n, node in enumerate(coarse.nodes)
-        if not node.forward
+    cut = {
+        node.name: [node.names[v] if v != WHOLE else "" for v in done.ops[n]] for n, node in enumerate(coarse.nodes)
     }
+    backward: dict[str, Json] = {node.name: list(cut[node.name]) for node in coarse.nodes if not node.forward}
+    other = [name for name in backward if cut[name] != cut.get(_forward_of(coarse, name), cut[name])]
+    said = {node.name for node in coarse.nodes if any(True for _ in gradients(graph, coarse, node))}
+    rest = resting(coarse, done.units)
+    elsewhere = [coarse.units[u].tensors[0] for u, way in rest.items() if done.units[u] != way]
     return {
         "factors": list(factors),
         "steps": [b - a for a, b in pairwise(totals)],
@@ -229,84 +234,11 @@ def _facts(coarse: Coarse, space: Space, decision: Decision, done: Decision, fac
         "ops": len(coarse.graph.ops),
         "whole": list(whole),
         "backward": backward,
+        "other_than_dual": [name for name in other if name in said],
+        "counted_only": [*(name for name in other if name not in said), *elsewhere],
     }
 
 
-def _read(problem: Problem, coarse: Coarse, plan: Plan) -> tuple[tuple[int, ...], Decision]:
-    """(factors, how forward ops and tensors are cut in each step) of a plan."""
-    graph = problem.graph
-    if len(plan.stages) != 1 or plan.schedule.micro_batches != 1:
-        raise Unsupported("tofu prices plans of one stage and one micro-batch")
-    stage = plan.stages[0]
-    if stage.recompute or stage.deal:
-        raise Unsupported("tofu prices plans without recomputation")
-    axes = [(a, n) for a, n in zip(stage.mesh.axes, stage.mesh.shape, strict=True) if n > 1]
-    names = [a for a, _ in axes]
-
-    def sequence(cuts: Sequence[tuple[int, tuple[Cut, ...]]], what: str) -> Way:
-        found = [WHOLE] * len(names)
-        for place, own in cuts:
-            order = [names.index(cut.axis) for cut in own if cut.axis in names]
-            if any(cut.weights for cut in own) or order != sorted(order):
-                raise Unsupported(
-                    f'tofu prices equal cuts, nested in the order of the mesh\'s axes: "{what}" has others'
-                )
-            for i in order:
-                found[i] = place
-        return tuple(found)
-
-    ops: dict[int, Way] = {}
-    for n, node in enumerate(coarse.nodes):
-        if node.forward:
-            ways = set()
-            for name in (node.name, *node.times):
-                sharding = sharding_of(graph, stage, graph.position[name])
-                cuts = sharding.cuts if sharding is not None else {}
-                ways.add(sequence([(node.names.index(f), own) for f, own in cuts.items()], name))
-            if len(ways) > 1:
-                raise Unsupported(f'tofu cuts all time steps alike: "{node.name}" is cut in {len(ways)} ways')
-            (ops[n],) = ways
-    units: dict[int, Way] = {}
-    for u, unit in enumerate(coarse.units):
-        own = [t for t in unit.tensors if t in graph.tensor]
-        if own:
-            splits = {sequence(_rest(problem, stage, t), t) for t in own}
-            if len(splits) > 1:
-                raise Unsupported(f'tofu splits tensors between element-wise ops alike: "{own[0]}" and others are not')
-            (units[u],) = splits
-    return tuple(n for _, n in axes), Decision(ops, units)
-
-
-def _rest(problem: Problem, stage: Stage, tensor: str) -> list[tuple[int, tuple[Cut, ...]]]:
-    """(dim, its cuts) of a tensor at rest: as its layout says, else as it is made or first read, its sums completed."""
-    graph = problem.graph
-    if graph.tensor[tensor].role == "param":
-        kept = storage_of(graph, stage, tensor)
-        layout = kept.param if kept is not None else None
-        if kept is not None and (kept.grad, kept.state) != (None, None):
-            raise Unsupported(f'tofu stores a gradient as its parameter: "{tensor}" has storage of its own for them')
-    else:
-        layout = layout_of(graph, stage, tensor)
-    if layout is not None:
-        if any(
-            cuts and size not in (0, graph.tensor[tensor].shape[d])
-            for d, dim in enumerate(layout.dims)
-            for size, cuts in dim
-        ):
-            raise Unsupported(f'tofu splits whole dims: "{tensor}" is split inside one')
-        return [(d, tuple(cut for _, cuts in dim for cut in cuts)) for d, dim in enumerate(layout.dims)]
-    made = graph.producer.get(tensor)
-    if made is not None:
-        op, dims = graph.ops[made], graph.ops[made].rule.results[graph.ops[made].outputs.index(tensor)]
-    else:
-        made, k = graph.consumers[tensor][0]
-        op, dims = graph.ops[made], graph.ops[made].rule.operands[k]
-    sharding = sharding_of(graph, stage, made)
-    cuts = sharding.cuts if sharding is not None else {}
-    found = []
-    for d, names in enumerate(dims):
-        cut = [name for name in names if cuts.get(name)]
-        if cut and (len(cut) > 1 or cut[0] != names[0]):
-            raise Unsupported(f'tofu splits whole dims: "{tensor}" is made split inside one by "{op.name}"')
-        found += [(d, cuts[name]) for name in cut]
-    return found
+def _forward_of(coarse: Coarse, gradient: str) -> str:
+    """The op of a gradient op, as the first of its time steps is called."""
+    return coarse.graph.ops[coarse.graph.position[gradient]].of

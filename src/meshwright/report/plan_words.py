@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from .._words import gib, percent, plural
 from ..plan.model import Cut, Layout, OpSharding, Plan, Stage
@@ -74,8 +75,13 @@ def cut_words(stage: Stage) -> str:
 
 
 def sharding_words(s: OpSharding) -> str:
-    cuts = [f"{factor} over {_axes(c)}" for factor, c in s.cuts.items() if c]
-    return ", ".join(cuts) or "copies"
+    words = _cut_words(s.cuts)
+    gradients = sorted({_cut_words(own) for own in s.backward.values()} - {words})
+    return words + "".join(f" (gradient: {own})" for own in gradients)
+
+
+def _cut_words(cuts: Mapping[str, tuple[Cut, ...]]) -> str:
+    return ", ".join(f"{factor} over {_axes(c)}" for factor, c in cuts.items() if c) or "copies"
 
 
 def storage_words(stage: Stage) -> str:

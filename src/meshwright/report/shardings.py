@@ -39,7 +39,7 @@ class OpRow:
     op: str
     """Without the path of its part."""
     cut: str
-    """ "n over tp, m1 over dp"; "whole" where every device computes all of it."""
+    """ "n over tp, m1 over dp"; "whole" where every device computes all of it; gradients behind it that are cut otherwise."""
     rests: str
     """ "[batch/dp, 8192/tp, 4096]": sizes of the dims, with the axes that cut them."""
     forward: tuple[str, ...]
@@ -83,14 +83,19 @@ class _Rows:
             for i in instrs:
                 if i.communicates:
                     values = [v.removeprefix(GRAD) for v in (*i.outputs, *i.inputs)]
-                    on = i.on if i.kind in OWN else next((serves[v] for v in values if v in serves), "")
+                    on = i.on if i.kind in OWN else i.within or next((serves[v] for v in values if v in serves), "")
                     if on:
                         into.setdefault(on, []).append(self._words(i))
         found = []
+        apart: dict[str, list[Instr]] = {}
+        for i in self.segment.backward:
+            if i.within and i.kind == "compute":
+                apart.setdefault(i.on, []).append(i)
         for i in ops:
             kind = kind_of(self.graph.ops[self.graph.position[i.on]].kind)
             if i.on in forward or i.on in backward or kind is None or not kind.light:
-                found.append(self._row(i, forward.get(i.on, []), backward.get(i.on, [])))
+                gradients = [g for g in apart.get(i.on, []) if g.cuts != i.cuts]
+                found.append(self._row(i, gradients, forward.get(i.on, []), backward.get(i.on, [])))
         return found
 
     def _serves(self, reader: dict[str, str], maker: dict[str, str]) -> dict[str, str]:
@@ -109,8 +114,12 @@ class _Rows:
                 wanted.setdefault(i.inputs[0], read)
         return found
 
-    def _row(self, i: Instr, forward: list[str], backward: list[str]) -> OpRow:
-        cut = ", ".join(f"{f} over {'+'.join(c.axis for c in cuts)}" for f, cuts in i.cuts) or "whole"
+    def _row(self, i: Instr, gradients: Sequence[Instr], forward: list[str], backward: list[str]) -> OpRow:
+        """`gradients`: those that are cut otherwise than the op."""
+        names = self.graph.ops[self.graph.position[i.on]].inputs
+        cut = "; ".join(
+            [_cut(i), *(f"gradient of {self._short(names[g.dim])}: {_cut(g)}" for g in gradients)]
+        )
         rests = next(
             (self._rest(t) or layout_text(r, self.graph.samples) for t, r in zip(i.outputs, i.results, strict=True)), ""
         )
@@ -136,6 +145,10 @@ class _Rows:
 
     def _short(self, name: str) -> str:
         return name.removeprefix(self.path).lstrip("./") if self.path else name
+
+
+def _cut(i: Instr) -> str:
+    return ", ".join(f"{f} over {'+'.join(c.axis for c in cuts)}" for f, cuts in i.cuts) or "whole"
 
 
 def _counted(words: Sequence[str]) -> list[str]:

@@ -112,6 +112,8 @@ class Tariff:
         if instr.kind == "update":
             return self.update(elements)
         if instr.kind == "compute":
+            if not instr.steps:
+                return 0.0
             key = (
                 instr.on,
                 instr.sizes,

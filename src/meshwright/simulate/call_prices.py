@@ -31,10 +31,11 @@ class Prices:
             sizes = [
                 n * self._samples(mesh, i) if f.samples else n for n, f in zip(i.sizes, op.rule.factors, strict=True)
             ]
-            key = (op.name, call.kind, tuple(sizes), i.steps, device.name)
+            phase = i.phase if i.within else call.kind
+            key = (op.name, phase, tuple(sizes), i.steps, device.name)
             if key not in self._known:
                 local = np.array([[max(1, round(n)) for n in sizes]], np.int64)
-                self._known[key] = i.steps * float(self.cost.compute(op, local, device, call.kind)[0])
+                self._known[key] = i.steps * float(self.cost.compute(op, local, device, phase)[0])
             return self._known[key]
         if call.kind == "collective":
             return self._collective(call.collective, call.nbytes, mesh, call.axes)

@@ -148,6 +148,8 @@ class _Writer:
             op = self.graph.ops[self.graph.position[i.on]]
             if i.phase == "forward":
                 self._forward(i, op, calls)
+            elif i.within:
+                self._apart(i, op, calls)
             else:
                 self._backward(i, op, calls)
         elif i.kind in INSIDE or i.kind == "halo":
@@ -203,6 +205,12 @@ class _Writer:
             t = name.removeprefix(GRAD)
             if t in self.graph.tensor and self.graph.tensor[t].role == "input":
                 self._data_gradient(t, number, op, i, calls)
+
+    def _apart(self, i: Instr, op: Op, calls: list[Call]) -> None:
+        """The gradient of one operand, which reads what it needs by name."""
+        number = self._new("", self._bytes(op.inputs[i.dim], i.operands[i.dim], grad=True))
+        calls.append(Call("backward", op.name, self._there(i.inputs), (number,), i))
+        self._give(i.outputs[0], number, calls)
 
     def _data_gradient(self, t: str, number: int, op: Op, i: Instr, calls: list[Call]) -> None:
         """Complete: summed over the axes that cut what the data has not."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ...graph.ir import Graph
-from ...lower.program import INSIDE, Instr, Segment
+from ...lower.program import Instr, Segment
 from ..ranks.mesh_groups import MeshView
 from .running import RunningPart
 from .site import Local, Site
@@ -37,10 +37,12 @@ def calls_of(segment: Segment, place: Place) -> dict[str, Local]:
 def sites_of(segment: Segment, place: Place) -> Iterator[Site]:
     """What the local form of each op of a segment depends on."""
     inner: dict[tuple[str, str], list[Instr]] = {}
+    around: dict[tuple[str, str], list[Instr]] = {}
     for phase, instrs in (("forward", segment.forward), ("backward", segment.backward)):
         for instr in instrs:
-            if instr.kind in INSIDE:
-                inner.setdefault((instr.on, phase), []).append(instr)
+            if instr.carrier:
+                into = around if instr.within else inner
+                into.setdefault((instr.carrier, phase), []).append(instr)
     for instr in segment.forward:
         if instr.kind == "compute":
             yield Site(
@@ -51,6 +53,8 @@ def sites_of(segment: Segment, place: Place) -> Iterator[Site]:
                 device=place.device,
                 forward=tuple(inner.get((instr.on, "forward"), ())),
                 backward=tuple(inner.get((instr.on, "backward"), ())),
+                completes=tuple(around.get((instr.on, "forward"), ())),
+                apart=tuple(around.get((instr.on, "backward"), ())),
                 seed=place.seed,
                 dropout=place.dropout,
                 running=place.running.get(instr.on),

@@ -61,6 +61,9 @@ class Site:
     forward: tuple[Instr, ...] = ()
     """The collectives inside its forward, in program order."""
     backward: tuple[Instr, ...] = ()
+    completes: tuple[Instr, ...] = ()
+    """Where its gradients are computed apart: what brings its result to rest, and its backward list."""
+    apart: tuple[Instr, ...] = ()
     seed: int = 0
     dropout: bool = True
     running: RunningPart | None = None

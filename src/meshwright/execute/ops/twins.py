@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...errors import Unsupported
 from ...graph.ir import Slot
+from .apart import apart
 from .attention import attention
 from .composites import batch_norm, cross_entropy, group_norm, instance_norm, layer_norm, log_softmax, rms_norm, softmax
 from .randomness import global_index, keep_mask, later_key, normal, uniform
@@ -47,7 +48,7 @@ def localise(site: Site) -> Local:
             raise Unsupported(
                 f'factor "{name}" of {op.name} is {kind}: plans that cut it can be priced, not run', reason="factor"
             )
-    return twin(site)
+    return apart(site, twin(site)) if site.apart else twin(site)
 
 
 def _as_captured(site: Site) -> Local:

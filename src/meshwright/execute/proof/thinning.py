@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from math import lcm, prod
 
 from ...cluster.model import Mesh
@@ -148,7 +149,7 @@ def _cuts_features(graph: Graph, plan: Plan, axis: str) -> bool:
     for stage in plan.stages:
         for name, sharding in stage.shardings.items():
             rule = graph.ops[graph.position[name]].rule if name in graph.position else None
-            for factor, cuts in sharding.cuts.items():
+            for factor, cuts in chain(sharding.cuts.items(), *(own.items() for own in sharding.backward.values())):
                 if any(c.axis == axis for c in cuts) and (rule is None or not rule.factor(factor).samples):
                     return True
     return False

@@ -25,6 +25,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_
 
 from ...errors import ExecutionError
 from ...graph.ir import Graph
+from ...lower.apart import joined
 from ...lower.program import GRAD, INSIDE, Instr, Segment, StageCode
 from ..ops.calls import Place, calls_of
 from ..ops.running import RunningPart
@@ -111,18 +112,20 @@ class OpTape:
         self._last_use = self._last_uses(frozenset(outputs))
 
     def _prepare(self, segment: Segment, completes: tuple[str, ...], place: Place) -> _Code:
+        calls, apart = calls_of(segment, place), {i.within for i in segment.backward if i.within}
+        segment = joined(segment)
         last_grad = {name: k for k, i in enumerate(segment.backward) for name in i.inputs}
         made = {i.on: i for i in segment.forward if i.kind == "compute"}
         return _Code(
             segment=segment,
-            calls=calls_of(segment, place),
+            calls=calls,
             made=made,
             flows=flows_of(segment.forward, segment.backward),
             remade=frozenset(name for i in segment.rerun for name in i.outputs),
             taped_later=frozenset(i.on for i in segment.rerun if i.kind == "compute"),
             last_grad=last_grad,
             weight_side=self._weight_side(segment),
-            inside=frozenset(i.on for i in segment.backward if i.kind in INSIDE),
+            inside=frozenset(i.on for i in segment.backward if i.kind in INSIDE) | apart,
             completes=completes,
         )
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
@@ -23,6 +23,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ...errors import ExecutionError
 from ...graph.ir import Graph
+from ...lower.apart import joined
 from ...lower.program import GRAD, INSIDE, Instr, Segment, StageCode
 from ..ops.calls import Place, calls_of
 from ..ops.running import RunningPart
@@ -111,9 +112,11 @@ def _prepare(
     builder: Builder,
     gathered: Gathered,
 ) -> _Code:
-    calls, flows = calls_of(segment, place), flows_of(segment.forward, segment.backward)
+    calls, apart = calls_of(segment, place), {i.within for i in segment.backward if i.within}
+    segment = joined(segment)
+    flows = flows_of(segment.forward, segment.backward)
     moves = moves_of(segment, {i.on: place.graph.tensor[i.on].shape for i in segment.forward if i.kind not in LOCAL})
-    groups = _grouped(segment, moves, place.running.keys())
+    groups = _grouped(segment, moves, {*place.running, *apart})
     made = {n for i in segment.forward for n in i.outputs}
     units: list[Unit] = []
     where: dict[str, int] = {}
@@ -165,15 +168,15 @@ class _Group:
         return {n for i in self.instrs for n in i.inputs}
 
 
-def _grouped(segment: Segment, moves: Mapping[str, Move], renewing: Collection[str]) -> list[_Group | Move]:
-    """`renewing`: ops that leave running statistics behind, each its own."""
+def _grouped(segment: Segment, moves: Mapping[str, Move], single: Collection[str]) -> list[_Group | Move]:
+    """`single`: ops that are an island each: they leave running statistics behind, or compute their gradients apart."""
     again = {i.on for i in segment.rerun if i.kind == "compute"}
     communicating = {i.on for i in (*segment.forward, *segment.backward) if i.kind in INSIDE}
     groups: list[_Group | Move] = []
     for i in segment.forward:
         if i.kind == "compute":
             last = groups[-1] if groups else None
-            alone = i.on in communicating or i.on in renewing
+            alone = i.on in communicating or i.on in single
             if isinstance(last, _Group) and not alone and not last.alone and last.again == (i.on in again):
                 last.instrs.append(i)
             else:
@@ -219,7 +222,7 @@ class StageRunner:
         self._gathering = Gathering(gathered.groups, graph, view)
         self._regathering = Gathering(gathered.again, graph, view)
         completes, code = completed(code), gathered.left
-        readers = _Readers(code, frozenset(outputs))
+        readers = _Readers(replace(code, segments=tuple(map(joined, code.segments))), frozenset(outputs))
         self._kept = frozenset(readers.kept)
         self._segments = [
             _prepare(k, code.segments[k], names, readers, place, builder, gathered) for k, names in enumerate(completes)

@@ -1,0 +1,141 @@
+"""Gradients computed apart, as a program says them: what is re-laid for each, what it costs, what is kept for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from meshwright.cluster import resolve
+from meshwright.cluster.model import Mesh
+from meshwright.cost.analytic import Analytic
+from meshwright.lower import lower
+from meshwright.lower.apart import joined
+from meshwright.lower.program import GRAD, Instr, Segment
+from meshwright.plan.model import Cut, Layout, OpSharding, Plan, Schedule, Stage, Storage
+from meshwright.plan.problem import Problem, Recipe
+from meshwright.report.plan_words import sharding_words
+from meshwright.report.shardings import sharding_rows
+from meshwright.simulate.additive import additive
+from meshwright.simulate.simulator import simulate
+from meshwright.testing.linear import LINEAR, W, X, Y, linear_graph
+
+M, K, N = 64, 32, 128
+CUT = (Cut("x"),)
+GRAPH = linear_graph(M, K, N)
+RECIPE = Recipe(M, compute_dtype="float32")
+
+
+def plan(backward: dict[int, dict[str, tuple[Cut, ...]]], *, again: bool = False) -> Plan:
+    """Samples over two ranks; the weight rests cut on its columns."""
+    shardings = {op.name: OpSharding({"b": CUT}) for op in GRAPH.ops}
+    shardings[LINEAR] = replace(shardings[LINEAR], backward=backward)
+    storage = {W: Storage(Layout((((N, CUT),), ((K, ()),))))}
+    recompute = frozenset({"shift/add"}) if again else frozenset()
+    names = tuple(op.name for op in GRAPH.ops)
+    stage = Stage(names, Mesh(range(2), ("x",), (2,)), shardings, {}, storage, recompute)
+    return Plan(GRAPH.digest, M, (stage,), Schedule("1f1b", 1))
+
+
+def segment(found: Plan) -> Segment:
+    (code,) = lower(GRAPH, found, RECIPE).stages
+    (one,) = code.segments
+    return one
+
+
+def of_product(instrs: tuple[Instr, ...]) -> list[tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
+    """(what, on, inputs, outputs) of what concerns the linear layer."""
+    return [
+        (i.collective or i.kind, i.on, i.inputs, i.outputs) for i in instrs if i.on in (LINEAR, W, X, Y) or i.within
+    ]
+
+
+def test_the_dual_says_nothing_more() -> None:
+    assert segment(plan({1: {"b": CUT}})) == segment(plan({}))
+    assert not any(i.within for i in segment(plan({})).backward)
+
+
+def test_the_gradient_of_a_weight_by_columns() -> None:
+    """dW[n, k] = Σ_b dY[b, n] · X[b, k], each rank its own n: dY is swapped from rows to columns, X is gathered, and dW is
+    made where W rests. The gradient of X stays the dual: it reads W as the forward did, gathered again."""
+    found = segment(plan({1: {"n": CUT}}))
+    assert of_product(found.forward) == [
+        ("all_gather", W, (W,), (f"{W}@1",)),
+        ("compute", LINEAR, (X, f"{W}@1", W), (Y,)),
+    ]
+    assert of_product(found.rerun) == [("all_gather", W, (W,), (f"{W}@1",))]
+    assert of_product(found.backward) == [
+        ("compute", LINEAR, (GRAD + Y, f"{W}@1"), (GRAD + X,)),
+        ("all_to_all", Y, (GRAD + Y,), (f"{GRAD}{Y}@1",)),
+        ("all_gather", X, (X,), (f"{X}@1",)),
+        ("compute", LINEAR, (f"{GRAD}{Y}@1", f"{X}@1"), (GRAD + W,)),
+    ]
+    (swap,), (gather,) = (
+        [i for i in found.backward if i.collective == kind] for kind in ("all_to_all", "all_gather")
+    )
+    assert (swap.nbytes, swap.samples) == (4 * N, ("x",)) and (gather.nbytes, gather.samples) == (4 * K, ())
+    dual, own = (i for i in found.backward if i.kind == "compute" and i.within)
+    assert (dual.phase, own.phase) == ("input_grad", "weight_grad")
+    factors = [f.name for f in GRAPH.ops[GRAPH.position[LINEAR]].rule.factors]
+    assert dict(zip(factors, own.sizes, strict=True)) == {"b": 1.0, "n": N / 2, "k": K} and own.samples == ()
+
+
+def test_the_gradient_of_an_input_as_a_partial_sum() -> None:
+    """dX[b, k] = Σ_n dY[b, n] · W[n, k], each rank its own n: W is read where it rests, dX summed and scattered to its rows."""
+    found = segment(plan({0: {"n": CUT}}))
+    assert found.rerun == ()  # nobody reads all of W in the backward
+    assert of_product(found.backward)[:3] == [
+        ("all_to_all", Y, (GRAD + Y,), (f"{GRAD}{Y}@1",)),
+        ("compute", LINEAR, (f"{GRAD}{Y}@1", W), (f"{GRAD}{X}@1",)),
+        ("reduce_scatter", X, (f"{GRAD}{X}@1",), (GRAD + X,)),
+    ]
+
+
+def test_ranks_run_it_as_one_op() -> None:
+    found = joined(segment(plan({0: {"n": CUT}, 1: {"n": CUT}})))
+    (own,) = (i for i in found.backward if i.on == LINEAR)
+    assert (own.inputs, set(own.outputs)) == ((GRAD + Y,), {GRAD + X, GRAD + W})
+    assert not any(i.within for i in (*found.forward, *found.backward))
+
+
+def test_what_the_gradients_read_is_kept() -> None:
+    """X at rest is saved in any case; run again, it is made again and not kept. The copy gathered for dW is work space."""
+    kept = segment(plan({1: {"n": CUT}})).kept
+    dual = segment(plan({})).kept
+    assert kept.activations == dual.activations
+    again = segment(plan({1: {"n": CUT}}, again=True))
+    assert X in {name for i in again.rerun for name in i.outputs}
+    work, less = (fixed + each * M / 2 for fixed, each in (kept.transient, dual.transient))
+    assert work == 4 * (M * K + M * N / 2) > less == 4 * K * N
+
+
+def priced(found: Plan) -> tuple[float, float]:
+    """(sum over the program, simulated seconds)."""
+    asked = Problem(GRAPH, resolve("a100x2"), Analytic(precision="float32"), RECIPE)
+    return additive(asked, found)[0], simulate(asked, found).step_seconds
+
+
+def test_it_is_priced() -> None:
+    """dW by columns takes two collectives, of dY and of X, as the dual one, the sum of dW: here that is cheaper."""
+    for other, dual in zip(priced(plan({1: {"n": CUT}})), priced(plan({})), strict=True):
+        assert other > dual > 0
+
+
+def test_it_is_said() -> None:
+    found = plan({1: {"n": CUT}})
+    assert sharding_words(found.stages[0].shardings[LINEAR]) == "b over x (gradient: n over x)"
+    row = next(r for r in sharding_rows(GRAPH, found, RECIPE) if r.op == LINEAR)
+    assert row.cut == f"b over x; gradient of {W}: n over x"
+    assert any("swap gradient of" in words for words in row.backward) and any("gather" in w for w in row.backward)
+
+
+@pytest.mark.parametrize("backward", [{0: {}}, {1: {}}, {0: {"k": CUT}, 1: {"k": CUT}}], ids=str)
+def test_what_the_backward_reads_is_there(backward: dict[int, dict[str, tuple[Cut, ...]]]) -> None:
+    """Made in the forward, run again, at rest, or made by the backward before."""
+    found = segment(plan(backward, again=True))
+    there = {t.name for t in GRAPH.tensors if t.role in ("param", "input")} | {GRAD + GRAPH.loss}
+    there |= {v for i in (*found.forward, *found.rerun) for v in i.outputs}
+    for i in found.backward:
+        assert set(i.inputs) <= there, i
+        there |= set(i.outputs)
+    assert {GRAD + t.name for t in GRAPH.params()} <= there

@@ -1,0 +1,103 @@
+"""What Tofu counts of a step is what the program of its plan sends: gradients are computed as it decides.
+
+On a prime number of workers, so that nothing is cut twice. The program sends less only where it need not send twice: the
+gradient of a result that two gradients of one op read alike, and an operand that a gradient reads as the forward re-cut it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from meshwright.graph.expand import GRAD, expand_training
+from meshwright.graph.ir import Graph
+from meshwright.lower import lower
+from meshwright.lower.volumes import received
+from meshwright.plan.model import Plan
+from meshwright.plan.problem import Recipe
+from meshwright.plan.serial import dumps, from_json, to_json
+from meshwright.plan.validate import validate
+from meshwright.planners._tofu_groups import Coarse, coarsened
+from meshwright.planners._tofu_plan import read, resting
+from meshwright.planners._tofu_prices import Way, moved
+from meshwright.planners._tofu_search import Decision, Space
+from meshwright.planners.tofu import Tofu
+
+from .test_tofu import perceptron, problem
+
+
+def coarse(graph: Graph) -> Coarse:
+    return coarsened(expand_training(graph), graph.samples, elements=True)
+
+
+def drawn(of: Coarse, workers: int, rng: random.Random) -> Decision:
+    """Everything at random; gradients rest as activations do, and that of the mean is its dual."""
+    space, factors = Space(of), (workers,)
+    units = {u: rng.choice(space.of_unit(u, (), factors)) for u in range(len(of.units))}
+    units |= resting(of, units)
+    ops = {n: rng.choice(space.of_node(n, (), factors)) for n in range(len(of.nodes))}
+    at = {node.name: n for n, node in enumerate(of.nodes)}
+    mean = at["loss/mean"]
+    name = of.nodes[mean].names[ops[mean][0]]
+    back = at["loss/mean:backward"]
+    ops[back] = (of.nodes[back].names.index(name),)
+    return Decision(ops, units)
+
+
+def sent(graph: Graph, plan: Plan, workers: int) -> float:
+    """Elements that all ranks receive of anything but the loss."""
+    names = {t.name for t in graph.tensors} - {graph.loss}
+    return workers * received(lower(graph, plan, Recipe(graph.samples, compute_dtype="float32")), graph, on=names)
+
+
+def sent_once(of: Coarse, graph: Graph, decision: Decision, workers: int) -> float:
+    """Elements that Tofu counts twice and a program sends once."""
+    found = 0.0
+    at = {node.name: n for n, node in enumerate(of.nodes)}
+
+    def along(n: int, tensor: str) -> tuple[Way, float, float]:
+        """(what of a tensor a part of an op reads, elements moved, elements of the tensor)."""
+        node = of.nodes[n]
+        touch = next(t for t in node.touches if t.unit == of.unit_of[tensor] and not t.write)
+        unit = of.units[touch.unit]
+        cost = moved(node, touch, unit, [decision.ops[n]], [decision.units[touch.unit]], (workers,))[0, 0]
+        (v,) = decision.ops[n]
+        dims = tuple(d for d, terms in enumerate(touch.terms) if any(x == v for x, _ in terms))
+        return dims, float(cost), float(unit.shape[0] * unit.shape[1])
+
+    for op in graph.ops:
+        if op.kind != "linear":
+            continue
+        x, w = op.inputs
+        own = [n for n in (at.get(f"{op.name}:input_grad"), at.get(f"{op.name}:weight_grad")) if n is not None]
+        result = [along(n, GRAD + op.outputs[0]) for n in own]
+        if len(result) == 2 and result[0][0] == result[1][0]:
+            found += result[0][1]
+        for gradient, operand in ((f"{op.name}:input_grad", w), (f"{op.name}:weight_grad", x)):
+            if gradient in at:
+                here, cost, size = along(at[gradient], operand)
+                if here and here == along(at[op.name], operand)[0]:  # re-cut, not gathered: that is kept
+                    assert cost in (0.0, size * (workers - 1) / workers)
+                    found += cost
+    return found
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("dims", [(12, 24), (36, 12, 24), (12, 24, 6, 18)], ids=str)
+def test_the_program_of_any_decision_sends_what_is_counted(dims: tuple[int, ...], workers: int) -> None:
+    graph = perceptron(24, *dims)
+    of, asked = coarse(graph), problem(graph, workers)
+    planner, rng = Tofu(count="elements"), random.Random(str((dims, workers)))
+    apart = 0
+    for _ in range(60):
+        decision = drawn(of, workers, rng)
+        plan = planner._plan(asked, of, decision, (workers,))
+        validate(asked, plan)
+        assert read(asked, of, plan)[1].ops.items() <= decision.ops.items()
+        counted = Space(of).total(decision, (workers,))
+        assert sent(graph, plan, workers) == pytest.approx(counted - sent_once(of, graph, decision, workers))
+        apart += sum(len(s.backward) for s in plan.stages[0].shardings.values())
+    assert apart >= 60

@@ -20,7 +20,7 @@ from meshwright.simulate.additive import additive
 from meshwright.simulate.simulator import simulate
 from meshwright.testing.linear import LINEAR, W, X, Y, linear_graph
 
-M, K, N = 64, 32, 128
+M, K, N = 256, 128, 32
 CUT = (Cut("x"),)
 GRAPH = linear_graph(M, K, N)
 RECIPE = Recipe(M, compute_dtype="float32")
@@ -70,9 +70,7 @@ def test_the_gradient_of_a_weight_by_columns() -> None:
         ("all_gather", X, (X,), (f"{X}@1",)),
         ("compute", LINEAR, (f"{GRAD}{Y}@1", f"{X}@1"), (GRAD + W,)),
     ]
-    (swap,), (gather,) = (
-        [i for i in found.backward if i.collective == kind] for kind in ("all_to_all", "all_gather")
-    )
+    (swap,), (gather,) = ([i for i in found.backward if i.collective == kind] for kind in ("all_to_all", "all_gather"))
     assert (swap.nbytes, swap.samples) == (4 * N, ("x",)) and (gather.nbytes, gather.samples) == (4 * K, ())
     dual, own = (i for i in found.backward if i.kind == "compute" and i.within)
     assert (dual.phase, own.phase) == ("input_grad", "weight_grad")
@@ -99,14 +97,30 @@ def test_ranks_run_it_as_one_op() -> None:
 
 
 def test_what_the_gradients_read_is_kept() -> None:
-    """X at rest is saved in any case; run again, it is made again and not kept. The copy gathered for dW is work space."""
-    kept = segment(plan({1: {"n": CUT}})).kept
-    dual = segment(plan({})).kept
+    """X at rest is saved in any case; run again, x is kept in its place and X is there while the backward runs."""
+    kept, dual = segment(plan({1: {"n": CUT}})).kept, segment(plan({})).kept
     assert kept.activations == dual.activations
     again = segment(plan({1: {"n": CUT}}, again=True))
     assert X in {name for i in again.rerun for name in i.outputs}
-    work, less = (fixed + each * M / 2 for fixed, each in (kept.transient, dual.transient))
-    assert work == 4 * (M * K + M * N / 2) > less == 4 * K * N
+    assert again.kept.activations == kept.activations
+    assert (kept.rerun, again.kept.rerun) == ((4 * K * N, 0.0), (4 * K * N, 4 * K))
+
+
+def test_copies_for_a_gradient_are_work_space() -> None:
+    """X gathered for dW, and dY swapped. Else the most is a kernel of four tensors as large as a part of X, or W gathered."""
+    m, k, n = 4, 32, 4
+    graph = linear_graph(m, k, n)
+    shardings = {op.name: OpSharding({"b": CUT}) for op in graph.ops}
+    storage = {W: Storage(Layout((((n, CUT),), ((k, ()),))))}
+    found = []
+    for own in ({}, {1: {"n": CUT}}):
+        shardings[LINEAR] = replace(shardings[LINEAR], backward=own)
+        names = tuple(op.name for op in graph.ops)
+        stage = Stage(names, Mesh(range(4), ("x",), (4,)), dict(shardings), {}, storage)
+        (code,) = lower(graph, Plan(graph.digest, m, (stage,), Schedule("1f1b", 1)), replace(RECIPE, samples=m)).stages
+        fixed, each = code.segments[0].kept.transient
+        found.append(fixed + each * m / 4)
+    assert found == [4 * 4 * k, 4 * (m * k + m * n / 4)]
 
 
 def priced(found: Plan) -> tuple[float, float]:
@@ -116,7 +130,7 @@ def priced(found: Plan) -> tuple[float, float]:
 
 
 def test_it_is_priced() -> None:
-    """dW by columns takes two collectives, of dY and of X, as the dual one, the sum of dW: here that is cheaper."""
+    """dW by columns takes two collectives, of dY and of X; its dual takes one, the sum of dW, and costs less here."""
     for other, dual in zip(priced(plan({1: {"n": CUT}})), priced(plan({})), strict=True):
         assert other > dual > 0
 

@@ -117,9 +117,7 @@ def _check_shardings(graph: Graph, shardings: Mapping[str, OpSharding], mesh: Me
                 raise InputError(f'{where}: kept names "{tensor}", its operands are {_listed(op.inputs)}')
 
 
-def _check_factors(
-    cuts: Mapping[str, tuple[Cut, ...]], factors: Mapping[str, Factor], mesh: Mesh, where: str
-) -> None:
+def _check_factors(cuts: Mapping[str, tuple[Cut, ...]], factors: Mapping[str, Factor], mesh: Mesh, where: str) -> None:
     used: set[str] = set()
     for factor, own in cuts.items():
         if factor not in factors:

@@ -37,7 +37,10 @@ def said_of(graph: Graph, coarse: Coarse, decision: Decision) -> Decision:
     """All that a plan says; a gradient of a product that cannot be computed as decided is the dual of its op."""
     own = forward_of(coarse, decision)
     ops = dict(own.ops)
-    of = {coarse.nodes[n].name: [coarse.nodes[n].names[v] if v != WHOLE else "" for v in way] for n, way in own.ops.items()}
+    of = {
+        coarse.nodes[n].name: [coarse.nodes[n].names[v] if v != WHOLE else "" for v in way]
+        for n, way in own.ops.items()
+    }
     for n, node in enumerate(coarse.nodes):
         name = next((name for name, _ in gradients(graph, coarse, node)), None)
         if name is None:
@@ -46,11 +49,7 @@ def said_of(graph: Graph, coarse: Coarse, decision: Decision) -> Decision:
         dual = of.get(name, [""] * len(decision.ops[n]))
         mine = [node.names[v] for v in decision.ops[n] if v != WHOLE]
         possible = all(kinds[f] == "free" for f in mine) and not any(f and kinds[f] == "halo" for f in dual)
-        ops[n] = (
-            decision.ops[n]
-            if possible
-            else tuple(node.names.index(f) if f in node.names else WHOLE for f in dual)
-        )
+        ops[n] = decision.ops[n] if possible else tuple(node.names.index(f) if f in node.names else WHOLE for f in dual)
     return Decision(ops, own.units)
 
 

@@ -218,9 +218,7 @@ def _facts(graph: Graph, coarse: Coarse, space: Space, done: Decision, factors: 
         for i in range(len(factors) + 1)
     ]
     whole = [coarse.units[u].tensors[0] for u, way in done.units.items() if WHOLE in way]
-    cut = {
-        node.name: [node.names[v] if v != WHOLE else "" for v in done.ops[n]] for n, node in enumerate(coarse.nodes)
-    }
+    cut = {node.name: [node.names[v] if v != WHOLE else "" for v in done.ops[n]] for n, node in enumerate(coarse.nodes)}
     backward: dict[str, Json] = {node.name: list(cut[node.name]) for node in coarse.nodes if not node.forward}
     other = [name for name in backward if cut[name] != cut.get(_forward_of(coarse, name), cut[name])]
     said = {node.name for node in coarse.nodes if any(True for _ in gradients(graph, coarse, node))}

@@ -9,9 +9,11 @@ import pytest
 from meshwright.cluster import resolve
 from meshwright.cluster.model import Mesh
 from meshwright.cost.analytic import Analytic
+from meshwright.graph.ir import Graph
 from meshwright.lower import lower
 from meshwright.lower.apart import joined
 from meshwright.lower.program import GRAD, Instr, Segment
+from meshwright.lower.volumes import received
 from meshwright.plan.model import Cut, Layout, OpSharding, Plan, Schedule, Stage, Storage
 from meshwright.plan.problem import Problem, Recipe
 from meshwright.report.plan_words import sharding_words
@@ -26,15 +28,15 @@ GRAPH = linear_graph(M, K, N)
 RECIPE = Recipe(M, compute_dtype="float32")
 
 
-def plan(backward: dict[int, dict[str, tuple[Cut, ...]]], *, again: bool = False) -> Plan:
+def plan(backward: dict[int, dict[str, tuple[Cut, ...]]], *, again: bool = False, graph: Graph = GRAPH) -> Plan:
     """Samples over two ranks; the weight rests cut on its columns."""
-    shardings = {op.name: OpSharding({"b": CUT}) for op in GRAPH.ops}
+    shardings = {op.name: OpSharding({"b": CUT}) for op in graph.ops}
     shardings[LINEAR] = replace(shardings[LINEAR], backward=backward)
-    storage = {W: Storage(Layout((((N, CUT),), ((K, ()),))))}
+    storage = {W: Storage(Layout(tuple(((n, own),) for n, own in zip(graph.tensor[W].shape, (CUT, ()), strict=True))))}
     recompute = frozenset({"shift/add"}) if again else frozenset()
-    names = tuple(op.name for op in GRAPH.ops)
+    names = tuple(op.name for op in graph.ops)
     stage = Stage(names, Mesh(range(2), ("x",), (2,)), shardings, {}, storage, recompute)
-    return Plan(GRAPH.digest, M, (stage,), Schedule("1f1b", 1))
+    return Plan(graph.digest, graph.samples, (stage,), Schedule("1f1b", 1))
 
 
 def segment(found: Plan) -> Segment:
@@ -123,16 +125,23 @@ def test_copies_for_a_gradient_are_work_space() -> None:
     assert found == [4 * 4 * k, 4 * (m * k + m * n / 4)]
 
 
-def priced(found: Plan) -> tuple[float, float]:
+def priced(graph: Graph, found: Plan) -> tuple[float, float]:
     """(sum over the program, simulated seconds)."""
-    asked = Problem(GRAPH, resolve("a100x2"), Analytic(precision="float32"), RECIPE)
+    asked = Problem(graph, resolve("a100x2"), Analytic(precision="float32"), replace(RECIPE, samples=graph.samples))
     return additive(asked, found)[0], simulate(asked, found).step_seconds
 
 
-def test_it_is_priced() -> None:
-    """dW by columns takes two collectives, of dY and of X; its dual takes one, the sum of dW, and costs less here."""
-    for other, dual in zip(priced(plan({1: {"n": CUT}})), priced(plan({})), strict=True):
-        assert other > dual > 0
+@pytest.mark.parametrize(("samples", "cheaper"), [(8, True), (65536, False)], ids=["few", "many"])
+def test_it_is_priced(samples: int, cheaper: bool) -> None:
+    """dW by columns moves dY and X, its dual the sum of dW: of few samples the former are less, of many the latter."""
+    width = 16384
+    graph = linear_graph(samples, width, width)
+    other, dual = (plan(own, graph=graph) for own in ({1: {"n": CUT}}, {}))
+    sent = [received(lower(graph, p, replace(RECIPE, samples=samples)), graph, on={W, X, Y}) for p in (other, dual)]
+    moved = samples * width / 2 + samples * width / 4  # X gathered, dY swapped; of the dual half of dW is sent
+    assert sent[0] - sent[1] == moved - width * width / 2
+    for own, against in zip(priced(graph, other), priced(graph, dual), strict=True):
+        assert (own < against) == cheaper
 
 
 def test_it_is_said() -> None:

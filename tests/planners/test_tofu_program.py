@@ -98,3 +98,27 @@ def test_the_program_of_any_decision_sends_what_is_counted(dims: tuple[int, ...]
         assert sent(graph, plan, workers) == pytest.approx(counted - sent_once(of, graph, decision, workers))
         apart += sum(len(s.backward) for s in plan.stages[0].shardings.values())
     assert apart >= 30
+
+
+@pytest.mark.parametrize("factors", [(2,), (3,), (2, 2)], ids=str)
+def test_the_three_products_of_a_layer_move_alike(factors: tuple[int, ...]) -> None:
+    """Cut along the same index, where gradients rest as what they are of: so no cut moves less than the dual of a best one."""
+    graph = perceptron(24, 12, 24, 36)
+    of = coarse(graph)
+    space, rng, compared = Space(of), random.Random(0), 0
+    at = {node.name: n for n, node in enumerate(of.nodes)}
+    for _ in range(20):
+        units = {u: rng.choice(space.of_unit(u, (), factors)) for u in range(len(of.units))}
+        units |= resting(of, units)
+        for op in graph.ops:
+            if op.kind != "linear":
+                continue
+            own = of.nodes[at[op.name]]
+            for way in space.of_node(at[op.name], (), factors):
+                forward = space.moved(at[op.name], way, units, factors)
+                for n in (at.get(f"{op.name}:input_grad"), at.get(f"{op.name}:weight_grad")):
+                    if n is not None:
+                        same = tuple(of.nodes[n].names.index(own.names[v]) for v in way)
+                        assert space.moved(n, same, units, factors) == forward
+                        compared += 1
+    assert compared >= 20 * 3 * 3

@@ -4,7 +4,9 @@
     gradients           `OpSharding.backward`, of products of whole dims; where it is silent the dual of the op is said
     tensors             layouts of activations, storage of parameters and, with them, of their gradients
 
-Nothing is said of the gradients of other ops, nor of where gradients of activations rest.
+Nothing is said of the gradients of other ops. Gradients of activations rest as the activations do. Where they do, and a
+gradient has as many bytes as what it is of, the dual of a product of two tensors moves no more than another cut: the op and
+both its gradients read and make the same three tensors, and to gather one costs as much as to sum and scatter it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from ..plan.model import Cut, OpSharding, Plan, Stage
 from ..plan.problem import Problem
 from ._tofu_groups import Coarse, Node
 from ._tofu_prices import WHOLE, Way
-from ._tofu_search import Decision
+from ._tofu_search import Decision, Space
 
 Cuts = dict[str, tuple[Cut, ...]]
 
@@ -33,9 +35,9 @@ def forward_of(coarse: Coarse, decision: Decision) -> Decision:
     )
 
 
-def said_of(graph: Graph, coarse: Coarse, decision: Decision) -> Decision:
-    """All that a plan says; a gradient of a product that cannot be computed as decided is the dual of its op."""
-    own = forward_of(coarse, decision)
+def said_of(graph: Graph, space: Space, decision: Decision, factors: Sequence[int]) -> Decision:
+    """All that a plan says; of the gradients of products only those that move less than the dual of their op."""
+    coarse, own = space.coarse, forward_of(space.coarse, decision)
     ops = dict(own.ops)
     of = {
         coarse.nodes[n].name: [coarse.nodes[n].names[v] if v != WHOLE else "" for v in way]
@@ -46,10 +48,12 @@ def said_of(graph: Graph, coarse: Coarse, decision: Decision) -> Decision:
         if name is None:
             continue
         kinds = {f.name: f.kind for f in graph.ops[graph.position[name]].rule.factors}
-        dual = of.get(name, [""] * len(decision.ops[n]))
+        forward = of.get(name, [""] * len(decision.ops[n]))
+        dual = tuple(node.names.index(f) if f in node.names else WHOLE for f in forward)
         mine = [node.names[v] for v in decision.ops[n] if v != WHOLE]
-        possible = all(kinds[f] == "free" for f in mine) and not any(f and kinds[f] == "halo" for f in dual)
-        ops[n] = decision.ops[n] if possible else tuple(node.names.index(f) if f in node.names else WHOLE for f in dual)
+        possible = all(kinds[f] == "free" for f in mine) and not any(f and kinds[f] == "halo" for f in forward)
+        costs = [space.moved(n, way, decision.units, factors) for way in (decision.ops[n], dual)]
+        ops[n] = decision.ops[n] if possible and costs[0] < costs[1] else dual
     return Decision(ops, own.units)
 
 

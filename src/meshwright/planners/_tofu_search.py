@@ -78,13 +78,14 @@ class Space:
 
     def total(self, decision: Decision, factors: Sequence[int]) -> float:
         """Bytes that all workers move."""
-        found = 0.0
-        for n, node in enumerate(self.coarse.nodes):
-            for touch in node.touches:
-                splits = [decision.units[touch.unit]]
-                found += float(
-                    moved(node, touch, self.coarse.units[touch.unit], [decision.ops[n]], splits, factors)[0, 0]
-                )
+        return sum(self.moved(n, decision.ops[n], decision.units, factors) for n in range(len(self.coarse.nodes)))
+
+    def moved(self, n: int, way: Way, units: Mapping[int, Way], factors: Sequence[int]) -> float:
+        """Those that one op moves, cut as `way` says."""
+        node, found = self.coarse.nodes[n], 0.0
+        for touch in node.touches:
+            unit = self.coarse.units[touch.unit]
+            found += float(moved(node, touch, unit, [way], [units[touch.unit]], factors)[0, 0])
         return found
 
     # ---------------------------------------------------------------- one step, or several at once

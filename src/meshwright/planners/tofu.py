@@ -7,8 +7,9 @@ fetched. The objective is the bytes that all workers fetch, counted directly (`_
 whole, and `carry` names it.
 
 The plan is one stage with an axis for each step. It says how forward ops are cut, how the gradients of products are
-computed (`OpSharding.backward`), and where parameters and activations rest; other gradients run as the duals of that, and
-rest as their activations do. The objective of a plan counts what it says, and the best of what a plan cannot say.
+computed (`OpSharding.backward`) where another cut than their dual moves less, and where parameters and activations rest;
+gradients rest as their activations do. Of the gradients of other ops a plan says nothing: the objective counts them as they
+are best cut.
 """
 
 from __future__ import annotations
@@ -64,9 +65,9 @@ class Tofu(Planner):
         goals=frozenset({"time"}),
         family="tensor",
         missing=(
-            "gradients of convolutions and of ops that are no products are counted as they are best cut, but run as the dual of "
-            "their op",
-            "gradients of activations are counted where they best rest, but rest as the activation does",
+            "gradients of ops that are no products, and of convolutions cut along windows, are counted as they are best cut, but run "
+            "as the dual of their op",
+            "gradients of activations rest as the activations do, which the method leaves open",
         ),
     )
 
@@ -93,13 +94,14 @@ class Tofu(Planner):
         coarse = self._coarse(problem)
         factors = self._factors(problem)
         space = Space(coarse, self.method != "icml18", tick=lambda: run.tick(0, "steps", 0, len(factors)))
-        found = self._completed(space, factors, forward_of(coarse, self._decided(space, factors)))
-        done = self._completed(space, factors, said_of(problem.graph, coarse, found))
+        best = self._decided(space, factors)
+        found = self._completed(space, factors, forward_of(coarse, best))
+        done = self._completed(space, factors, said_of(problem.graph, space, found, factors))
         plan = self._plan(problem, coarse, done, factors)
         value = space.total(done, factors)
         run.offer(value, lambda: plan)
         if len(factors) <= 1 and self.method in ("tofu", "exact", "icml18", "equalchop"):
-            run.bound(value)
+            run.bound(space.total(best, factors))
         elif self.prove and is_small(space, factors) and self.method in ("tofu", "exact", "icml18"):
             with suppress(Unsupported):  # too large for the elimination: no proof
                 run.bound(space.total(exact(space, factors), factors))
@@ -107,7 +109,7 @@ class Tofu(Planner):
         return _facts(problem.graph, coarse, space, done, factors)
 
     def objective(self, problem: Problem, plan: Plan) -> float:
-        """Bytes moved in a step, all workers together; what a plan cannot say of gradients being as is best for it.
+        """Bytes moved in a step, all workers together; gradients of which it cannot speak being cut as is best for it.
 
         Raises:
             Unsupported: more than one stage or micro-batch, recomputation, uneven cuts, or ops that are cut one by one in the
@@ -151,10 +153,8 @@ class Tofu(Planner):
         return space.recursion(factors, look_ahead=self.look_ahead)
 
     def _completed(self, space: Space, factors: Sequence[int], said: Decision) -> Decision:
-        """The rest of a plan; of equals the one in which gradients rest as their activations do."""
-        free = self._cheapest(space, factors, said)
-        held = self._cheapest(space, factors, replace(said, units={**resting(space.coarse, said.units), **said.units}))
-        return held if space.total(held, factors) <= space.total(free, factors) else free
+        """The rest of a plan, as cheap as can be where gradients of activations rest as the activations do."""
+        return self._cheapest(space, factors, replace(said, units={**resting(space.coarse, said.units), **said.units}))
 
     def _cheapest(self, space: Space, factors: Sequence[int], said: Decision) -> Decision:
         given = replace(space, splits=said.units, strategies=said.ops)
@@ -222,8 +222,6 @@ def _facts(graph: Graph, coarse: Coarse, space: Space, done: Decision, factors: 
     backward: dict[str, Json] = {node.name: list(cut[node.name]) for node in coarse.nodes if not node.forward}
     other = [name for name in backward if cut[name] != cut.get(_forward_of(coarse, name), cut[name])]
     said = {node.name for node in coarse.nodes if any(True for _ in gradients(graph, coarse, node))}
-    rest = resting(coarse, done.units)
-    elsewhere = [coarse.units[u].tensors[0] for u, way in rest.items() if done.units[u] != way]
     return {
         "factors": list(factors),
         "steps": [b - a for a, b in pairwise(totals)],
@@ -233,7 +231,7 @@ def _facts(graph: Graph, coarse: Coarse, space: Space, done: Decision, factors: 
         "whole": list(whole),
         "backward": backward,
         "other_than_dual": [name for name in other if name in said],
-        "counted_only": [*(name for name in other if name not in said), *elsewhere],
+        "counted_only": [name for name in other if name not in said],
     }
 
 

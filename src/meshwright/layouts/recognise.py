@@ -1,7 +1,8 @@
 """From a plan back to the point that it is a plan of, by building that and comparing: what differs is said, not dropped.
 
 Trainers and people speak of layouts as a `Point` does. A plan that says more (another placement of one op, stages of unequal
-meshes, weights of several versions) is not of this kind; the first place where it says more is named.
+meshes, weights of several versions) is not of this kind; the first place where it says more is named. Planners that name the
+axes of their meshes otherwise, or spell out what a layout leaves open, are understood (`meaning`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations, product
+from itertools import accumulate, combinations, pairwise, product
 
 import numpy as np
 
@@ -17,11 +18,12 @@ from ..cluster.model import Mesh
 from ..errors import Unsupported
 from ..graph.ir import Graph
 from ..plan.lookup import entry_range, representative_tensor, stage_ops
-from ..plan.model import OpSharding, Plan, Schedule, Storage, Weights
+from ..plan.model import Cut, OpSharding, Plan, Schedule, Storage, Weights
 from ..plan.schedules import chunks_of, conditions, home
 from .again import FIRST, MODULES, WORDS
 from .build import plan_of
 from .expert import Expert, expert_of
+from .meaning import Names, meaning_of, namings
 from .point import Point
 from .style import CONTEXTS, CP, DP, EP, OUTER, TP
 from .units import Units
@@ -60,7 +62,7 @@ class Recognised:
 
 
 def recognise(graph: Graph, plan: Plan) -> Recognised:
-    """The point of which this is the plan, on whatever devices.
+    """The point of which this is the plan, on whatever devices, whatever the axes of its mesh are called.
 
     Raises:
         Unsupported: no point has it; the sentence names the first thing that it says and no point says.
@@ -68,19 +70,53 @@ def recognise(graph: Graph, plan: Plan) -> Recognised:
     if plan.graph and plan.graph != graph.digest:
         raise Unsupported("it is a plan of another model")
     _simple(plan)
-    plan, devices = _in_axes(plan)
-    _schedule(plan, len(devices))
+    if plan.schedule.name == "dataflow" and len(plan.stages) == 1:  # one micro-batch after the other
+        plan = replace(plan, schedule=replace(plan.schedule, name="1f1b"))
+    ranks = _ranks(plan)
+    _schedule(plan, len(ranks))
     expert = expert_of(graph)
     units = Units(expert.atoms.folded)
     parts = _parts(units, plan)
-    nearest: tuple[int, str] | None = None
-    for point in _candidates(expert, plan, len(devices)):
-        why = _differences(graph, plan, plan_of(expert, units, point, parts, plan.samples, plan.schedule))
-        if not why:
+    nearest: list[tuple[int, str]] = []
+    for point, names, differs in _tried(expert, units, plan, parts, len(ranks)):
+        if not differs[0]:
+            devices = tuple(_along(mesh, names) for mesh in ranks)
             return Recognised(point, parts, plan.schedule, devices, plan.samples)
-        if nearest is None or len(why) < nearest[0]:
-            nearest = len(why), why[0]
-    raise Unsupported(nearest[1] if nearest else "its degrees do not cut its batch into whole micro-batches")
+        nearest.append(differs)
+    if nearest:
+        raise Unsupported(min(nearest, key=lambda found: found[0])[1])
+    if odd := _odd(ranks[0]):
+        raise Unsupported(f'its mesh has an axis "{odd}", which cuts as none of {", ".join(AXES)} does')
+    raise Unsupported("its degrees do not cut its batch into whole micro-batches")
+
+
+def _tried(
+    expert: Expert, units: Units, plan: Plan, parts: tuple[int, ...], pp: int
+) -> Iterator[tuple[Point, Names, tuple[int, str]]]:
+    """Points of the plan's degrees, which axes of its mesh they take for which of theirs, and how far the plan is from theirs:
+    in so many places, the first in words. Entry by entry first; where that does not do, by what the entries come to.
+    """
+
+    def built(point: Point) -> Plan:
+        return plan_of(expert, units, point, parts, plan.samples, plan.schedule)
+
+    mesh = plan.stages[0].mesh
+    if not _odd(mesh):
+        own = {a: a for a in AXES if mesh.size(a) > 1}
+        for point in _candidates(expert, plan, own, pp, _zero(plan)):
+            found = _differences(expert.graph, plan, built(point))
+            yield point, own, (len(found), found[0] if found else "")
+    spans = (units.ops(a, b) for a, b in pairwise(accumulate(parts, initial=0)))
+    whole = replace(plan, stages=tuple(replace(s, ops=ops) for s, ops in zip(plan.stages, spans, strict=True)))
+    meaning = meaning_of(expert, whole)
+    if meaning is None:
+        return
+    for names in namings(meaning, mesh):
+        mine = meaning.named(names)
+        for point in _candidates(expert, plan, names, pp, meaning.zero):
+            theirs = meaning_of(expert, built(point))
+            if theirs is not None:
+                yield point, names, mine.difference(theirs)
 
 
 def _simple(plan: Plan) -> None:
@@ -100,11 +136,24 @@ def _simple(plan: Plan) -> None:
             (f"stage {s} keeps activations in host memory", bool(stage.offload)),
             (f"stage {s} says how its sums are carried out", bool(stage.sums)),
             (f"stage {s} recomputes nothing of its last {stage.keep_last} micro-batches", stage.keep_last > 0),
+            (f"stage {s} keeps parameters apart", any(x.home or x.resident != 1.0 for x in stage.storage.values())),
             (f"stage {s} runs again as one group", stage.recompute_at != "block"),
+            (
+                f"stage {s} cuts gradients of products otherwise than their duals",
+                any(map(_apart, stage.shardings.values())),
+            ),
         )
     found = next((words for words, is_so in wrong if is_so), "")
     if found:
         raise Unsupported(found)
+
+
+def _apart(sharding: OpSharding) -> bool:
+    return any(_said(own) != _said(sharding.cuts) for own in sharding.backward.values())
+
+
+def _said(cuts: Mapping[str, tuple[Cut, ...]]) -> Mapping[str, tuple[Cut, ...]]:
+    return {factor: own for factor, own in cuts.items() if own}
 
 
 def _schedule(plan: Plan, pp: int) -> None:
@@ -121,38 +170,34 @@ def _schedule(plan: Plan, pp: int) -> None:
         raise Unsupported(words)
 
 
-def _in_axes(plan: Plan) -> tuple[Plan, tuple[tuple[int, ...], ...]]:
-    """The plan with meshes whose axes are in the order of `Point.mesh`, and the devices of each pipeline rank."""
+def _ranks(plan: Plan) -> list[Mesh]:
+    """The mesh of each pipeline rank, all of the same axes and lengths."""
     first = plan.stages[0].mesh
     for s, stage in enumerate(plan.stages):
         if (stage.mesh.axes, stage.mesh.shape) != (first.axes, first.shape):
             raise Unsupported(f"stage {s} has another mesh than stage 0 ({_mesh(stage.mesh)}, not {_mesh(first)})")
-    odd = [a for a, n in zip(first.axes, first.shape, strict=True) if a not in AXES and n > 1]
-    if odd:
-        raise Unsupported(f'its mesh has an axis "{odd[0]}", which is none of {", ".join(AXES)}')
-    meshes = {id(s.mesh): _ordered(s.mesh) for s in plan.stages}
-    stages = tuple(replace(s, mesh=meshes[id(s.mesh)]) for s in plan.stages)
-    ranks: dict[tuple[int, ...], int] = {}
-    for stage in stages:
-        ranks.setdefault(tuple(stage.mesh.devices), len(ranks))
-    devices = list(ranks)
-    if len({d for rank in devices for d in rank}) != sum(map(len, devices)):
+    ranks = {tuple(stage.mesh.devices): stage.mesh for stage in plan.stages}
+    if len({d for rank in ranks for d in rank}) != sum(map(len, ranks)):
         raise Unsupported("stages on different meshes share devices")
-    for s, stage in enumerate(stages):
-        wanted = home(plan.schedule, len(devices), s)
-        if ranks[tuple(stage.mesh.devices)] != wanted:
+    place = {rank: k for k, rank in enumerate(ranks)}
+    for s, stage in enumerate(plan.stages):
+        wanted = home(plan.schedule, len(ranks), s)
+        if place[tuple(stage.mesh.devices)] != wanted:
             raise Unsupported(f"stage {s} is not on pipeline rank {wanted}, where schedule {plan.schedule.name} has it")
-    return replace(plan, stages=stages), tuple(devices)
+    return list(ranks.values())
 
 
-def _ordered(mesh: Mesh) -> Mesh:
-    """The same devices along the same axes, in the order of `AXES`; axes of one member that is none of them are dropped."""
-    sizes = dict(zip(mesh.axes, mesh.shape, strict=True))
-    axes = [a for a in AXES if a in sizes]
-    other = [a for a in mesh.axes if a not in AXES]
+def _odd(mesh: Mesh) -> str:
+    """The first axis that has no name of a layout's; "" if there is none."""
+    return next((a for a, n in zip(mesh.axes, mesh.shape, strict=True) if a not in AXES and n > 1), "")
+
+
+def _along(mesh: Mesh, names: Names) -> tuple[int, ...]:
+    """Devices along the axes of `Point.mesh`, row major."""
+    order = [mesh.axes.index(names[name]) for name in AXES if name in names]
+    order += [k for k in range(len(mesh.axes)) if k not in order]
     grid = np.asarray(mesh.devices).reshape(mesh.shape)
-    grid = grid.transpose([mesh.axes.index(a) for a in (*axes, *other)])
-    return Mesh(tuple(int(d) for d in grid.ravel()), tuple(axes), tuple(sizes[a] for a in axes))
+    return tuple(int(d) for d in grid.transpose(order).ravel())
 
 
 def _mesh(mesh: Mesh) -> str:
@@ -183,24 +228,14 @@ def _parts(units: Units, plan: Plan) -> tuple[int, ...]:
     return tuple(parts)
 
 
-def _candidates(expert: Expert, plan: Plan, pp: int) -> Iterator[Point]:
+def _candidates(expert: Expert, plan: Plan, names: Names, pp: int, zero: int) -> Iterator[Point]:
     """Points of the plan's degrees: which of the ways that a mesh does not tell apart it is."""
     first = plan.stages[0]
-    size = {a: first.mesh.size(a) for a in AXES}
+    size = {a: first.mesh.size(names[a]) if a in names else 1 for a in AXES}
     dp, m = size[OUTER] * size[DP], plan.schedule.micro_batches
     whole, odd = divmod(plan.samples, dp * size[EP] * m)
     if odd or not whole:
         return
-    stored = [s for stage in plan.stages for s in stage.storage.values()]
-    zero = (
-        3
-        if any(s.param for s in stored)
-        else 2
-        if any(s.grad for s in stored)
-        else 1
-        if any(s.state for s in stored)
-        else 0
-    )
     keep = any(x.kept for x in first.shardings.values())
     sequences = [False, True] if size[TP] > 1 else [False]
     contexts = CONTEXTS if size[CP] > 1 else CONTEXTS[:1]
@@ -210,6 +245,13 @@ def _candidates(expert: Expert, plan: Plan, pp: int) -> Iterator[Point]:
             dp, size[TP], pp, sequence, len(plan.stages) // pp, whole, zero, _again(expert, plan), plan.schedule.name,
             size[CP], size[EP], context, whole_experts, size[OUTER], not keep,
         )  # fmt: skip
+
+
+def _zero(plan: Plan) -> int:
+    """The ZeRO stage of which there are entries."""
+    stored = [s for stage in plan.stages for s in stage.storage.values()]
+    rests = ((3, (s.param for s in stored)), (2, (s.grad for s in stored)), (1, (s.state for s in stored)))
+    return next((zero for zero, layouts in rests if any(layouts)), 0)
 
 
 def _again(expert: Expert, plan: Plan) -> str:
@@ -261,7 +303,6 @@ def _first_other(mine: Mapping[str, object], other: Mapping[str, object], stands
 def _plain(entry: object) -> object:
     """An entry that says nothing is none."""
     if isinstance(entry, OpSharding):
-        cuts = {f: own for f, own in entry.cuts.items() if own}
-        said = cuts or entry.variant or entry.kept or entry.backward
-        return (cuts, entry.variant, frozenset(entry.kept), entry.backward) if said else None
+        cuts = _said(entry.cuts)
+        return (cuts, entry.variant, frozenset(entry.kept)) if cuts or entry.variant or entry.kept else None
     return None if entry == Storage() else entry

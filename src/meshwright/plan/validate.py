@@ -144,6 +144,10 @@ def _check_layouts(graph: Graph, layouts: Mapping[str, Layout], mesh: Mesh, s: i
             raise InputError(f'stage {s}: layouts name "{name}", which is no tensor' + _near(name, graph.tensor))
         if graph.tensor[name].role == "param":
             raise InputError(f'stage {s}: layouts name parameter "{name}": its rest placement belongs in storage')
+        if layout.partial:
+            raise InputError(
+                f"stage {s}, tensor {name}: its layout is partial over {_listed(layout.partial)}: it must be whole"
+            )
         _check_one(graph, name, layout, mesh, f"stage {s}, tensor {name}")
 
 

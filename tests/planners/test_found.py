@@ -12,6 +12,8 @@ from meshwright.cluster import resolve as cluster_of
 from meshwright.cluster.model import Mesh
 from meshwright.cost.analytic import Analytic
 from meshwright.errors import InputError
+from meshwright.export.outcome import export
+from meshwright.export.registry import load
 from meshwright.graph.ir import Graph
 from meshwright.plan.lookup import stage_ops
 from meshwright.plan.model import Cut, OpSharding, Plan, Schedule, Stage
@@ -59,6 +61,20 @@ def test_one_sequence_on_one_node_is_cut_as_megatron_cuts_it_or_better(name: str
     assert plan is not None
     assert fits(problem, plan) is None
     assert simulate(problem, plan, detail=False).step_seconds <= seconds(problem, tp=8) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_a_layout_that_is_found_is_written_for_a_trainer_as_if_it_had_been_asked_for(name: str) -> None:
+    """Whatever they call their axes, and though they speak of every op of every block."""
+    llama = graph("llama-3.1-8b", 1024, 2)
+    problem = Problem(llama, cluster_of("h100x8"), Analytic(), Recipe(1))
+    plan = registry.load(name).plan(problem).plan
+    assert plan is not None
+    assert "tp" not in plan.stages[0].mesh.axes
+    found = export(load("megatron"), problem, plan)
+    assert found.runs.point.words() == "tp8"
+    assert found.level == "exact", found.sentences
+    assert simulate(problem, plan, detail=False).step_seconds == pytest.approx(seconds(problem, tp=8), rel=1e-9)
 
 
 @pytest.mark.slow

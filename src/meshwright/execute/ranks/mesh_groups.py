@@ -8,7 +8,9 @@ from functools import cached_property
 from itertools import product
 from typing import Any, Literal, get_args
 
+import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
 
 from ...cluster.model import Mesh
 from ...lower.parameters import STAGES
@@ -32,6 +34,7 @@ class Groups:
         self._made: dict[Members, dist.ProcessGroup] = {}
         self._channels: dict[Channel, dist.ProcessGroup] = {}
         self._aside: dist.ProcessGroup | None = None
+        self._meshes: dict[tuple[object, ...], DeviceMesh] = {}
 
     def prepare(self, wanted: Iterable[Members]) -> None:
         """Makes those that do not exist yet. Collective over all ranks."""
@@ -58,6 +61,14 @@ class Groups:
         if self._aside is None and dist.is_initialized() and dist.get_world_size() > 1:
             self._aside = dist.new_group(backend="gloo")
         return self._aside
+
+    def device_mesh(self, device: str, ranks: Members, axes: Mapping[str, int]) -> DeviceMesh:
+        """torch's mesh of `ranks`, row major over `axes`, made once. Collective over all ranks."""
+        key = (device, ranks, *axes.items())
+        if key not in self._meshes:
+            at = torch.tensor(ranks, dtype=torch.int).reshape(tuple(axes.values()))
+            self._meshes[key] = DeviceMesh(device, at, mesh_dim_names=tuple(axes))
+        return self._meshes[key]
 
     def channel(self, source: int, target: int, direction: Direction) -> dist.ProcessGroup:
         """The group in which the rank `source` sends values ("forward") or gradients ("backward") to `target`.

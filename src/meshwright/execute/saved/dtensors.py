@@ -14,7 +14,6 @@ Those tensors are gathered and appear whole, as `Replicate`; `load` brings them 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -80,18 +79,13 @@ class StateDict:
         self._whole: dict[int, dist.ProcessGroup] = {}
         if not dist.is_initialized():
             return
-        made: dict[tuple[int, ...], DeviceMesh] = {}
-        groups: dict[tuple[int, ...], Any] = {}
         for code in runtime.program.stages:
             ranks = tuple(runtime.ranks[d] for d in code.mesh.devices)
-            axes = _long(code.mesh)
-            if ranks not in made:
-                shape = [code.mesh.size(a) for a in axes]
-                at = torch.tensor(ranks, dtype=torch.int).reshape(shape)
-                made[ranks] = DeviceMesh(runtime.hardware.device.type, at, mesh_dim_names=tuple(axes))
-                groups[ranks] = dist.new_group(sorted(ranks)) if len(ranks) > 1 else None
-            self._meshes[code.stage] = made[ranks]
-            self._whole[code.stage] = groups[ranks]
+            axes = {a: code.mesh.size(a) for a in _long(code.mesh)}
+            self._meshes[code.stage] = runtime.groups.device_mesh(runtime.hardware.device.type, ranks, axes)
+            if len(ranks) > 1:
+                runtime.groups.prepare([ranks])
+                self._whole[code.stage] = runtime.groups.of(ranks)
 
     def tensors(self) -> dict[str, Tensor]:
         """Name in the user's module (every name of a tied parameter) -> its DTensor, on this rank's stages; a plain tensor in
@@ -131,7 +125,7 @@ class StateDict:
         if all(index == 0 for axis, index in view.coords.items() if axis not in cut):
             for box in Part.of(part, shape, layout, view).boxes:
                 whole[box.slices].copy_(box.view)
-        if self._whole[stage] is not None:
+        if stage in self._whole:
             dist.all_reduce(whole, group=self._whole[stage])
         return whole
 

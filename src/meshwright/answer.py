@@ -22,7 +22,8 @@ from .plan.model import Plan
 from .plan.problem import Problem
 from .report.apart import told_apart
 from .report.candidates import Candidate
-from .report.layout_words import layout_words, micro_batch_words, op_words, recompute_words
+from .report.cut_words import op_words
+from .report.layout_words import layout_words, micro_batch_words, recompute_words
 from .report.outcome import Outcome, Question, Status
 from .report.why import worth_explaining
 from .request import PRECISIONS, Request
@@ -46,7 +47,7 @@ def candidate(question: Question, plan: Plan, simulation: Simulation) -> Candida
     micro_batch, micro_batches = micro_batch_words(plan)
     peak = float(simulation.peak.max())
     return Candidate(
-        " ".join(filter(None, (layout_words(plan), op_words(plan, question.graph)))),
+        op_words(plan, question.graph) or layout_words(plan),
         micro_batch,
         micro_batches,
         recompute_words(plan, question.graph),
@@ -199,10 +200,11 @@ def _rows(stated: Stated, result: Result, pricer: Pricer) -> tuple[list[Candidat
     plans = [result.plan] if result.plan is not None else []
     plans += [choice.plan for choice in result.frontier if choice.plan != result.plan]
     rows = [candidate(stated.question, p, simulate(stated.problem, p, detail=False, pricer=pricer)) for p in plans]
-    rows = told_apart(rows, stated.question.graph)
     first, rest = rows[:1], sorted(rows[1:], key=lambda c: c.step_s)
     fitting = [c for c in (*first, *rest) if c.fits]
-    return fitting, sorted((c for c in rows if not c.fits), key=lambda c: c.over_bytes)
+    misses = sorted((c for c in rows if not c.fits), key=lambda c: c.over_bytes)
+    named = told_apart([*fitting, *misses], stated.question.graph)
+    return named[: len(fitting)], named[len(fitting) :]
 
 
 def _shown(stated: Stated, considered: Sequence[Considered], pricer: Pricer) -> tuple[list[Candidate], list[Candidate]]:

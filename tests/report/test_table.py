@@ -46,6 +46,21 @@ def test_a_narrow_terminal_loses_bar_then_mfu_then_recompute(outcome: Outcome) -
     assert len(set(seen)) >= 3
 
 
+def test_what_a_row_does_otherwise_stands_below_it_where_the_line_has_no_room(outcome: Outcome) -> None:
+    long = "c_fc+mlp.c_proj+c_attn z1, wpe whole"
+    rows = (replace(outcome.candidates[0], layout=f"dp8 z1 99%: {long}"), *outcome.candidates[1:])
+    named = replace(outcome, candidates=rows)
+    wide, usual = texts(named, 140), texts(named, 100)
+    assert wide[3].startswith(f"▶ 1 dp8 z1 99%: {long}  1 × 16")
+    assert usual[3].startswith("▶ 1 dp8 z1 99%:  1 × 16") and usual[4] == f"      {long}"
+    assert usual[5].startswith("  2 dp64 z3") and usual[2].index("µbatch") == usual[3].index("1 × 16")
+    assert "█" in usual[3], "no column is lost for it"
+    assert "behind the colon: what differs from the row above" in " ".join(" ".join(usual).split())
+    for width in (60, 72, 80, 100, 140):
+        assert max(len(t) for t in texts(named, width)) <= width
+    assert f"▶ 1 dp8 z1 99%: {long}" in texts(named, 59)
+
+
 def test_under_60_columns_a_plan_is_a_block(outcome: Outcome) -> None:
     lines = texts(outcome, 50)
     start = lines.index("▶ 1 dp64 z2")

@@ -111,7 +111,7 @@ def head(outcome: Outcome) -> str:
     money = "".join(f"<p>{escape(s)}</p>" for s in money_words(outcome))
     why = "".join(f"<p>{escape(s)}</p>" for s in outcome.sentences())
     certain = "".join(f"<p>{escape(s)}</p>" for s in sure(outcome))
-    notes = "".join(f"<p>Note: {escape(n)}</p>" for n in q.notes)
+    notes = "".join(f"<p>Note: {escape(n)}</p>" for n in outcome.notes)
     made_by = f"meshwright {version('meshwright')} · seed {outcome.seed} · priced by {sim.priced_by or 'analytic'}"
     return (
         f"<header><h1>{escape(q.model)} on {escape(q.cluster.name)}</h1>"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from math import prod
 
-from ..graph.ir import Graph, Op
+from ..graph.ir import Graph
 from ..graph.kinds import kind_of
 from ..layouts.style import CP, DP, EP, OUTER, TP
-from ..plan.lookup import sharding_of, storage_of
-from ..plan.model import Layout, OpSharding, Plan, Stage, Storage
+from ..plan.model import Plan, Stage
+from .cut_words import axes_of
 
 
 def layout_words(plan: Plan) -> str:
@@ -49,89 +47,9 @@ def layout_words(plan: Plan) -> str:
     return " ".join(words) or "1 device"
 
 
-CUT_WORDS = (
-    "s48 c12 r12 w1: products cut by samples, by columns of the weight, by its rows, and computed whole everywhere; s48/x0: "
-    "over that axis; z1 90%: the optimizer state of that share of the parameters rests cut over devices that compute with "
-    "copies, z3: the weights, too"
-)
-
-
-def op_words(plan: Plan, graph: Graph) -> str:
-    """How many products are cut by what over which axes, and how much of the parameters rests cut, where no axis of the mesh
-    says it: "s48/x0 c12/x1 r12/x1 w1 z1 90%" (see `CUT_WORDS`); the axis is left out where there is one.
-
-    "" for meshes whose axes are called after what they cut, and for several stages.
-    """
-    if not chosen_by_op(plan):
-        return ""
-    stage = plan.stages[0]
-    found: dict[tuple[str, tuple[str, ...]], int] = {}
-    for i, op in enumerate(graph.ops):
-        if op.flops:
-            for way in cut_ways(op, sharding_of(graph, stage, i)) or [("w", ())]:
-                found[way] = found.get(way, 0) + 1
-    words = [
-        way + str(found[way, axes]) + over(axes, stage)
-        for way, axes in sorted(found, key=lambda w: ("scrw".index(w[0]), -len(w[1]), w[1]))
-    ]
-    return " ".join([*words, *_resting(graph, stage)])
-
-
-def chosen_by_op(plan: Plan) -> bool:
-    """Whether its mesh has axes that are called x0, x1, …: what they cut is said op by op."""
-    return (
-        len(plan.stages) == 1
-        and plan.rewritten is None
-        and all(re.fullmatch(r"x\d*", axis) for axis in plan.stages[0].mesh.axes)
-    )
-
-
-def cut_ways(op: Op, sharding: OpSharding | None) -> list[tuple[str, tuple[str, ...]]]:
-    """By what an op is cut, and over which axes: ("s", axes) samples, ("c", …) what is neither, ("r", …) what is summed."""
-    if sharding is None:
-        return []
-    summed = op.rule.summed()
-    found: dict[str, tuple[str, ...]] = {}
-    for f in op.rule.factors:
-        if cuts := sharding.cuts.get(f.name):
-            way = "s" if f.samples else "r" if f.name in summed else "c"
-            found[way] = (*found.get(way, ()), *(c.axis for c in cuts))
-    return [(way, tuple(sorted(axes))) for way, axes in found.items()]
-
-
-def over(axes: Sequence[str], stage: Stage) -> str:
-    """ "/x0", "/x0+x1"; "" on a mesh of one axis."""
-    return f"/{'+'.join(axes)}" if axes and len(stage.mesh.axes) > 1 else ""
-
-
-def rest_level(storage: Storage | None) -> int:
-    """What of a parameter rests cut: 0 what its op computes with, 1 optimizer state and gradient sums, 3 the weights."""
-    if storage is None:
-        return 0
-    if storage.param is not None and _axes(storage.param):
-        return 3
-    return 1 if any(x is not None and _axes(x) for x in (storage.state, storage.grad)) else 0
-
-
-def _resting(graph: Graph, stage: Stage) -> list[str]:
-    """ "z1 90%", "z3 10%": shares of the elements of all parameters; "z1" where it is all of them."""
-    sizes = {1: 0.0, 3: 0.0}
-    total = 0.0
-    for t in graph.params():
-        total += prod(t.shape)
-        level = rest_level(storage_of(graph, stage, t.name))
-        if level:
-            sizes[level] += prod(t.shape)
-    shares = {level: n / total for level, n in sizes.items() if n}
-    return [
-        f"z{level}" if share == 1 else f"z{level} {max(1, min(99, round(100 * share)))}%"
-        for level, share in shares.items()
-    ]
-
-
 def _sequence_parallel(plan: Plan) -> bool:
     """Some activation rests cut over "tp"."""
-    return any(TP in _axes(layout) for stage in plan.stages for layout in stage.layouts.values())
+    return any(TP in axes_of(layout) for stage in plan.stages for layout in stage.layouts.values())
 
 
 def _context(plan: Plan) -> str:
@@ -151,13 +69,9 @@ def zero_level(stage: Stage) -> int:
     level = 0
     for storage in stage.storage.values():
         for here, layout in ((1, storage.state), (2, storage.grad), (3, storage.param)):
-            if layout is not None and _axes(layout) & _sample_axes(stage):
+            if layout is not None and axes_of(layout) & _sample_axes(stage):
                 level = max(level, here)
     return level
-
-
-def _axes(layout: Layout) -> set[str]:
-    return {cut.axis for dim in layout.dims for _, cuts in dim for cut in cuts}
 
 
 def _sample_axes(stage: Stage) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,8 +16,8 @@ from ..plan.model import Plan
 from ..plan.problem import Goal, Recipe
 from ..simulate.result import Simulation
 from .candidates import Candidate, ties
+from .cut_words import legend
 from .error_model import ErrorModel, error_model
-from .layout_words import CUT_WORDS
 from .training import Size, Training, training
 from .why import Why, explain
 
@@ -202,8 +201,8 @@ class Outcome(Viewed):
     def notes(self) -> tuple[str, ...]:
         """What is to be said of the model, and of how it was planned."""
         own = self.details.get("notes", ()) if isinstance(self.details, dict) else ()
-        legend = (CUT_WORDS,) if any(re.search(r" [scrw]\d+\b", c.layout) for c in self.shown()) else ()
-        return (*self.question.notes, *map(str, own), *legend)
+        words = legend([c.layout for c in self.shown()])
+        return (*self.question.notes, *map(str, own), *([words] if words else []))
 
     def sentences(self) -> list[str]:
         """Why; for one layout that was given there is nothing to compare with."""

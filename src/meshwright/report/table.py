@@ -25,6 +25,8 @@ PROVED = 0.1
 """Gap to a proven bound up to which it is worth saying."""
 NARROW = 60
 """Below this width every plan is a block of its own."""
+APART = ": "
+"""In a layout before what tells it from the row above."""
 DROPPED = ("bar", "MFU", "recompute")
 """Columns that a narrow terminal loses, in this order."""
 
@@ -95,8 +97,9 @@ def candidate_lines(outcome: Outcome, width: int) -> list[Line]:
         return []
     if width < NARROW:
         return blocks(outcome)
-    for dropped in range(len(DROPPED) + 1):
-        lines = table(outcome, frozenset(DROPPED[:dropped]))
+    long = any(APART in c.layout for c in (*outcome.shown(), *_shown_misses(outcome)))
+    for dropped, apart in [(0, False), *((k, long) for k in range(0 if long else 1, len(DROPPED) + 1))]:
+        lines = table(outcome, frozenset(DROPPED[:dropped]), apart)
         if max(len(line.text) for line in lines) <= width:
             return lines
     return blocks(outcome)
@@ -116,16 +119,26 @@ def candidate_rows(outcome: Outcome, with_bar: bool = True, with_recompute: bool
     return [[*row, memory] for row, memory in zip(rows, [limit, *_memory_cells(outcome, with_bar)], strict=True)]
 
 
-def table(outcome: Outcome, without: frozenset[str]) -> list[Line]:
-    """`candidate_rows` as lines, without the columns of these names."""
+def table(outcome: Outcome, without: frozenset[str], apart: bool = False) -> list[Line]:
+    """`candidate_rows` as lines, without the columns of these names; `apart`: what a layout says behind a colon on a line of
+    its own."""
     rows = candidate_rows(outcome, "bar" not in without, "recompute" not in without)
+    below = [""] * len(rows)
+    if apart:
+        for k, row in enumerate(rows):
+            row[0], colon, below[k] = row[0].partition(APART)
+            row[0] += colon.rstrip()
     shown = len(outcome.shown())
     styles: list[Style] = ["quiet", *("chosen" if i == 0 else "" for i in range(shown))]
     styles += ["refused"] * (len(rows) - 1 - shown)
     keep = [k for k in range(6) if (k != 5 or "MFU" not in without) and any(row[k] for row in rows)]
     texts = columns([[row[k] for k in keep] for row in rows], {j for j, k in enumerate(keep) if k >= 3})
     width = max(map(len, texts))
-    return [Line(f"{t.ljust(width)}  {row[6]}".rstrip(), s) for t, row, s in zip(texts, rows, styles, strict=True)]
+    lines = []
+    for text, row, tail, style in zip(texts, rows, below, styles, strict=True):
+        lines.append(Line(f"{text.ljust(width)}  {row[6]}".rstrip(), style))
+        lines += [Line(f"      {tail}", style)] if tail else []
+    return lines
 
 
 def _cells(mark: str, c: Candidate, with_recompute: bool) -> list[str]:

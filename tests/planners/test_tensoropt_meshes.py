@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -17,19 +18,23 @@ from meshwright.planners._captured import CapturedOptions, logical_meshes
 from meshwright.planners.pase import PaSE
 from meshwright.planners.tensoropt import TensorOpt
 from meshwright.planners.types import Result
+from meshwright.solvers import narrowing
 from meshwright.solvers.cost_graph import CostGraph
+from meshwright.solvers.domination import thinned
 from meshwright.solvers.gaps import unbeaten
+from meshwright.solvers.narrowing import line_order
+from meshwright.solvers.pareto import LIMIT
 from meshwright.solvers.tracking import tracked
 from meshwright.testing.tiny import chain, problem_of
 
 
 @lru_cache(maxsize=2)
-def small_gpt2() -> Graph:
+def small(model: str = "gpt2") -> Graph:
     from meshwright.graph.source import resolve
     from meshwright.graph.zoo import Shrink
 
     shrink = Shrink(blocks=2, width=256, heads=8, ffn=1024, vocab=1024, seq=128, dropout=0.0)
-    return resolve("gpt2").graph(batch=2, seq=128, dtype="bfloat16", shrink=shrink, cache=False)
+    return resolve(model).graph(batch=2, seq=128, dtype="bfloat16", shrink=shrink, cache=False)
 
 
 def points(result: Result) -> list[tuple[float, float]]:
@@ -77,7 +82,7 @@ def test_two_axes_at_once_are_all_choices(layers: int) -> None:
 
 @pytest.mark.parametrize(("cluster", "shapes"), [("h100x8", ["8", "2×4"]), ("h100x16", ["16", "2×8", "4×4", "8×2"])])
 def test_meshes_are_the_logical_shapes_and_their_union_is_no_slower_than_any(cluster: str, shapes: list[str]) -> None:
-    problem = Problem(small_gpt2(), cluster_of(cluster), Analytic(), Recipe(16))
+    problem = Problem(small(), cluster_of(cluster), Analytic(), Recipe(16))
     result = TensorOpt().plan(problem)
     told: Any = result.carry
     assert [search["mesh"] for search in told["frontiers"][0]["searches"]] == shapes
@@ -96,8 +101,40 @@ def test_meshes_are_the_logical_shapes_and_their_union_is_no_slower_than_any(clu
             assert any(m <= memory * (1 + 1e-9) and t <= time * (1 + 1e-9) for m, t in whole)
 
 
+def test_bounds_by_messages_lose_nothing_of_two_axes() -> None:
+    problem = Problem(small(), cluster_of("h100x8"), Analytic(), Recipe(16))
+    by_tables = TensorOpt(axes=(2, 4)).plan(problem)
+    with patch.object(narrowing, "TABLE", 0):
+        by_messages = TensorOpt(axes=(2, 4)).plan(problem)
+    assert by_messages.status == "optimal" and len(by_tables.frontier) > 1
+    assert points(by_messages) == [pytest.approx(p, rel=1e-9) for p in points(by_tables)]
+
+
+def test_two_axes_are_exact_where_the_tables_of_all_options_would_be_too_large() -> None:
+    """Rotary positions and gated products: their ops have hundreds of options, and more neighbours than those of GPT-2."""
+    problem = Problem(small("llama-3.1-8b"), cluster_of("h100x8"), Analytic(), Recipe(16))
+    graph = thinned(CapturedOptions(problem, logical_meshes(problem, 8, (2, 4))[0]).graph).graph
+    limit = line_order(graph).largest // 2
+    result = TensorOpt(axes=(2, 4), limit=limit).plan(problem)
+    told: Any = result.carry
+    assert told["exact"] and "off" not in told and result.status == "optimal"
+    assert points(result)[-1][1] == pytest.approx(PaSE(axes=(2, 4)).plan(problem).objective, rel=1e-9)
+
+
+def test_how_far_a_frontier_may_be_off_is_told_where_ops_were_fixed() -> None:
+    problem = Problem(small(), cluster_of("h100x8"), Analytic(), Recipe(16))
+    exact, rough = (TensorOpt(axes=(2, 4), limit=limit).plan(problem) for limit in (LIMIT, 12))
+    told: Any = rough.carry
+    assert not told["exact"] and "is not proved: no plan is more than" in told["notes"][-1]
+    off = told["off"]
+    for memory, time in points(exact):
+        known = [t for m, t in points(rough) if m <= memory]
+        assert not known or min(known) * (1 - off["faster"]) <= time * (1 + 1e-9)
+    assert points(rough)[0][0] * (1 - off["smaller"]) <= points(exact)[0][0] * (1 + 1e-9)
+
+
 def test_a_share_thins_the_frontier_of_two_axes_and_is_told() -> None:
-    problem = Problem(small_gpt2(), cluster_of("h100x8"), Analytic(), Recipe(16))
+    problem = Problem(small(), cluster_of("h100x8"), Analytic(), Recipe(16))
     rough, exact = (TensorOpt(axes=(2, 4), epsilon=e).plan(problem) for e in (0.02, 0.0))
     told: Any = rough.carry
     assert not told["exact"] and told["epsilon"] == 0.02 and "within 2.0 %" in told["notes"][0]

@@ -134,6 +134,15 @@ def test_no_two_short_names_are_alike(every: list[str]) -> None:
         assert len(set(found.values())) == len(every)
 
 
+def test_a_name_with_room_for_nothing_is_its_words_and_a_mark_where_another_reads_alike() -> None:
+    words = "2×4 dp4·tp2 87% cp2·tp4 13% z1 64% z3 36%"
+    values: list[dict[Subject, str]] = [{("a", "rests"): "z1", ("b", "rests"): x} for x in ("z1", "z3")]
+    rows = [Facts(words, v, dict.fromkeys(v, 1), dict.fromkeys(v, "z0")) for v in values]
+    labels = dict.fromkeys(values[0], "a_name_that_is_far_too_long")
+    one, other = differences(rows, labels, labels)
+    assert one != other and all(len(n) == len(words) + 6 and n.startswith(f"{words} #") for n in (one, other))
+
+
 def test_facts_are_of_whole_blocks() -> None:
     facts = facts_of(plan_of(everywhere("b", "x0"), {"layers.0.fc.weight": STATE}), GRAPH)
     assert (

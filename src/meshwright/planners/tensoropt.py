@@ -8,7 +8,8 @@ sums, so the frontier of the whole is found by frontier tracking (section 4), wh
     branch elimination     an op with three or more neighbours leaves a table over all of them, which is what merging it into
                            one of them comes to
     heuristic elimination  where that table would be too large, the op with the most neighbours keeps the configuration of
-                           least time; then the frontier is not proved, and `carry` counts such ops
+                           least time; then the frontier is not proved, `carry` counts such ops, and says how far from it
+                           the plans may be
     linear programme       when the rest is chains and trees, ops leave from their ends: pairs instead of triples
 
 One option per question: the fastest plan under a memory limit (goal "time"), the plan of least memory ("memory"), the fewest
@@ -20,8 +21,8 @@ the simulator, which knows these copies. There the frontier is that of several m
 every two axes that make them, as Alpa's logical shapes; the bound is that of these.
 
 To be fast, points are also dropped of which nothing new can come: the convex hull of the frontier is found first, and what
-completes a point costs, along each line of the hull, at least what an elimination there and back says. Nothing of the frontier
-is lost. `epsilon` thins it with a guarantee: what is left out is within that share of a plan that is kept, in memory and in
+completes a point costs, along each line of the hull, at least what an elimination there and back says, or messages where its
+tables would be too large. Nothing of the frontier is lost, and ops lose so many options that their tables become small. `epsilon` thins it with a guarantee: what is left out is within that share of a plan that is kept, in memory and in
 time, and both ends are exact.
 Algorithm after the paper's abstract and the search of MindSpore, its nearest public relative; the hull and the bounds are ours.
 """
@@ -128,11 +129,19 @@ class TensorOpt(Planner):
             graphs = [options.graph for options, _ in union.searches]
             raise Infeasible(why or no_choice(problem, min(graphs, key=least_bytes), cap))
         found: dict[str, Json] = {"exact": union.exact, "epsilon": self.epsilon, "goal": goal, "frontiers": told}
+        notes = []
         if self.epsilon:
             share = percent(self.epsilon)
-            found["notes"] = [
-                f"every plan of the frontier is within {share}, in memory and in time, of one that is kept"
-            ]
+            notes.append(f"every plan of the frontier is within {share}, in memory and in time, of one that is kept")
+        if not union.proved and union.points:
+            faster, smaller = union.off
+            found["off"] = {"faster": faster, "smaller": smaller}
+            notes.append(
+                f"the frontier is not proved: no plan is more than {percent(faster)} faster than one of it that needs no more "
+                f"memory, and none needs more than {percent(smaller)} less memory than its leanest"
+            )
+        if notes:
+            found["notes"] = notes
         return found
 
     def objective(self, problem: Problem, plan: Plan) -> float:
@@ -248,6 +257,12 @@ class _Union:
     def proved(self) -> bool:
         """Whether least memory and least time are."""
         return not any(found.how.fixed for _, found in self.searches)
+
+    @property
+    def off(self) -> tuple[float, float]:
+        """Shares (of time, of memory) by which a plan may be better at most where that is not proved."""
+        every = [found.off for _, found in self.searches]
+        return max(x.faster for x in every), max(x.smaller for x in every)
 
     @property
     def exact(self) -> bool:

@@ -132,11 +132,11 @@ class _Name:
         whole = list(self.new or self.must)
         for labels in (self.labels, self.brief):
             chosen = list(whole)
-            while chosen and len(self._said(chosen, whole[len(chosen) :], labels) + end) > LONGEST:
+            while chosen and len(self._said(chosen, MORE, labels) + end) > LONGEST:
                 chosen.pop()
             if len(chosen) >= min(2, len(whole)):
                 break
-        return self._said(chosen, "…" if chosen else "", labels) + end
+        return self._said(chosen, MORE, labels) + end
 
     def _said(self, subjects: Sequence[Subject], left: Sized = (), labels: Mapping[Subject, str] | None = None) -> str:
         """ "dp8 z1 54%: c_fc+c_attn z1, wpe col8", and whether more is `left`."""
@@ -228,8 +228,9 @@ def _further(graph: Graph, stage: Stage) -> dict[Subject, str]:
 
 
 def _over(factor: Factor, cuts: Sequence[Cut], stage: Stage) -> str:
-    """ "dp8", "heads8"."""
-    return f"{'dp' if factor.samples else factor.name}{prod(stage.mesh.size(c.axis) for c in cuts)}"
+    """ "dp8", "heads8", "d1×2"."""
+    name = "dp" if factor.samples else factor.name
+    return f"{name}{'×' if name[-1:].isdigit() else ''}{prod(stage.mesh.size(c.axis) for c in cuts)}"
 
 
 def labels_of(rows: Sequence[Facts], graph: Graph, most: int = LONG) -> dict[Subject, str]:

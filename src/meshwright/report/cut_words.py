@@ -27,8 +27,8 @@ WEIGHT = ("col", "row")
 """Kinds that cut the weight of a product: "tp"."""
 SMALL = 0.01
 """Share of the parameters below which a way of cutting, or of resting, is not said of a whole row."""
-PATTERNS = 3
-"""Ways of cutting that are said of a row."""
+PATTERNS = 2
+"""Ways of cutting that are said of a row, the commonest."""
 
 Ways = Mapping[str, tuple[str, ...]]
 """Kind -> mesh axes."""

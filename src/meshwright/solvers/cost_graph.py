@@ -87,3 +87,16 @@ class Found:
 
 FORBIDDEN = Found((), inf, inf)
 """Every choice is forbidden."""
+
+
+def restricted(graph: CostGraph, keep: Sequence[NDArray[np.intp]]) -> CostGraph:
+    """The graph with these options of each variable only."""
+    return CostGraph(
+        tuple(own[k] for own, k in zip(graph.unary, keep, strict=True)),
+        graph.edges,
+        tuple(
+            np.ascontiguousarray(t[np.ix_(keep[u], keep[v])])
+            for (u, v), t in zip(graph.edges, graph.tables, strict=True)
+        ),
+        tuple(own[k] for own, k in zip(graph.memory, keep, strict=True)) if graph.memory else (),
+    )

@@ -4,13 +4,14 @@
     widest gap first: it is a point between them, or they are neighbours for good (Aneja and Nair 1979)
 
 Each of these is one exact elimination there and back (`completions`), which tells of every option how good a choice that takes
-it can be along that line. An option that stays above every gap along some line goes: graphs of tens of thousands of options
-shrink to those few that trade memory for price.
+it can be along that line; where its tables would be too large, messages bound the same from below (`line_bounds`). An option
+that stays above every gap along some line goes: graphs of tens of thousands of options shrink to those few that trade memory
+for price. The ends of the hull are proved either way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from math import inf
@@ -19,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .completions import completed
-from .cost_graph import CostGraph, Floats
+from .cost_graph import CostGraph, Floats, restricted
 from .elimination_order import Order, order_of
 from .gaps import Gaps, Weight, gaps_of, unbeaten, weighted
+from .line_bounds import Bounded, bounded
 
 Kept = NDArray[np.intp]
 MOST = 48
@@ -30,6 +32,10 @@ WORK = 4e9
 """Entries of tables in all of these eliminations, about: half a minute. At least three lines are drawn."""
 STEEP = 1e9
 """Times that the whole of memory weighs as much as all differences in price, where least memory comes first."""
+MESSAGES = 100
+"""Entries of tables that messages cost for each entry of an edge, about."""
+TABLE = 3_000_000
+"""Entries of the largest table above which a line is drawn by messages first: an elimination takes a second then."""
 SHRUNK = 0.95
 """Share of the options below which the graph is made anew."""
 
@@ -59,22 +65,31 @@ class Narrowed:
     """The least price of any choice, within the cap or not; inf: none is legal."""
 
 
+class TooLarge(Exception):
+    """Neither end of the hull can be proved: tables are too large, and messages do not meet."""
+
+
 def narrowed(
     graph: CostGraph,
     cap: float = inf,
     epsilon: float = 0.0,
     elsewhere: tuple[Floats, Floats] | None = None,
     told: Callable[[int], None] = lambda lines: None,
+    limit: float = inf,
 ) -> Narrowed:
-    """The graph without options that no new point needs.
+    """The graph without options that no new point needs. It has no parallel edges (`CostGraph.simple`).
 
     Args:
         cap: memory that no point may pass.
         epsilon: share of memory and price within which a point is not new.
         elsewhere: (memory, price) of points that any choice must beat as well, such as those of another mesh.
         told: called with the number of lines drawn; may raise.
+        limit: entries of the largest table of an elimination.
+
+    Raises:
+        TooLarge: an end of the hull needs a larger one.
     """
-    return _Hull(graph, cap, epsilon, elsewhere, told).narrowed()
+    return _Hull(graph, cap, epsilon, elsewhere, told, limit).narrowed()
 
 
 @dataclass
@@ -84,6 +99,7 @@ class _Hull:
     epsilon: float
     elsewhere: tuple[Floats, Floats] | None
     told: Callable[[int], None]
+    limit: float
     graph: CostGraph = field(init=False)
     kept: list[Kept] = field(init=False)
     marginals: list[list[Floats]] = field(init=False, default_factory=list)
@@ -99,14 +115,14 @@ class _Hull:
         self.kept = [np.arange(len(own)) for own in self.whole.unary]
 
     def narrowed(self) -> Narrowed:
-        fast = self._line(1.0, 0.0)
+        fast = self._line(1.0, 0.0, end=True)
         if fast is None:
             return self._result(inf)
         least = fast[1]
-        lean = self._line(0.0, 1.0)
+        lean = self._line(0.0, 1.0, end=True)
         if lean is not None and lean[0] <= self.cap:
             if lean[1] > fast[1] and lean[0]:  # of many of least memory the fastest
-                lean = self._line(1.0, STEEP * (lean[1] - fast[1]) / abs(lean[0])) or lean
+                lean = self._line(1.0, STEEP * (lean[1] - fast[1]) / abs(lean[0]), end=True) or lean
             self._between(lean, fast)
         return self._result(least)
 
@@ -140,14 +156,15 @@ class _Hull:
                 put(found, right)
         self._narrow()
 
-    def _line(self, of_price: float, of_memory: float) -> tuple[float, float] | None:
-        """(memory, price) of the best choice along a line; None if none is left."""
+    def _line(self, of_price: float, of_memory: float, end: bool = False) -> tuple[float, float] | None:
+        """(memory, price) of the best choice along a line; None if none is left, or messages met none.
+
+        Args:
+            end: of the hull: the choice must be proved to be the best.
+        """
         weight = Weight(of_price, of_memory)
-        graph = weighted(self.graph, weight)
-        order = line_order(graph)
-        self.operations = order.operations
-        found = completed(graph, order)
-        self.weights.append(replace(weight, least=found.value))
+        found = self._bounds(weighted(self.graph, weight), end)
+        self.weights.append(replace(weight, least=found.least))
         self.marginals.append(list(found.marginals))
         self.told(len(self.weights))
         if not found.choice:
@@ -157,6 +174,19 @@ class _Hull:
         if point[0] <= self.cap:
             self.points.append((*point, choice))
         return point
+
+    def _bounds(self, graph: CostGraph, end: bool) -> Bounded:
+        order = line_order(graph)
+        if order.largest > TABLE:
+            self.operations = MESSAGES * sum(map(np.size, graph.tables))
+            found = bounded(graph)
+            if found.met or not end:
+                return found
+            if order.largest > self.limit:
+                raise TooLarge
+        self.operations = order.operations
+        exact = completed(graph, order)
+        return Bounded(exact.value, exact.choice, exact.value, exact.marginals)
 
     def _known(self) -> Points:
         memory = np.array([m for m, _, _ in self.points])
@@ -202,16 +232,3 @@ def _any_below(marginals: Floats, most: Floats) -> NDArray[np.bool_]:
 def line_order(graph: CostGraph) -> Order:
     """The order in which a line is drawn."""
     return order_of([len(own) for own in graph.unary], graph.edges)
-
-
-def restricted(graph: CostGraph, keep: Sequence[Kept]) -> CostGraph:
-    """The graph with these options of each variable only."""
-    return CostGraph(
-        tuple(own[k] for own, k in zip(graph.unary, keep, strict=True)),
-        graph.edges,
-        tuple(
-            np.ascontiguousarray(t[np.ix_(keep[u], keep[v])])
-            for (u, v), t in zip(graph.edges, graph.tables, strict=True)
-        ),
-        tuple(own[k] for own, k in zip(graph.memory, keep, strict=True)),
-    )

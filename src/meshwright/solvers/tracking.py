@@ -2,7 +2,9 @@
 
 options that others beat go (`domination`), then those that no new point needs: on the way the convex hull of the frontier
 is found (`narrowing`)
-where tables would be too large, variables with the most neighbours keep their option of least price
+what is left is eliminated in the order of the smallest tables where that by kinds of elimination needs too large ones; if
+they still are, variables with the most neighbours keep their option of least price, and how far the
+points may then be from the frontier is bounded (`line_bounds`)
 what is left is eliminated over fronts (`pareto`), by the eliminations of TensorOpt (arXiv 2004.10856, section 4)
 """
 
@@ -16,13 +18,16 @@ from math import inf, prod
 import numpy as np
 from numpy.typing import NDArray
 
-from .cost_graph import CostGraph, Floats
+from .cost_graph import CostGraph, Floats, restricted
 from .domination import thinned
-from .elimination_order import Order, counted
+from .elimination_order import Order, OrderName, counted, order_of
 from .gaps import unbeaten
-from .narrowing import line_order, narrowed, restricted
+from .line_bounds import NONE, Off, off
+from .narrowing import TooLarge, narrowed
 from .pareto import LIMIT, frontier
 
+SMALL: tuple[OrderName, ...] = ("min_weight", "min_degree")
+"""Orders that are tried where one by kinds of elimination needs too large a table."""
 Progress = Callable[[str, int, int], None]
 """(phase, done, of how many); what it raises ends the search."""
 
@@ -56,6 +61,8 @@ class Tracked:
     """Along which the hull was looked for."""
     fastest: float = inf
     """The least price of all choices, whatever memory they need; inf: none is legal."""
+    off: Off = NONE
+    """Where variables were fixed: how far these points, and those from elsewhere, may be from the frontier."""
 
 
 def tracked(
@@ -82,9 +89,11 @@ def tracked(
     nothing = Tracked(np.zeros(0), np.zeros(0), np.zeros((0, count), np.int32))
     if min(map(len, rest.unary)) == 0:
         return nothing
-    if line_order(rest).largest > limit:
+    try:
+        narrow = narrowed(rest, cap, epsilon, elsewhere, lambda lines: progress("lines", lines, 0), limit)
+    except TooLarge:
         rest, kept, _, _ = _small_enough(rest, kept, limit, fixed)
-    narrow = narrowed(rest, cap, epsilon, elsewhere, lambda lines: progress("lines", lines, 0))
+        narrow = narrowed(rest, cap, epsilon, elsewhere, lambda lines: progress("lines", lines, 0))
     known, lines = narrow.known, len(narrow.weights)
     memory, price, choices = [known.memory], [known.price], [_restored(kept, known.choices)]
     found = replace(nothing, how=How(fixed=tuple(sorted(fixed))), lines=lines, fastest=narrow.fastest)
@@ -100,6 +109,8 @@ def tracked(
         choices.append(_restored(kept, front.choices))
     memories, prices, every = np.concatenate(memory), np.concatenate(price), np.concatenate(choices)
     best = unbeaten(memories, prices)
+    if fixed and len(best):
+        found = replace(found, off=off(small.graph, memories[best], prices[best], cap))
     best = best[(every[best] >= 0).all(axis=1)]
     return replace(found, memory=memories[best], price=prices[best], choices=every[best])
 
@@ -115,7 +126,12 @@ def _small_enough(
 ) -> tuple[CostGraph, tuple[NDArray[np.intp], ...], Order, How]:
     """(graph, kept, order, how): variables keep one option, and are added to `fixed`, until no table passes the limit."""
     while True:
-        order, how = tracking_order([len(own) for own in graph.unary], graph.edges, limit)
+        sizes = [len(own) for own in graph.unary]
+        order, how = tracking_order(sizes, graph.edges, limit)
+        if how.fixed:
+            order = min((order_of(sizes, graph.edges, name) for name in SMALL), key=lambda o: (o.largest, o.operations))
+            if order.largest <= limit:
+                how = _kinds(order, how.edge)
         if not how.fixed:
             return graph, tuple(kept), order, replace(how, fixed=tuple(sorted(fixed)))
         fixed |= set(how.fixed)
@@ -124,6 +140,12 @@ def _small_enough(
         ]
         graph = _folded(restricted(graph, only), set(how.fixed))
         kept = tuple(own[k] for own, k in zip(kept, only, strict=True))
+
+
+def _kinds(order: Order, edge: int) -> How:
+    """Eliminations of an order that is not by kind."""
+    linear, node = (sum(len(scope) in degrees for scope in order.scopes) for degrees in ((0, 1), (2,)))
+    return How(node, len(order.scopes) - linear - node, edge, linear)
 
 
 def _folded(graph: CostGraph, single: set[int]) -> CostGraph:
@@ -172,31 +194,36 @@ def tracking_order(sizes: Sequence[int], edges: Sequence[tuple[int, int]], limit
         scopes.append(scope)
         left.discard(v)
 
+    def weight(v: int) -> int:
+        return prod(sizes[u] for u in (*near[v], v))
+
     while left:
-        ends = sorted(v for v in left if len(near[v]) <= 1)
+        ends = sorted(v for v in left if len(near[v]) <= 1 and weight(v) <= limit)
         while ends:
             v = heappop(ends)
             if v in left:
                 around = list(near[v])
                 leave(v, "linear")
                 for u in around:
-                    if len(near[u]) <= 1:
+                    if len(near[u]) <= 1 and weight(u) <= limit:
                         heappush(ends, u)
         if not left:
             break
         graph = nx.Graph((u, v) for u in left for v in near[u])
         bridges = {frozenset(e) for e in nx.bridges(graph)}
         inside = [
-            v for v in sorted(left) if len(near[v]) == 2 and not any(frozenset((u, v)) in bridges for u in near[v])
+            v
+            for v in sorted(left)
+            if len(near[v]) == 2 and weight(v) <= limit and not any(frozenset((u, v)) in bridges for u in near[v])
         ]
         if inside:
             for v in inside:
-                if len(near[v]) == 2:
+                if len(near[v]) == 2 and weight(v) <= limit:
                     leave(v, "node")
             continue
         cyclic = [v for v in left if any(frozenset((u, v)) not in bridges for u in near[v])]
-        weight, v = min((prod(sizes[u] for u in (*near[v], v)), v) for v in cyclic)
-        if weight <= limit:
+        least, v = min(((weight(v), v) for v in cyclic), default=(inf, -1))
+        if least <= limit:
             leave(v, "branch")
             continue
         hub = max(left, key=lambda v: (len(near[v]), sizes[v], -v))

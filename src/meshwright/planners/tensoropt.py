@@ -129,7 +129,7 @@ class TensorOpt(Planner):
             graphs = [options.graph for options, _ in union.searches]
             raise Infeasible(why or no_choice(problem, min(graphs, key=least_bytes), cap))
         found: dict[str, Json] = {"exact": union.exact, "epsilon": self.epsilon, "goal": goal, "frontiers": told}
-        notes = []
+        notes: list[Json] = []
         if self.epsilon:
             share = percent(self.epsilon)
             notes.append(f"every plan of the frontier is within {share}, in memory and in time, of one that is kept")

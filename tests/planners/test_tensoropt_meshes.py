@@ -19,19 +19,23 @@ from meshwright.planners.pase import PaSE
 from meshwright.planners.tensoropt import TensorOpt
 from meshwright.planners.types import Result
 from meshwright.solvers import narrowing
+from meshwright.solvers.certified import certified
 from meshwright.solvers.cost_graph import CostGraph
+from meshwright.solvers.domination import thinned
 from meshwright.solvers.gaps import unbeaten
+from meshwright.solvers.narrowing import line_order
+from meshwright.solvers.pareto import LIMIT
 from meshwright.solvers.tracking import tracked
 from meshwright.testing.tiny import chain, problem_of
 
 
 @lru_cache(maxsize=2)
-def small() -> Graph:
+def small(model: str = "gpt2") -> Graph:
     from meshwright.graph.source import resolve
     from meshwright.graph.zoo import Shrink
 
     shrink = Shrink(blocks=2, width=256, heads=8, ffn=1024, vocab=1024, seq=128, dropout=0.0)
-    return resolve("gpt2").graph(batch=2, seq=128, dtype="bfloat16", shrink=shrink, cache=False)
+    return resolve(model).graph(batch=2, seq=128, dtype="bfloat16", shrink=shrink, cache=False)
 
 
 def points(result: Result) -> list[tuple[float, float]]:
@@ -105,6 +109,30 @@ def test_bounds_by_messages_lose_nothing_of_two_axes() -> None:
         by_messages = TensorOpt(axes=(2, 4)).plan(problem)
     assert by_messages.status == "optimal" and len(by_tables.frontier) > 1
     assert points(by_messages) == [pytest.approx(p, rel=1e-9) for p in points(by_tables)]
+
+
+@pytest.mark.slow
+def test_two_axes_are_exact_where_the_tables_of_all_options_would_be_too_large() -> None:
+    """Rotary positions and gated products: their ops have hundreds of options, and more neighbours than those of GPT-2."""
+    problem = Problem(small("llama-3.1-8b"), cluster_of("h100x8"), Analytic(), Recipe(16))
+    graph = thinned(CapturedOptions(problem, logical_meshes(problem, 8, (2, 4))[0]).graph).graph
+    limit = line_order(graph).largest // 2
+    result = TensorOpt(axes=(2, 4), limit=limit).plan(problem)
+    told: Any = result.carry
+    assert told["exact"] and "off" not in told and result.status == "optimal"
+    assert points(result)[-1][1] == pytest.approx(certified(graph).value, rel=1e-9)
+
+
+def test_how_far_a_frontier_may_be_off_is_told_where_ops_were_fixed() -> None:
+    problem = Problem(small(), cluster_of("h100x8"), Analytic(), Recipe(16))
+    exact, rough = (TensorOpt(axes=(2, 4), limit=limit).plan(problem) for limit in (LIMIT, 12))
+    told: Any = rough.carry
+    assert not told["exact"] and "is not proved: no plan is more than" in told["notes"][-1]
+    off = told["off"]
+    for memory, time in points(exact):
+        known = [t for m, t in points(rough) if m <= memory]
+        assert not known or min(known) * (1 - off["faster"]) <= time * (1 + 1e-9)
+    assert points(rough)[0][0] * (1 - off["smaller"]) <= points(exact)[0][0] * (1 + 1e-9)
 
 
 def test_a_share_thins_the_frontier_of_two_axes_and_is_told() -> None:

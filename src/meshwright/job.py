@@ -21,10 +21,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .errors import ExecutionError, InputError, Unsupported
+from .execute.ranks.lost import lost
 from .execute.ranks.mesh_groups import Groups
 from .execute.saved import checkpoint
 from .execute.step.shares import Share, shares
-from .execute.training.run_record import another_ended, lost, newest, no_number
+from .execute.training.run_record import another_ended, newest, no_number
 from .execute.training.trainer import Setup, Trainer
 from .graph.eval_mode import other_in_eval
 from .graph.ir import Graph
@@ -224,14 +225,20 @@ class Job:
             data: where the next samples begin, in the loop's own words; `load` gives it back.
 
         Raises:
-            ExecutionError: the one before could not be written.
+            ExecutionError: the one before could not be written; another rank ended.
         """
-        self._trainer.checkpoints.save(path, data)
+        with self._together(self.step):
+            self._trainer.checkpoints.save(path, data)
         self._saves = [*(s for s in self._saves if s != Path(path)), Path(path)]
 
     def wait(self) -> Path | None:
-        """Until what was saved last is complete; its folder. Called when the process ends, too."""
-        return self._trainer.checkpoints.wait()
+        """Until what was saved last is complete; its folder. Called when the process ends, too.
+
+        Raises:
+            ExecutionError: it could not be written; another rank ended.
+        """
+        with self._together(self.step):
+            return self._trainer.checkpoints.wait()
 
     def load(self, path: str | Path) -> checkpoint.Saved:
         """Goes on from a checkpoint that was written under this plan or any other. Collective.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from math import inf
 
 import numpy as np
 import pytest
@@ -229,3 +230,17 @@ def test_experts_are_laid_out_no_slower_than_by_expert_parallelism() -> None:
 def test_a_budget_ends_the_search_with_a_plan() -> None:
     result = Alpa(layers=4, micro_batches=4).plan(problem(), budget=Budget(evaluations=3))
     assert result.status == "budget" and result.plan is not None and len(result.plan.stages) == 1
+
+
+def test_a_batch_that_fits_in_no_usual_number_of_micro_batches_is_cut_into_more() -> None:
+    def within(memory: float, micro_batches: int | None = None) -> Plan | None:
+        tight = replace(problem(256), limits=Limits(memory=memory, keep_free=0.0))
+        return Alpa(layers=2, micro_batches=micro_batches).plan(tight).plan
+
+    memory, plan = inf, within(1e15, 32)
+    while plan is not None:
+        memory = 0.999 * float(simulate(problem(256), plan, detail=False).peak.max())
+        plan = within(memory, 32)
+    found = within(memory)
+    assert found is not None
+    assert found.schedule.micro_batches >= 128

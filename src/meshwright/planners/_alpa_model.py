@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count as count_from
+from itertools import takewhile
 from math import inf, prod
 
 import numpy as np
@@ -27,6 +29,9 @@ LAYERS = 8
 """Layers unless told; the authors' grid is 6 to 32."""
 FEW_HOSTS = 8
 """Up to these every number of hosts is a submesh, unless told; of more, powers of two."""
+USUAL = (1, 8, 32)
+"""Numbers of micro-batches, about."""
+MANY = 4
 TRIES = 24
 """Times that the stages are chosen again with less memory, because what is simulated needs more than what is summed up."""
 
@@ -59,6 +64,9 @@ def search(problem: Problem, choices: Choices, run: Run) -> Json:
     meshes = submeshes(hosts, per_host, choices.space or ("all" if hosts <= FEW_HOSTS else "power_of_two"))
     found = _Found(problem, run)
     for b in batches(problem.recipe.samples, choices.micro_batches):
+        if b > USUAL[-1] and found.told is not None:
+            break
+        found.reason = ""
         intervals = Intervals(problem, layers, meshes, b, choices.imbalance, run, choices.minimised)
         _whole(found, intervals)
         _staged(found, intervals, count)
@@ -167,7 +175,8 @@ def layers_of(graph: Graph, choices: Choices) -> Layers:
 
 
 def batches(samples: int, wanted: int | None) -> list[int]:
-    """Numbers of micro-batches to plan for: what is asked for, else 1, about 8 and about 32, as far as they divide the batch.
+    """Numbers of micro-batches to plan for: what is asked for, else 1, about 8 and about 32, as far as they divide the batch,
+    and behind these, for a batch of which so few do not fit, four times as many until a micro-batch is one sample.
 
     Raises:
         InputError: micro-batches that do not divide the batch.
@@ -177,7 +186,8 @@ def batches(samples: int, wanted: int | None) -> list[int]:
             raise InputError(f"alpa needs equal micro-batches: {wanted} do not divide the batch of {samples}")
         return [wanted]
     divisors = [d for d in range(1, samples + 1) if samples % d == 0]
-    return sorted({max(d for d in divisors if d <= about) for about in (1, 8, 32)})
+    more = takewhile(lambda about: about < MANY * samples, (USUAL[-1] * MANY**k for k in count_from(1)))
+    return sorted({max(d for d in divisors if d <= about) for about in (*USUAL, *more)})
 
 
 def following(rest: Floats, kept: Floats, room: float) -> Ints:

@@ -39,7 +39,7 @@ class Alpa(Planner):
 
     Args:
         layers: that ops are clustered into; None = 8, or fewer where the rule of like work allows no eight.
-        micro_batches: B; None = the best of 1, about 8 and about 32.
+        micro_batches: B; None = the best of 1, about 8 and about 32; where none of these fits, more.
         submeshes: over hosts: "all" numbers of them, "power_of_two" or "small_power_of_two"; None = all of up to 8 hosts,
             powers of two of more.
         tolerance: of clustering: a layer may have (1 + tolerance) times the mean FLOPs.

@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from ...errors import ExecutionError, MeshwrightError
 from .device import Hardware, hardware
+from .lost import lost
 from .mesh_groups import Groups
 
 
@@ -79,7 +80,7 @@ def serve(link: Connection, context: Context) -> None:
             failed = ExecutionError(
                 f"rank {context.rank} failed: {type(error).__name__}: {error}", hint=traceback.format_exc()
             )
-            if isinstance(error, dist.DistError | ConnectionError) or "gloo" in str(error):
+            if lost(error):
                 failed.code = "lost"
             send("error", failed)
 

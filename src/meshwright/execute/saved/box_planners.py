@@ -34,6 +34,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
 from ...errors import ExecutionError, InputError, MeshwrightError
+from ..ranks.lost import lost
 from .parts import Part, PlacedBox
 
 Parts = Mapping[str, Sequence[Part]]
@@ -44,14 +45,17 @@ def write(parts: Parts, folder: Path, group: dist.ProcessGroup | None) -> None:
     """Writes all ranks' parts. Collective over `group`; None: this process alone.
 
     Raises:
-        ExecutionError: a rank could not write.
+        ExecutionError: a rank could not write. Whatever `lost` knows: another rank is gone.
     """
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is what is meant
             save_state({}, checkpoint_id=str(folder), planner=_Saver(parts), process_group=group, no_dist=group is None)
     except CheckpointException as error:
-        raise ExecutionError(f"{folder}: could not be written: {_first(error)}") from error
+        first = _first(error)
+        if lost(first):
+            raise first from error
+        raise ExecutionError(f"{folder}: could not be written: {first}") from error
 
 
 def read(parts: Parts, folder: Path, group: dist.ProcessGroup | None) -> None:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from ...errors import ExecutionError, InputError, MeshwrightError, Unsupported
 from ...plan.model import Plan
 from ...plan.serial import save as save_plan
+from ..ranks.lost import lost
 from ..step.exchange import exchanged
 from ..step.runtime import Runtime
 from . import folders
@@ -102,7 +103,8 @@ class Checkpoints:
         self._thread.start()
 
     def wait(self) -> Path | None:
-        """Until what was saved last is complete on disk; its folder. Raises ExecutionError if it could not be written."""
+        """Until what was saved last is complete on disk; its folder. Raises ExecutionError if it could not be written,
+        or what `lost` knows: another rank is gone."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -117,7 +119,7 @@ class Checkpoints:
         except MeshwrightError as error:
             self._failed = error
         except Exception as error:  # told by `wait`, on the thread that trains
-            self._failed = ExecutionError(f"{work[0]}: could not be written: {error}")
+            self._failed = error if lost(error) else ExecutionError(f"{work[0]}: could not be written: {error}")
 
     def _write(self, target: Path, staged: dict[str, list[Part]], training: bytes, about: dict[str, Any]) -> None:
         part = folders.aside(target)

@@ -13,9 +13,10 @@ import torch.distributed as dist
 
 from ...errors import ExecutionError, InputError, MeshwrightError
 from ..ranks.device import hardware
+from ..ranks.lost import lost
 from ..ranks.mesh_groups import Groups, ranks_of
 from .one_process import OneProcess
-from .run_record import Run, RunResult, another_ended, lost
+from .run_record import Run, RunResult, another_ended
 from .samples import Samples
 from .trainer import Setup, Trainer
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch.distributed as dist
-
 from ...errors import ExecutionError
 from ..saved import folders
 from .trainer import Stepped
@@ -109,13 +107,6 @@ def newest(saves: Iterable[Path]) -> Path | None:
 def go_on(how: str) -> str:
     """UX: "; go on with --resume run/step-10 (loads under any plan)"; nothing where there is no checkpoint."""
     return f"; go on with {how} (loads under any plan)" if how else ""
-
-
-def lost(error: BaseException) -> bool:
-    """Whether it says that another rank is gone: it failed or was killed, and says itself why."""
-    return isinstance(error, ConnectionError | dist.DistError) or (
-        isinstance(error, RuntimeError) and "gloo" in str(error)
-    )
 
 
 def another_ended(number: int, how: str) -> ExecutionError:

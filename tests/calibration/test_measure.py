@@ -11,7 +11,7 @@ import torch
 
 from meshwright.calibration import measure as measuring
 from meshwright.calibration.profile import Local, Profile, load, save
-from meshwright.calibration.stack import OF_SOFTWARE, learn_stack
+from meshwright.calibration.stack import OF_SOFTWARE, guessed, learn_stack
 from meshwright.calibration.torch_runs import TINY, torch_steps
 from meshwright.cli.entry import run
 from meshwright.cluster.model import DeviceType
@@ -52,7 +52,7 @@ def test_whole_steps_in_torch_are_problems_with_seconds() -> None:
     steps = torch_steps(profile, torch.device("cpu"), "eager", False, TINY)
     assert [s.problem.recipe.samples for s in steps] == [small.batch for small in TINY]
     assert all(s.seconds > 0 and simulate(s.problem, s.plan).step_seconds > 0 for s in steps)
-    learnt = learn_stack(steps, name="x", software="eager", base=profile, trust=0.5, terms=OF_SOFTWARE, check=False)
+    learnt = learn_stack(steps, name="x", software="eager", base=profile, prior=guessed(0.5, OF_SOFTWARE), check=False)
     assert set(learnt.factors) == {"products", "fusion", "transfers", "host", "fixed", "stragglers"}
     before, after = (np.abs(np.log(x / [s.seconds for s in steps])).max() for x in (learnt.before, learnt.after))
     assert after < before

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from meshwright.calibration.profile import with_constants
-from meshwright.calibration.stack import TERMS, Step, learn, learn_stack, slower
+from meshwright.calibration.stack import EVERYTHING, TERMS, Step, guessed, learn, learn_stack, priors, slower
 from meshwright.cluster import resolve
 from meshwright.cost import Analytic
 from meshwright.cost.constants import families, generation
@@ -95,7 +95,7 @@ def test_what_the_others_teach_is_said_of_each_step(steps: list[Step]) -> None:
 def test_steps_that_are_as_predicted_teach_nothing(problem: Problem, steps: list[Step]) -> None:
     right = [replace(s, seconds=seconds(problem, s.plan, {})) for s in steps]
     assert learn_stack(right, name="ours", software="modern", check=False).factors == pytest.approx(
-        {t.name: 1.0 for t in TERMS}, abs=1e-3
+        {EVERYTHING: 1.0} | {t.name: 1.0 for t in TERMS}, abs=1e-3
     )
 
 
@@ -103,5 +103,21 @@ def test_less_trust_lets_steps_move_the_constants_further() -> None:
     def price(factors: dict[str, float]) -> np.ndarray:
         return np.array([factors["fusion"]])
 
-    bold, shy = (learn(price, [3.0], trust).values["fusion"] for trust in (0.25, 1.0))  # type: ignore[arg-type]
+    bold, shy = (learn(price, [3.0], guessed(trust)).values["fusion"] for trust in (0.25, 1.0))  # type: ignore[arg-type]
     assert 1.0 < shy < bold == pytest.approx(3.0, rel=0.05)
+
+
+def test_a_factor_on_everything_is_a_factor_on_the_step(problem: Problem, steps: list[Step]) -> None:
+    for step in steps:
+        plain, slow = (seconds(problem, step.plan, f) for f in ({}, {EVERYTHING: 1.2}))
+        # Latencies stay, of which tensor parallelism has many.
+        assert slow / plain == pytest.approx(1.2, abs=0.05 if step.name == "tp" else 0.01)
+
+
+def test_priors_name_every_term_and_every_source() -> None:
+    from meshwright.validation.score import fitted
+
+    assert set(priors()) == set(fitted())
+    for prior in priors().values():
+        assert set(prior.spreads) == {EVERYTHING, *(t.name for t in TERMS)}
+        assert 0.02 < prior.noise < 0.2 and all(0.0 < s < 2.0 for s in prior.spreads.values())

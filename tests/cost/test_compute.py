@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from meshwright.cluster import DeviceType, presets, resolve
 from meshwright.cost import Analytic, losses, matmul
 from meshwright.cost._shapes import Shapes
-from meshwright.cost.constants import family
+from meshwright.cost.constants import Family, Software, families, family, generation
 from meshwright.errors import InputError, Unsupported
 from meshwright.graph.ir import Factor, Op, Rule
 
@@ -373,3 +373,41 @@ def test_a_process_alone_waits_for_nobody() -> None:
     assert model.step_overhead(1) == (1.0, 0.0)
     assert model.step_overhead(2) == model.step_overhead(8) == (1.0, model.software.fixed)
     assert model.step_overhead(64) == pytest.approx((1 + 3 * model.software.straggle, 4 * model.software.fixed))
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float8_e4m3fn"])
+@pytest.mark.parametrize("attends", ["unfused", "flash", "modern-8"])
+def test_models_that_depend_on_equal_constants_price_an_op_alike(precision: str, attends: str) -> None:
+    """Each constant of the family and of the software is changed in turn: whenever a price changes, what it depends on does."""
+    plain = replace(generation("overlapped"), attention=attends)  # type: ignore[arg-type]
+    norm = replace(linear(64, 64, 64), kind="layer_norm")
+    ops = [
+        linear(64, 96, 128),
+        linear(63, 95, 127, "lm_head"),
+        attention(2, 4, 128, 64),
+        attention(2, 4, 128, 60),
+        norm,
+    ]
+    ops += [replace(norm, kind=kind) for kind in ("moe_dispatch", "cross_entropy_loss", "embedding", "gelu")]
+    names = [(kind, f.name) for kind in (Family, Software) for f in fields(kind) if f.type in ("float", "int")]
+    changed = 0
+    for kind, name in names:
+        table, software = dict(families()), plain
+        if kind is Family:
+            table["h100"] = replace(
+                table["h100"], **{name: type(getattr(table["h100"], name))(1 + 2 * getattr(table["h100"], name))}
+            )
+        else:
+            software = replace(plain, **{name: 1e-6 + 2 * getattr(plain, name)})
+        one, other = (
+            Analytic(precision=precision, software=s, families=t)
+            for s, t in ((plain, dict(families())), (software, table))
+        )
+        for op in ops:
+            for phase in ("forward", "backward", "input_grad", "weight_grad", "update"):
+                if _seconds(one, op, phase) != _seconds(other, op, phase):
+                    assert one.depends(op, H100, phase) != other.depends(op, H100, phase), (name, op.kind, phase)
+                    changed += 1
+        if not any(one.depends(op, H100, p) != other.depends(op, H100, p) for op in ops for p in ("forward", "update")):
+            assert name not in ("memory", "norm", "rate", "gemm_16", "fused")
+    assert changed > 50

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ET
 
@@ -57,6 +58,37 @@ def test_the_tables_of_errors_are_those_that_ship() -> None:
     for line in errors.intervals():
         if (found := re.fullmatch(r"\| (.+?) \| .* \| (\d+) \| (\d+) \| .*", line)) and "memory" not in line:
             assert re.search(rf"\({found[3]} sources?, {int(found[2]):,} steps?\)", truth), line
+
+
+def test_how_far_stacks_differ_is_as_it_ships() -> None:
+    text = (DOCS / "truth.md").read_text(encoding="utf-8")
+    assert with_table(text, "spreads", errors.spreads()) == text, "run docs/build.py errors"
+
+
+def test_figures_in_sentences_are_those_of_the_table() -> None:
+    """What tests/validation expects of a validation stands in the pages as well."""
+    expected = json.loads((DOCS.parent / "tests" / "validation" / "expected.json").read_text(encoding="utf-8"))
+    parts = {
+        part: [{"name": name, **row} for name, row in expected[part].items()] for part in expected if part != "whole"
+    }
+    answer, compared = {**expected["whole"], **parts}, 0
+    for page in errors.PAGES:
+        for found in errors.FIGURE.finditer(page.read_text(encoding="utf-8")):
+            names = found["path"].split("/")
+            if names[0] in expected["whole"] or (names[0] in parts and names[-1] in ("rows", "mape", "median")):
+                assert errors.restated(found[0], answer) == found[0], f"{page}: run docs/build.py errors"
+                compared += 1
+    assert compared >= 10
+
+
+def test_a_figure_keeps_its_sign_and_digits() -> None:
+    answer = {"mape": 9.26, "sources": [{"source": "x", "median": -1234.5}], "rows": {"a": 7}}
+    text = "9.9 %<!-- figure: mape -->, -12 %<!-- figure: sources/x/median --> of 1<!-- figure: rows/a -->; 9.9 %"
+    made = errors.restated(text, answer)
+    assert made.startswith("9.3 %<!-- figure: mape -->, -1,234 %<!-- figure: sources/x/median --> of 7<!-- figure")
+    assert made.endswith("; 9.9 %") and errors.restated(made, answer) == made
+    with pytest.raises(SystemExit, match="sources/y/mape: there is no y"):
+        errors.restated("1 %<!-- figure: sources/y/mape -->", answer)
 
 
 def test_a_table_is_put_between_its_marks_and_nothing_else_changes() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import exp, isnan, log
 
 import numpy as np
 import pytest
 from hand_made_rows import MODEL, prediction, row
 
+from meshwright.calibration.stack import EVERYTHING, TERMS, priors
 from meshwright.validation.baseline import Efficiency
 from meshwright.validation.intervals import intervals
 from meshwright.validation.memory import fits_of, memory_scores
@@ -15,7 +17,7 @@ from meshwright.validation.models import Dense
 from meshwright.validation.order import order_of, pair_error, quantile
 from meshwright.validation.payload import validate_object
 from meshwright.validation.score import report, strata
-from meshwright.validation.three_rows import after_three_rows
+from meshwright.validation.three_rows import DRAWS, after_three_rows, by_own_rows
 
 
 def test_errors_of_sources_and_their_means() -> None:
@@ -98,12 +100,47 @@ def test_a_width_that_no_other_source_has_is_taken_in_proportion() -> None:
     assert Efficiency(rows).of_others(rows[0]) == pytest.approx(2.0)
 
 
-def test_three_rows_remove_a_bias_and_leave_the_rest() -> None:
-    biased = [prediction(row(str(k), "s", 1.0), 1.5) for k in range(6)]
-    assert after_three_rows(biased) == pytest.approx(0.0)
-    assert isnan(after_three_rows(biased[:3]))
-    mixed = [prediction(row(str(k), "s", 1.0), 1.5 * (1.1 if k % 2 else 1 / 1.1)) for k in range(8)]
-    assert 0.08 < after_three_rows(mixed) < 0.22
+def test_three_rows_remove_most_of_a_bias_and_leave_the_rest() -> None:
+    biased = [prediction(row(str(k), "s", 1.0), 1.2) for k in range(6)]
+    # Of a bias that all share its posterior mean is taken off: 3 / noise² against 1 / spread².
+    prior = priors()["all"]
+    told = 3 / prior.noise**2
+    left = log(1.2) * (1 - told / (told + prior.spreads[EVERYTHING] ** -2))
+    assert after_three_rows(biased).mape == pytest.approx(exp(left) - 1, rel=0.05)
+    assert isnan(after_three_rows(biased[:3]).mape)
+    mixed = [prediction(row(str(k), "s", 1.0), 1.2 * (1.1 if k % 2 else 1 / 1.1)) for k in range(8)]
+    assert after_three_rows(biased).mape + 0.03 < after_three_rows(mixed).mape < 0.2
+
+
+def test_three_rows_tell_which_kind_of_work_is_slower() -> None:
+    """Rows of which the host is a tenth to nine tenths, on a host that takes half as long again."""
+    host = [t.name for t in TERMS].index("host")
+    rows = []
+    for k, share in enumerate(np.linspace(0.1, 0.9, 9)):
+        worth = tuple(share if i == host else 0.0 for i in range(len(TERMS)))
+        rows.append(prediction(row(str(k), "s", 1.0 + 0.5 * share), 1.0, worth=worth))
+    before = np.mean([abs(p.error) for p in rows])
+    alike = [replace(p, worth=()) for p in rows]
+    assert after_three_rows(rows).mape < 0.5 * after_three_rows(alike).mape
+    assert after_three_rows(rows).mape < 0.3 * before
+
+
+def test_rows_are_taught_by_rows_of_their_own_stack_alone() -> None:
+    """Five steps of one machine take a third longer than predicted; the other five, of another machine, are as predicted."""
+    slow = [prediction(row(f"a{k}", "s", 1.0), 0.75) for k in range(5)]
+    right = [prediction(replace(row(f"b{k}", "s", 1.0), machine="another"), 1.0) for k in range(5)]
+    taught = after_three_rows([*slow, *right])
+    assert len(taught.after) == len(taught.own) == 7 * DRAWS
+    assert set(taught.after[taught.before == 0.0]) == {0.0}
+    of_slow = taught.before > 0.0
+    left = [taught.after[of_slow & (taught.own == own)].mean() for own in range(4)]
+    assert left[0] == pytest.approx(0.25) and left == sorted(left, reverse=True) and left[3] < 0.1
+
+    table = by_own_rows([taught, after_three_rows(slow), after_three_rows(slow[:3])])
+    assert [t.own for t in table] == [0, 1, 2, 3]
+    assert [t.sources for t in table] == [1, 1, 1, 2]
+    assert sum(t.share for t in table) == pytest.approx(1.0) and table[3].share > 0.5
+    assert table[0].before == table[0].after > 0.0
 
 
 def test_memory_by_kind() -> None:

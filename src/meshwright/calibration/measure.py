@@ -22,7 +22,7 @@ from .kernels import every, kernels
 from .machine import device_type, here
 from .own_runs import own_steps
 from .profile import Local, Measured, Profile
-from .stack import OF_SOFTWARE, learn_stack
+from .stack import OF_SOFTWARE, guessed, learn_stack
 from .timing import Timing, in_turns
 from .torch_runs import torch_steps
 
@@ -103,7 +103,9 @@ def _with_own_steps(profile: Profile, say: Say) -> Profile:
     steps = own_steps(profile, say)
     generation = {**profile.generations, profile.software: {**ALONE, **profile.generations.get(profile.software, {})}}
     start = replace(profile, generations=generation)
-    learnt = learn_stack(steps, name=profile.name, software=profile.software, base=start, trust=TRUST, check=False)
+    learnt = learn_stack(
+        steps, name=profile.name, software=profile.software, base=start, prior=guessed(TRUST), check=False
+    )
     return replace(learnt.profile, source=f"{profile.source}; {len(steps)} steps of small models")
 
 
@@ -122,7 +124,12 @@ def _with_torch_steps(profile: Profile, device: torch.device, software: str, say
             profile, source=f"{profile.source}; no whole steps of {software} software ({type(error).__name__})"
         )
     learnt = learn_stack(
-        steps, name=profile.name, software=software, base=profile, trust=TRUST_GPU, terms=OF_SOFTWARE, check=False
+        steps,
+        name=profile.name,
+        software=software,
+        base=profile,
+        prior=guessed(TRUST_GPU, OF_SOFTWARE),
+        check=False,
     )
     say(f"{software} steps", 1, 1)
     source = f"{profile.source}; {len(steps)} whole steps of {software} software"

@@ -44,23 +44,33 @@ class Found:
 
 
 def most_likely(
-    predict: Callable[[Mapping[str, float]], Floats], measured: Floats, guesses: Sequence[Guess], noise: float
+    predict: Callable[[Mapping[str, float]], Floats],
+    measured: Floats,
+    guesses: Sequence[Guess],
+    noise: float,
+    slopes: Callable[[Mapping[str, float]], Floats] | None = None,
 ) -> Found:
     """The constants that explain `measured` best.
 
     Args:
         predict: constants by name -> what would be measured, in its order; all above 0.
         noise: standard deviation of the logarithm of one measurement around a right prediction.
+        slopes: constants -> change [guess, measurement] of the logarithm of the prediction with that of each constant;
+            None: by differences.
     """
     target = np.log(measured)
     z = np.zeros(len(guesses))
     limit = np.array([log(g.most / g.value) / g.spread for g in guesses])
+    spreads = np.array([g.spread for g in guesses])
     here = np.log(predict(_values(z, guesses))) - target
     normal = np.eye(len(guesses))
     for _ in range(ROUNDS):
-        jacobian = np.stack(
-            [(np.log(predict(_values(x, guesses))) - target - here) / STEP for x in z + STEP * np.eye(len(z))]
-        )
+        if slopes is not None:
+            jacobian = spreads[:, None] * slopes(_values(z, guesses))
+        else:
+            jacobian = np.stack(
+                [(np.log(predict(_values(x, guesses))) - target - here) / STEP for x in z + STEP * np.eye(len(z))]
+            )
         weight = np.minimum(1.0, CLIP * noise / np.maximum(np.abs(here), 1e-12)) / noise**2
         normal = (jacobian * weight) @ jacobian.T + np.eye(len(z))
         move = np.clip(np.linalg.solve(normal, -((jacobian * weight) @ here + z)), -TRUST, TRUST)

@@ -133,7 +133,9 @@ _Row = TypeVar("_Row", Family, Software)
 
 
 def with_constants(row: _Row, values: Mapping[str, float]) -> _Row:
-    """A family or a generation with some of its constants replaced."""
+    """A family or a generation with some of its constants replaced; itself where there are none."""
+    if not values:
+        return row
     changes: dict[str, Any] = {k: int(v) if isinstance(getattr(row, k), int) else v for k, v in values.items()}
     return replace(row, **changes)
 

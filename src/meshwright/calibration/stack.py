@@ -1,15 +1,17 @@
 """A stack of software learnt from a few of its own steps: how much longer each kind of work takes there than we say.
 
-On published steps (each source predicted by constants fitted without it) three steps of a source, drawn at random, take the
-median error over 16 sources from 9.6 to 7.5 %; taking off the median bias of the three alone reaches 9.3 %. The mean stays at
-9.6 to 9.8 %: tables that mix several stacks gain nothing. See benchmarks/bench_own_steps.py.
+How far stacks differ, in all kinds of work together and in each alone, and how far a step stays from a stack that is known,
+is fitted to published steps (priors.toml, by validation/priors.py): three steps move what stacks do differ in, as far as
+they do, and no more. What that is worth on published steps of a source that had no part in it is a column of `validate`.
 """
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cache, partial
+from importlib import resources
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,17 +20,16 @@ from ..cost import Analytic
 from ..cost.base import CostModel
 from ..cost.constants import Family, Software, families
 from ..graph.ir import Floats
+from ..lower.program import Program
 from ..plan.model import Plan
 from ..plan.problem import Problem
 from ..simulate import simulate
+from ..simulate.several import seconds_by
 from .posterior import Found, Guess, most_likely
 from .profile import Measured, Profile, with_constants
 
 if TYPE_CHECKING:
     from .timing import Timing
-
-NOISE = 0.05
-"""Of one step around a right model: equal settings of one source repeat within 3 to 6 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Term:
 
     name: str
     spread: float
-    """Standard deviation of the logarithm of the factor: how much stacks differ."""
+    """Standard deviation of the logarithm of the factor: a guess, of how far a machine stays from what its kernels say."""
     times: tuple[str, ...] = ()
     rates: tuple[str, ...] = ()
 
@@ -53,39 +54,138 @@ TERMS = (
     Term("fixed", 0.80, ("fixed",)),
     Term("stragglers", 0.70, ("straggle",)),
 )
-"""Spreads: what fitting each source alone moves the constants by, rounded; halving or doubling any one of them changes the
-error on published steps by less than half a point."""
 OF_SOFTWARE = tuple(t for t in TERMS if {*t.times, *t.rates} <= {f.name for f in fields(Software)})
 """Those that leave the device as it is: what two generations of software on one device differ in."""
+EVERYTHING = "everything"
+"""Name of the factor on all kinds of work together, but for latencies of links and kernels."""
+WITHIN = frozenset({"score_rate", "score_bytes", "fused", "transfer", "straggle"})
+"""Constants whose seconds have a factor on everything from others: unfused attention is products and memory, what is fused
+passes through memory, transfers cross the links of collectives, stragglers are a share of the step."""
 Factors = Mapping[str, float]
-"""Term -> factor on its seconds."""
+"""Term, or `EVERYTHING` -> factor on its seconds."""
 
 
 def slower(row: Family | Software, factors: Factors) -> dict[str, float]:
     """The constants of a family or a generation that the factors change, with their new values."""
+    everything = factors.get(EVERYTHING, 1.0)
     found: dict[str, float] = {}
     for term in TERMS:
-        factor = factors.get(term.name, 1.0)
-        if factor == 1.0:
-            continue
-        found |= {name: getattr(row, name) * factor for name in term.times if hasattr(row, name)}
-        found |= {name: getattr(row, name) / factor for name in term.rates if hasattr(row, name)}
+        for name in (*term.times, *term.rates):
+            factor = factors.get(term.name, 1.0) * (1.0 if name in WITHIN else everything)
+            if factor != 1.0 and hasattr(row, name):
+                found[name] = getattr(row, name) * factor if name in term.times else getattr(row, name) / factor
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What is known of a stack before any of its steps."""
+
+    noise: float
+    """Standard deviation of the logarithm of a step around what a stack that is known makes of it."""
+    spreads: Mapping[str, float]
+    """Term, or `EVERYTHING` -> standard deviation of the logarithm of its factor; what is not named stays as it is."""
+
+
+@cache
+def priors() -> Mapping[str, Prior]:
+    """ "all", and each source of published steps: fitted to all sources, and to all but that one."""
+    table = tomllib.loads(resources.files(__package__).joinpath("priors.toml").read_text(encoding="utf-8"))
+    return {name: Prior(row["noise"], {k: v for k, v in row.items() if k != "noise"}) for name, row in table.items()}
+
+
+NOISE = 0.05
+"""Of one step of a machine whose kernels were measured: its own repeats lie within 3 to 6 %."""
+
+
+def guessed(trust: float = 1.0, terms: Sequence[Term] = TERMS) -> Prior:
+    """Of a machine whose kernels were measured.
+
+    Args:
+        trust: in the constants that these gave; below 1 the spreads are as many times wider.
+        terms: whose factors may differ from 1.
+    """
+    return Prior(NOISE, {t.name: t.spread / trust for t in terms})
+
+
 def learn(
-    price: Callable[[Factors], Floats], measured: Sequence[float], trust: float = 1.0, terms: Sequence[Term] = TERMS
+    price: Callable[[Factors], Floats],
+    measured: Sequence[float] | Floats,
+    prior: Prior,
+    slopes: Callable[[Factors], Floats] | None = None,
 ) -> Found:
-    """The factors that explain a few steps best; a term that nothing speaks of stays near 1.
+    """The factors that explain a few steps best; a term that nothing speaks of stays at 1.
 
     Args:
         price: factors -> predicted seconds of the steps.
         measured: seconds of the same steps.
-        trust: in the constants that the steps begin with; below 1 the spreads are as many times wider.
-        terms: whose factors may differ from 1.
+        slopes: factors -> change [factor, step] of the logarithm of `price` with that of each factor, in the order of the
+            prior; None: by differences.
     """
-    guesses = [Guess(t.name, 1.0, t.spread / trust) for t in terms]
-    return most_likely(price, np.asarray(measured, np.float64), guesses, NOISE)
+    guesses = [Guess(name, 1.0, spread) for name, spread in prior.spreads.items()]
+    return most_likely(price, np.asarray(measured, np.float64), guesses, prior.noise, slopes)
+
+
+NEAR = 0.05
+"""Change of a factor that says what its kind of work is worth."""
+
+
+def slopes(seconds: Callable[[Sequence[Factors]], Floats], factors: Factors) -> Floats:
+    """See `learn`: by differences, of steps that are priced by several factors at once.
+
+    Args:
+        seconds: several factors -> predicted seconds [step, of them].
+    """
+    found = np.log(seconds([factors, *({**factors, name: f * (1.0 + NEAR)} for name, f in factors.items())]))
+    change: Floats = (found[:, 1:] - found[:, :1]).T / np.log1p(NEAR)
+    return change
+
+
+def worth(
+    problem: Problem, plan: Plan, cost: Callable[[Factors], CostModel], program: Program | None = None
+) -> tuple[float, Floats]:
+    """Seconds of a step, and how many of them each kind of work is worth [TERMS]: what they grow by with its factor. Some
+    count twice, as what is fused passes through memory.
+
+    Args:
+        cost: factors -> model.
+    """
+    costs = [cost({}), *(cost({t.name: 1.0 + NEAR}) for t in TERMS)]
+    seconds = seconds_by(problem, plan, costs, program)
+    return float(seconds[0]), (seconds[1:] - seconds[0]) / NEAR
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Worth:
+    """Steps as sums over kinds of work: what `price` says of factors that are not far from 1, without any simulation."""
+
+    seconds: Floats
+    """[step]"""
+    kinds: Floats
+    """Seconds [step, TERMS]; see `worth`."""
+
+    def price(self, factors: Factors) -> Floats:
+        """Seconds [step]."""
+        return factors.get(EVERYTHING, 1.0) * self._own(factors)
+
+    def slopes(self, factors: Factors) -> Floats:
+        """See `learn`."""
+        own = self._own(factors)
+        column = {t.name: k for k, t in enumerate(TERMS)}
+        rows = [
+            self.kinds[:, column[name]] * f / own if name != EVERYTHING else np.ones(len(own))
+            for name, f in factors.items()
+        ]
+        return np.array(rows)
+
+    def of(self, steps: Sequence[int] | Floats) -> Worth:
+        """The same of some of the steps."""
+        return Worth(self.seconds[steps], self.kinds[steps])
+
+    def _own(self, factors: Factors) -> Floats:
+        more = np.array([factors.get(t.name, 1.0) - 1.0 for t in TERMS])
+        found: Floats = self.seconds + self.kinds @ more
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +226,7 @@ def learn_stack(
     name: str,
     software: str,
     base: Profile | None = None,
-    trust: float = 1.0,
-    terms: Sequence[Term] = TERMS,
+    prior: Prior | None = None,
     check: bool = True,
     said: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Learnt:
@@ -136,11 +235,12 @@ def learn_stack(
     Args:
         software: the generation that is nearest to it.
         base: constants to begin with, of a machine that was measured; None: the shipped ones.
-        trust, terms: see `learn`.
+        prior: how far stacks differ; None: as far as published ones do.
         check: also say of each step what the others teach.
         said: called with what is done, how far, of how much.
     """
     names = sorted({s.family for s in steps})
+    expected = prior or priors()["all"]
     start = base or Profile(name, software)
     known = {**families(), **start.family_table()}
     plain = start.generation(software)
@@ -154,17 +254,21 @@ def learn_stack(
         plays = (simulate(replace(s.problem, cost=cost(s.problem, factors)), s.plan, detail=False) for s in chosen)
         return np.array([play.step_seconds for play in plays])
 
-    measured = [s.seconds for s in steps]
+    def at_once(chosen: Sequence[Step], several: Sequence[Factors]) -> Floats:
+        return np.array([seconds_by(s.problem, s.plan, [cost(s.problem, f) for f in several]) for s in chosen])
+
+    def taught(chosen: Sequence[Step]) -> Factors:
+        seconds = [s.seconds for s in chosen]
+        return learn(partial(price, chosen), seconds, expected, partial(slopes, partial(at_once, chosen))).values
+
     said("steps", 0, len(steps) + 1)
     before = price(steps, {})
-    found = learn(partial(price, steps), measured, trust, terms)
+    factors = taught(steps)
     without = np.full(len(steps), np.nan)
     for k in range(len(steps) if check and len(steps) > 1 else 0):
         said("steps", k + 1, len(steps) + 1)
-        others = [s for j, s in enumerate(steps) if j != k]
-        own = learn(partial(price, others), [s.seconds for s in others], trust, terms)
-        without[k] = price([steps[k]], own.values)[0]
-    after = price(steps, found.values)
+        without[k] = price([steps[k]], taught([s for j, s in enumerate(steps) if j != k]))[0]
+    after = price(steps, factors)
     memory = np.array([float(simulate(s.problem, s.plan, detail=False).peak.max()) for s in steps])
     profile = Profile(
         name=name,
@@ -173,16 +277,16 @@ def learn_stack(
         local=start.local,
         families={
             **start.families,
-            **{f: {**start.families.get(f, {}), **slower(known[f], found.values)} for f in names},
+            **{f: {**start.families.get(f, {}), **slower(known[f], factors)} for f in names},
         },
         generations={
             **start.generations,
-            software: {**start.generations.get(software, {}), **slower(plain, found.values)},
+            software: {**start.generations.get(software, {}), **slower(plain, factors)},
         },
         measured=dict(start.measured) | {s.name: _evidence(s, float(p)) for s, p in zip(steps, after, strict=True)},
         source=f"learnt from {len(steps)} steps of one stack, nearest to the {software} generation of software",
     )
-    return Learnt(profile, found.values, before, after, without, memory)
+    return Learnt(profile, factors, before, after, without, memory)
 
 
 def _evidence(step: Step, predicted: float) -> Measured:
@@ -191,4 +295,21 @@ def _evidence(step: Step, predicted: float) -> Measured:
     return Measured(t.seconds, t.low, t.high, t.repeats, predicted)
 
 
-__all__ = ["OF_SOFTWARE", "TERMS", "Factors", "Learnt", "Step", "Term", "learn", "learn_stack", "slower"]
+__all__ = [
+    "EVERYTHING",
+    "OF_SOFTWARE",
+    "TERMS",
+    "Factors",
+    "Learnt",
+    "Prior",
+    "Step",
+    "Term",
+    "Worth",
+    "guessed",
+    "learn",
+    "learn_stack",
+    "priors",
+    "slopes",
+    "slower",
+    "worth",
+]

@@ -268,6 +268,8 @@ class ValidateAnswer(TypedDict):
     baseline: Real
     own_baseline: Real
     after_three_rows: Real
+    three_rows: list[dict[str, Any]]
+    """What is left after three rows of the source, by how many of them were of the row's own stack."""
     sources: list[dict[str, Any]]
     devices: list[dict[str, Any]]
     strata: list[dict[str, Any]]

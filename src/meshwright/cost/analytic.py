@@ -7,7 +7,7 @@ everything else by the bytes that it moves. What it does not know: clocks under 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from math import prod
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ from ..errors import InputError, Unsupported
 from ..graph.ir import ITEM_BYTES, Floats, Ints, Op, Phase
 from . import losses, matmul
 from ._shapes import ATTENTION, LOOKUPS, MATMULS, NORMS, VIEWS, OpShape, Product, Shapes, volume
-from .base import Collective, CostModel, Group, OpMemory, Traffic
+from .base import Collective, CostModel, Dependent, Group, OpMemory, Traffic
 from .collectives import CollectivePrices
 from .constants import Family, Software, family, generation
 from .losses import CROSS_ENTROPIES, LOSSES
@@ -29,6 +29,10 @@ _FORMAT = {
     "float8_e4m3fn": "gemm_8", "float8_e5m2": "gemm_8", "float8": "gemm_8", "float4": "gemm_4", "int8": "gemm_8",
     "bfloat16": "gemm_16", "float16": "gemm_16", "tfloat32": "gemm_16", "float32": "gemm_32", "float64": "gemm_32",
 }  # fmt: skip
+_OF_ATTENTION = (
+    "attention_first", "attention_flash", "attention_modern", "small_head", "score_rate", "score_bytes", "misaligned",
+)  # fmt: skip
+"""Constants of a family that attention reads besides the rate of products and of memory."""
 ATTENTION_8 = 1.5
 """Rate of fused attention on 8-bit operands over that on 16-bit ones: FlashAttention 3 computes 1.2 PFLOP/s against .74 at best
 (Shah et al., arXiv 2407.08608), less at shorter sequences and in the backward."""
@@ -71,8 +75,10 @@ class Analytic(CostModel):
         scaling: str = "delayed",
         high_precision: Sequence[str] = ("lm_head",),
         families: dict[str, Family] | None = None,
+        prices: CollectivePrices | None = None,
     ) -> None:
-        """`families` overrides constants by family name (calibration, validation)."""
+        """`families` overrides constants by family name (calibration, validation); `prices` of collectives may be shared
+        between models, as they are kept by family."""
         if precision not in _FORMAT:
             raise InputError(f'no precision "{precision}": known are {", ".join(_FORMAT)}', where="precision")
         if scaling not in READS:
@@ -86,7 +92,7 @@ class Analytic(CostModel):
         self._quantised = _quantised(precision, scaling) * self.software.quantise
         self._families = families or {}
         self._shapes = Shapes()
-        self._prices = CollectivePrices()
+        self._prices = prices or CollectivePrices()
         self._rates: dict[tuple[str, float, float, bool], matmul.Rates] = {}
 
     # ---------------------------------------------------------------- one op
@@ -108,6 +114,32 @@ class Analytic(CostModel):
         if op.kind in ATTENTION and shape.scores:
             return self._attention(op, shape, local, device, phase, variant)
         return self._moved(op, shape, local, device, phase)
+
+    def depends(self, what: Op | Dependent, device: DeviceType, phase: Phase = "forward") -> Hashable:
+        """See `CostModel.depends`: the constants that are read, for models of one precision and scaling."""
+        family, software = self._family(device), self.software
+        if not isinstance(what, str):
+            return self._depends(what, family, phase)
+        wires = family.inner, family.outer, family.start
+        found: dict[Dependent, Hashable] = {
+            "traffic": (family.memory, software.fused),
+            "collective": (*wires, family.fill, family.exchange),
+            "transfer": (*wires, software.transfer),
+            "host": (software.floor_forward, software.floor_backward),
+        }
+        return found[what]
+
+    def _depends(self, op: Op, family: Family, phase: Phase) -> Hashable:
+        software, shape = self.software, self._shapes.of(op)
+        if phase == "update" and op.phase == "forward":
+            return family.memory, software.fused
+        product = getattr(family, _FORMAT[self.wide]), getattr(family, _FORMAT[self.precision]), family.memory
+        if shape.product is not None:
+            own = family.sms, family.depth, family.launch, software.rate, software.odd, software.expert
+            return (*product, *own, self._quantised)
+        if op.kind in ATTENTION and shape.scores:
+            return (*product, software.rate, software.attention, *(getattr(family, name) for name in _OF_ATTENTION))
+        return (*product, family.norm, software.loss, software.dispatch)
 
     def _product(
         self, op: Op, shape: OpShape, product: Product, local: Floats, device: DeviceType, phase: Phase

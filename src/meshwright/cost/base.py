@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -15,6 +15,7 @@ from ..graph.ir import Floats, Ints, Op, Phase
 Traffic = Literal["data", "sharded", "tensor", "gradient"]
 """What can hide: gradients of replicas at the end of a step, gathers and scatters of sharded parameters, activations between
 members in forward and recomputation, their gradients in backward."""
+Dependent = Literal["traffic", "collective", "transfer", "host"]
 Collective = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "permute"]
 
 
@@ -52,6 +53,11 @@ class CostModel(abc.ABC):
     @abc.abstractmethod
     def compute(self, op: Op, sizes: Ints, device: DeviceType, phase: Phase, variant: str = "") -> Floats:
         """Seconds of `phase` of n shards of `op`; sizes[n, factors] are LOCAL sizes in the order of `op.rule.factors`."""
+
+    def depends(self, what: Op | Dependent, device: DeviceType, phase: Phase = "forward") -> Hashable:
+        """What a price depends on besides sizes and bytes: of `compute` of an op, of `traffic`, of collectives of such devices,
+        of transfers from them, of launch floors. Models of one kind in which it is equal price alike. Here: the model itself."""
+        return id(self)
 
     @abc.abstractmethod
     def traffic(self, nbytes: Floats, device: DeviceType) -> Floats:

@@ -14,7 +14,7 @@ MEANING = (
     "error: mean of |predicted / measured − 1|; median: signed; 90 %: nine of ten rows are nearer; in order: share of the "
     "pairs of plans of one problem more than {apart:g} % apart; tau: Kendall's, in such groups; regret: step of the plan "
     "picked over the best measured, − 1; constant: error at the efficiency of the device in other sources, its own: in the "
-    "source itself; 3 rows: error after the bias of three rows of the source is removed."
+    "source itself; 3 rows: error of the other rows when three of the source are learnt from, mean over draws."
 )
 KINDS = {
     "allocated": "peak allocated", "resting": "allocated between steps", "nvidia-smi": "nvidia-smi",

@@ -19,7 +19,7 @@ Spent = Callable[[Instr, Phase], Floats]
 """Seconds [n] of all steps of a product."""
 
 
-def hidden(instrs: Sequence[Instr], samples: int, fetched: Fetched, spent: Spent, share: float) -> Floats:
+def hidden(instrs: Sequence[Instr], samples: int, fetched: Fetched, spent: Spent, share: Floats | float) -> Floats:
     """Seconds [samples] of the broadcasts of one list that nobody waits for."""
     found = np.zeros(samples)
     products = {i.on: i for i in instrs if i.kind == "compute" and i.steps > 1}
@@ -37,4 +37,5 @@ def hidden(instrs: Sequence[Instr], samples: int, fetched: Fetched, spent: Spent
         for phase, blocks in waits:
             one = np.sum([fetched(i) for i in blocks], axis=0)
             found += (product.steps - 1) * np.minimum(one, spent(product, phase) / product.steps)
-    return share * found
+    unseen: Floats = share * found
+    return unseen

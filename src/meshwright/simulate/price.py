@@ -151,6 +151,11 @@ class Pricer:
             tied=(*_tied(code), *self._dealt(code)),
         )
 
+    def once(self, code: StageCode) -> tuple[Floats, Floats, float]:
+        """Seconds once a step: of gradient sums and of gathers of updated parameters, [KINDS], and of the optimizer."""
+        sums, gathers, *_ = self._step(code, self.place(code.mesh))
+        return sums, gathers, self._held(code)[3]
+
     def segment(
         self,
         segment: Segment,

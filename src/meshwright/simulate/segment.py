@@ -72,7 +72,7 @@ class SegmentPrice:
         return self.sums[:, KEPT]
 
 
-def exposed(comm: Floats, compute: Floats, share: float) -> Floats:
+def exposed(comm: Floats, compute: Floats, share: Floats | float) -> Floats:
     """Seconds that stay visible of communication beside `compute`, of which `share` can hide it."""
     found: Floats = np.maximum(comm - share * compute, (1.0 - share) * comm)
     return found
@@ -101,7 +101,7 @@ class SegmentPricer:
         self.attention_share = attention_share
         self.item = ITEM_BYTES[compute_dtype]
         self._heavy: dict[tuple[object, ...], dict[int, list[float]]] = {}
-        self.share = {
+        self.share: dict[int, Floats | float] = {
             TENSOR: cost.overlap("tensor"), SHARDED: cost.overlap("sharded"), GRADIENT: cost.overlap("gradient"),
         }  # fmt: skip
 
@@ -287,9 +287,11 @@ class SegmentPricer:
                 found[int(which > 0)] += hidden(
                     instrs,
                     len(micro),
-                    lambda i: self.cost.collective(
-                        i.collective or "broadcast", self._bytes(i, mesh, micro), Group(self.cluster, mesh, i.axes)
-                    ),
+                    lambda i: self._collective(
+                        i.collective or "broadcast",
+                        self._bytes(i, mesh, micro)[None],
+                        Group(self.cluster, mesh, i.axes),
+                    )[0],
                     lambda i, phase: np.max(
                         [self._spent(i, d, phase, samples.of(i)) for d in self.devices(mesh)], axis=0
                     ),
@@ -309,9 +311,16 @@ class SegmentPricer:
         local = np.stack([local_samples(mesh, k.samples, micro, at) for k in segment.kernels]).astype(np.float64)
         columns = np.array([(k.forward, k.backward) for k in segment.kernels], np.float64)
         nbytes: Floats = columns[:, :, 0].T[:, :, None] + columns[:, :, 1].T[:, :, None] * local[None]
-        seconds = self.cost.traffic(nbytes.ravel(), device).reshape(nbytes.shape)
-        found: Floats = np.where(nbytes > 0, seconds, 0.0)
+        found: Floats = np.where(nbytes > 0, self._traffic(nbytes, device), 0.0)
         return found
+
+    def _traffic(self, nbytes: Floats, device: DeviceType) -> Floats:
+        """Seconds [..., n] of kernels that move `nbytes` [..., n]."""
+        return self.cost.traffic(nbytes.ravel(), device).reshape(nbytes.shape)
+
+    def _collective(self, kind: Collective, nbytes: Floats, group: Group) -> Floats:
+        """Seconds [rows, n] of collectives of `nbytes` [rows, n]."""
+        return self.cost.collective(kind, nbytes.ravel(), group).reshape(nbytes.shape)
 
     def _communication(
         self, segment: Segment, mesh: Mesh, micro: Ints, sums: tuple[tuple[Instr, float], ...]
@@ -348,8 +357,8 @@ class SegmentPricer:
             pending.setdefault((kind, axes, 1), []).append((which, SHARDED, size))
         for (kind, axes, copies), rows in pending.items():
             group = Group(self.cluster, mesh, axes, copies=copies)
-            priced = self.cost.collective(kind, np.concatenate([r[2] for r in rows]), group)
-            for (which, cls, _), spent in zip(rows, priced.reshape(len(rows), n), strict=True):
+            priced = self._collective(kind, np.stack([r[2] for r in rows]), group)
+            for (which, cls, _), spent in zip(rows, priced, strict=True):
                 seconds[int(which > 0), cls, :, KINDS.index(kind)] += spent
         return seconds, calls, nbytes
 
@@ -376,7 +385,7 @@ class SegmentPricer:
         gathers = (i for i in segment.forward if i.collective == "all_gather" and self.of_param(i))
         return np.zeros(len(micro)) + sum((self._bytes(i, mesh, micro) for i in gathers), np.zeros(len(micro)))
 
-    def _floors(self, segment: Segment, mesh: Mesh) -> tuple[float, float]:
+    def _floors(self, segment: Segment, mesh: Mesh) -> tuple[Floats | float, Floats | float]:
         """Launch floors of forward and backward; what runs again is issued again."""
         ops = [self.graph.ops[self.graph.position[i.on]] for i in segment.forward if i.kind == "compute"]
         floors: list[float] = []

@@ -19,19 +19,18 @@ from ..cluster.model import Cluster, Mesh
 from ..cost.choices import Profile
 from ..errors import InputError, Unsupported
 from ..graph.ir import Floats, Graph
-from ..lower.program import Program, StageCode
+from ..lower.program import Program
 from ..lower.summa import SUMMA
 from ..plan.model import Plan
-from ..plan.pieces import rows_in_turn
 from ..plan.problem import Problem
 from ..plan.schedules.dealt import DEALT
-from ..plan.schedules.rows import GENERATORS, workers
-from ..plan.schedules.rows import rows as rows_of_plan
+from ..plan.schedules.rows import workers
 from .crowded import share_cores, slowed
 from .engine import relax
-from .estimate import Step, Work, action_seconds, collect, finish, rank_of
+from .estimate import Step, Work, action_seconds, collect, rank_of
 from .memory import curve, deltas, peaks
-from .pipeline import WEIGHT_GRAD, Orders, orders
+from .pipeline import Orders
+from .play import devices_of, durations, ending, ends, is_free, ordered, priced
 from .price import KINDS, PARTS, Pricer, StagePrice
 from .result import CATEGORIES, Lane, Simulation, step_time
 from .sends import sends_of
@@ -74,8 +73,7 @@ def simulate(
         problem, plan = _as_chosen(problem, problem.cost, plan)
     graph = plan.rewritten or problem.graph
     _refuse(problem, graph, plan)
-    free = plan.schedule.name == "dataflow" and not plan.schedule.rows and len(plan.stages) > 1
-    if free and (graph.training != "derived" or all(len(s.mesh.devices) == 1 for s in plan.stages)):
+    if is_free(plan) and (graph.training != "derived" or all(len(s.mesh.devices) == 1 for s in plan.stages)):
         from .dataflow import dataflow
 
         return dataflow(problem, graph, plan, detail=detail)
@@ -88,31 +86,18 @@ def simulate(
         from .endless import endless
 
         return endless(problem, graph, plan, program, pricer, detail=detail)
-    rows = () if plan.schedule.name in GENERATORS else plan.schedule.rows
-    if any(s.deal for s in plan.stages):
-        rows = rows_of_plan(plan)
-    if free:
-        rows = rows_in_turn([code.mesh for code in program.stages], plan.schedule.micro_batches)
-    order = orders(plan.schedule, len(program.stages), rows)
-    codes = program.stages
-    lasting: tuple[StageCode, ...] = ()
-    if any(code.keep_last for code in codes):
-        order = replace(order, keep_last=np.array([code.keep_last for code in codes], np.int32))
-        lasting = tuple(code.last or code for code in codes)
-    split = bool((order.kind == WEIGHT_GRAD).any())
-    prices, last = ([pricer.stage(x, [program.micro_batch], split=split) for x in these] for these in (codes, lasting))
+    order = ordered(plan, program)
+    prices, last = priced(order, program, pricer)
     meshes = [code.mesh for code in program.stages]
     sends = sends_of(program, pricer)
     work = collect(prices, 0, meshes, sends, pricer, last)
     rank = rank_of(order)
-    tasks = pipeline_tasks(order, _durations(work, sends, rank), sends)
-    devices = len(_devices(program))
+    tasks = pipeline_tasks(order, durations(work, sends, rank), sends)
+    devices = len(devices_of(program))
     if problem.cluster.turns(devices) > 1.0:
         tasks, work = _in_turns(problem.cluster, tasks, work, meshes, rank, devices)
     start = relax(tasks.fixed)
-    overhead = problem.cost.step_overhead(devices)
-    ended = _ends(order, tasks, start)
-    step = finish(work, rank, ended, problem.cost.overlap("data"), overhead, _ready(order, tasks, start, ended, rank))
+    step = ending(order, tasks, start, work, rank, problem.cost, devices)
     return _report(
         problem, graph, plan, program, order, tasks, start, work, prices, last, sends, step, rank, devices, detail
     )
@@ -128,17 +113,6 @@ def _as_chosen(problem: Problem, cost: Profile, plan: Plan) -> tuple[Problem, Pl
         stages.append(replace(stage, shardings=shardings, recompute=frozenset()))
     running = cost.running(chosen, again - set(chosen))
     return replace(problem, cost=running), replace(plan, stages=tuple(stages))
-
-
-def _durations(work: Work, sends: Sends, rank: NDArray[np.int32]) -> Floats:
-    """Seconds [kind, row] of actions. What stages of one lane send to each other, as their meshes differ, waits for nobody
-    else: it lengthens the action that reads it."""
-    seconds = action_seconds(work)
-    own = rank[sends.src] == rank[sends.dst]
-    for first in range(0, seconds.shape[1], len(rank)):
-        np.add.at(seconds[0], first + sends.dst[own], sends.forward[own])
-        np.add.at(seconds[1], first + sends.src[own], sends.backward[own])
-    return seconds
 
 
 def _in_turns(
@@ -204,27 +178,6 @@ def _causal(kind: str, args: tuple[object, ...], kwargs: Mapping[str, object]) -
     return kwargs.get("is_causal") is True or (len(args) > 5 and args[5] is True)
 
 
-def _devices(program: Program) -> list[int]:
-    """Every device that some stage uses, once."""
-    return sorted({d for code in program.stages for d in code.mesh.devices})
-
-
-def _ends(order: Orders, tasks: PipelineTasks, start: Floats) -> Floats:
-    """End [rank] of each rank's last action."""
-    last = np.searchsorted(order.task_rank, np.arange(1, order.ranks + 1)) - 1
-    found: Floats = start[last] + tasks.fixed.duration[last]
-    return found
-
-
-def _ready(order: Orders, tasks: PipelineTasks, start: Floats, ended: Floats, rank: NDArray[np.int32]) -> Floats | None:
-    """Seconds [stage] at which rows say that its gradients may be summed over its copies."""
-    if not len(order.reduced):
-        return None
-    done = start[: tasks.actions] + tasks.fixed.duration[: tasks.actions]
-    found: Floats = np.where(order.reduced >= 0, done[order.reduced], ended[rank])
-    return found
-
-
 def _report(
     problem: Problem,
     graph: Graph,
@@ -246,7 +199,7 @@ def _report(
     row_rank = np.tile(rank, order.rows // order.stages)
     duration = tasks.fixed.duration
     busy: Floats = np.bincount(order.task_rank, duration[: tasks.actions], minlength=p).astype(np.float64)
-    ended = _ends(order, tasks, start)
+    ended = ends(order, tasks, start)
     slow = int(np.argmax(step.end))
     seconds = _breakdown(problem, order, work, sends, step, rank, slow, busy, ended)
     lanes = tuple(lane_of(problem.cluster, program, rank, r) for r in range(p))
@@ -321,7 +274,7 @@ def _breakdown(
     )  # fmt: skip
     if len(sends.src):
         tasks = pipeline_tasks(order, action_seconds(work), free)
-        without = min(float(ended[slow]), float(_ends(order, tasks, relax(tasks.fixed))[slow]))
+        without = min(float(ended[slow]), float(ends(order, tasks, relax(tasks.fixed))[slow]))
         seconds["send"] = float(ended[slow]) - without
     else:
         without = float(ended[slow])
@@ -393,7 +346,7 @@ def mfu_of(problem: Problem, graph: Graph, plan: Plan, program: Program, seconds
     """NaN where a device has no peak for the dtype that it computes in."""
     recipe, cluster = problem.recipe, problem.cluster
     dtype = recipe.matmul_dtype or recipe.compute_dtype
-    devices = _devices(program)
+    devices = devices_of(program)
     if cluster.homogeneous:
         peak = cluster.types[0].peak.get(dtype, float("nan")) * len(devices)
     else:

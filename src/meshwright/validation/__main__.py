@@ -1,6 +1,8 @@
 """Makes what the package ships of measured steps.
 
-python -m meshwright.validation fit FOLDER     constants fitted to the steps in FOLDER/measured: fitted.toml and cost/constants
+python -m meshwright.validation fit FOLDER     constants fitted to the steps in FOLDER/measured: fitted.toml, cost/constants
+                                               and, with these, calibration/priors.toml
+python -m meshwright.validation priors FOLDER  the last alone: how far stacks differ around the constants as they are
 python -m meshwright.validation ship FOLDER    the rows themselves and the graphs of their models: data/
 """
 
@@ -11,21 +13,39 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from .. import calibration
 from ..cost import constants
 from ..errors import MeshwrightError
+from . import priors
 from .fit import chosen, fit, prepare, write
+from .parameters import Values
 from .rows import Table, read
+from .score import fitted
+from .settings import ASIDE
 from .shipped import ship
 from .tables import rewrite
+from .worth import told
 
 
 def _fit(table: Table) -> None:
     found = fit(prepare(chosen(table.rows)))
     write(found, Path(__file__).with_name("fitted.toml"))
     rewrite(found["all"], Path(constants.__file__).parent)
+    _write_priors(table, found)
 
 
-COMMANDS: Mapping[str, Callable[[Table], None]] = {"fit": _fit, "ship": ship}
+def _priors(table: Table) -> None:
+    _write_priors(table, fitted())
+
+
+def _write_priors(table: Table, found: Mapping[str, Values]) -> None:
+    rows = [r for r in table.rows if not ASIDE & set(r.flags)]
+    ids = set[str]().union(*(told([r for r in rows if r.source == s]) for s in {r.source for r in rows}))
+    cases = prepare([r for r in rows if r.id in ids])
+    priors.write(priors.fit_priors(cases, found), Path(calibration.__file__).with_name("priors.toml"))
+
+
+COMMANDS: Mapping[str, Callable[[Table], None]] = {"fit": _fit, "priors": _priors, "ship": ship}
 
 
 def main(arguments: list[str]) -> int:

@@ -77,14 +77,20 @@ def _t4_and_v100() -> Cluster:
 
 def cluster_of(row: Row) -> Cluster:
     """As many devices as the row used, in nodes as large as its own, with its NICs."""
-    if row.machine == "t4-and-v100":
+    return _cluster(row.machine, row.devices, row.node, row.nic)
+
+
+@cache
+def _cluster(machine: str, devices: int, node: int, bandwidth: float) -> Cluster:
+    """`node`: devices of a node; `bandwidth`: of a device's own NIC, 0 = as the preset's."""
+    if machine == "t4-and-v100":
         return _t4_and_v100()
-    preset = machines()[row.machine]
-    node = min(row.node, row.devices)
-    if row.machine in DOMAINS:
-        node = max(n for n in range(1, preset.node + 1) if row.devices % n == 0)
-    nic = replace(preset.nic, bandwidth=row.nic) if row.nic else preset.nic
+    preset = machines()[machine]
+    node = min(node, devices)
+    if machine in DOMAINS:
+        node = max(n for n in range(1, preset.node + 1) if devices % n == 0)
+    nic = replace(preset.nic, bandwidth=bandwidth) if bandwidth else preset.nic
     # Where a source states its NICs it does so per device; otherwise a smaller node has its share of the preset's.
-    count = node if row.nic else preset.nics * node / preset.node
-    group = NodeGroup(preset.device, node, -(-row.devices // node), preset.inside, nic, count)
-    return build(f"{row.machine}x{row.devices}", [group])
+    count = node if bandwidth else preset.nics * node / preset.node
+    group = NodeGroup(preset.device, node, -(-devices // node), preset.inside, nic, count)
+    return build(f"{machine}x{devices}", [group])

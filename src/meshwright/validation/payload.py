@@ -11,6 +11,7 @@ from .memory import ONE_SIDED, Fits, MemoryScore, memory_error
 from .order import APART, NEAR, Order
 from .prediction import Prediction
 from .score import Report, Score
+from .three_rows import OwnRows
 
 SCHEMA = "meshwright.validate/2"
 
@@ -27,6 +28,7 @@ def validate_object(report: Report, *, rows: bool = True) -> dict[str, Any]:
         "baseline": _percent(report.baseline),
         "own_baseline": _percent(report.own_baseline),
         "after_three_rows": _percent(report.after_three),
+        "three_rows": [_own_rows(o) for o in report.own_rows],
         "sources": [{"source": s.name, "flagged": s.flagged, **_score(s)} for s in report.sources],
         "devices": [{"device": s.name, **_score(s)} for s in report.devices],
         "strata": [{"stratum": s.name, **_score(s)} for s in report.strata],
@@ -63,6 +65,16 @@ def _score(s: Score) -> dict[str, Any]:
         "after_three_rows": _percent(s.after_three),
         **_order(s.order),
         "memory": [_memory(m) for m in s.memory],
+    }
+
+
+def _own_rows(o: OwnRows) -> dict[str, Any]:
+    return {
+        "own": o.own,
+        "sources": o.sources,
+        "share": _percent(o.share),
+        "before": _percent(o.before),
+        "after": _percent(o.after),
     }
 
 

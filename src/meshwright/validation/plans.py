@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..cost import Analytic
 from ..cost.base import CostModel
+from ..cost.collectives import CollectivePrices
 from ..cost.constants import Family, Software, generation
 from ..layouts.expert import Expert
 from ..layouts.point import Point
@@ -32,9 +33,12 @@ class Case:
 
 
 def cost_of(
-    row: Row, families: Mapping[str, Family] | None = None, software: Mapping[str, Software] | None = None
+    row: Row,
+    families: Mapping[str, Family] | None = None,
+    software: Mapping[str, Software] | None = None,
+    prices: CollectivePrices | None = None,
 ) -> Analytic:
-    """The analytic model as the row's software behaves, with constants replaced by name."""
+    """The analytic model as the row's software behaves, with constants replaced by name; `prices`: see `Analytic`."""
     found = (software or {}).get(row.software) or generation(row.software)
     if row.attention:
         found = replace(found, attention=row.attention)
@@ -48,7 +52,11 @@ def cost_of(
         grouped=row.grouped,
     )
     return Analytic(
-        precision=row.precision, software=found, scaling=row.scaling or "delayed", families=dict(families or {})
+        precision=row.precision,
+        software=found,
+        scaling=row.scaling or "delayed",
+        families=dict(families or {}),
+        prices=prices,
     )
 
 

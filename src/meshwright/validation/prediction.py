@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, nan
 
 import numpy as np
 
+from ..cost.collectives import CollectivePrices
 from ..simulate import Simulation, simulate
 from .baseline import Efficiency
 from .parameters import Values, tables
@@ -15,6 +16,7 @@ from .plans import Case, Cases, cost_of
 from .resting import resting
 from .rows import Row
 from .settings import ASIDE
+from .worth import Stacks, told
 
 CONTEXT = 1e9
 """Bytes that nvidia-smi counts besides the allocator's: contexts of CUDA and NCCL take 0.5 to 1.5 GB."""
@@ -41,6 +43,9 @@ class Prediction:
     """Seconds at the efficiency of the same device and precision in other sources."""
     own_baseline: float = nan
     """Seconds at the efficiency of its own source, device and precision."""
+    worth: tuple[float, ...] = ()
+    """Seconds of the step by kind of work [calibration.stack.TERMS]: what they grow by with its factor; () where it was not
+    asked for."""
 
     @property
     def error(self) -> float:
@@ -70,6 +75,11 @@ def kind_of_row(row: Row) -> str:
     return "low precision" if row.precision.startswith("float8") or row.precision.startswith("float4") else "dense"
 
 
+def stack_of(row: Row) -> tuple[str, str, str]:
+    """(source, machine, kind of work): rows whose software is taken to differ from ours in one way."""
+    return row.source, row.machine, kind_of_row(row)
+
+
 def prepare(rows: Sequence[Row], made: Cases | None = None) -> list[Case]:
     """Cases of rows, in the order of their models, which share graphs and lowering; `made`: what is made already."""
     made = made or Cases()
@@ -79,11 +89,12 @@ def prepare(rows: Sequence[Row], made: Cases | None = None) -> list[Case]:
 def played(cases: Sequence[Case], values: Values) -> Iterator[Simulation]:
     """A step of each case with these constants."""
     found_families, found_software = tables(values)
+    prices = CollectivePrices()
     for case in cases:
         problem = case.problem.__class__(
             case.problem.graph,
             case.problem.cluster,
-            cost_of(case.row, found_families, found_software),
+            cost_of(case.row, found_families, found_software, prices),
             case.problem.recipe,
         )
         yield simulate(problem, case.plan, program=case.program, detail=False)
@@ -107,14 +118,15 @@ def predictions(
         if progress:
             progress(name, len(found), len(rows))
         cases = prepare([r for r in rows if r.source == name], made)
+        stacks, telling = Stacks(constants(name), cases), told([c.row for c in cases if c.row.seconds])
         found += [
-            _prediction(case, simulation, efficiency)
+            _prediction(case, simulation, efficiency, stacks.worth(case) if case.row.id in telling else ())
             for case, simulation in zip(cases, played(cases, constants(name)), strict=True)
         ]
     return found
 
 
-def _prediction(case: Case, simulation: Simulation, efficiency: Efficiency) -> Prediction:
+def _prediction(case: Case, simulation: Simulation, efficiency: Efficiency, worth: Iterable[float] = ()) -> Prediction:
     row, problem = case.row, case.problem
     lanes = simulation.lanes
     usable = np.array([problem.limits.usable(problem.cluster.type_of(x.first_device).memory) for x in lanes])
@@ -129,6 +141,7 @@ def _prediction(case: Case, simulation: Simulation, efficiency: Efficiency) -> P
         usable=float(usable[worst]),
         baseline=efficiency.of_others(row),
         own_baseline=efficiency.of_own(row),
+        worth=tuple(map(float, worth)),
     )
 
 

@@ -30,7 +30,7 @@ from .parameters import Values
 from .prediction import Prediction, predictions
 from .rows import Table
 from .settings import LEARNED, NOISY, SMALL, UNSTATED
-from .three_rows import after_three_rows
+from .three_rows import OwnRows, Taught, after_three_rows, by_own_rows
 
 LARGE = 512
 """Devices; runs on more are a stratum."""
@@ -50,12 +50,17 @@ class Score:
     p90: float
     baseline: float
     own_baseline: float
-    after_three: float
-    """mape after the median bias of three rows is removed (`three_rows`), mean over the sources."""
+    taught: tuple[Taught, ...] = field(repr=False)
+    """What three rows of each source teach of its others (`three_rows`)."""
     order: Order
     memory: tuple[MemoryScore, ...]
     flagged: bool = False
     """All its rows stand apart (`settings.ASIDE`): not part of any mean over sources."""
+
+    @property
+    def after_three(self) -> float:
+        """mape of the other rows when three are learnt from, mean over draws and over the sources."""
+        return _mean([t.mape for t in self.taught])
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,8 @@ class Report:
     own_baseline: float
     after_three: float
     """Median over sources."""
+    own_rows: tuple[OwnRows, ...]
+    """The same by how many of the three were of the row's own stack."""
     pairs: PairError
     intervals: tuple[Interval, ...]
     memory: tuple[MemoryScore, ...]
@@ -147,6 +154,7 @@ def report(ran: Sequence[Prediction], failed: Sequence[Prediction] = (), refused
         baseline=_mean([s.baseline for s in counted]),
         own_baseline=_mean([s.own_baseline for s in counted]),
         after_three=_middle([s.after_three for s in counted]),
+        own_rows=by_own_rows([t for s in counted for t in s.taught]),
         pairs=pair_error(plain),
         intervals=intervals(plain),
         memory=memory_scores(ran),
@@ -191,7 +199,7 @@ def score(name: str, found: Sequence[Prediction], *, flagged: bool = False) -> S
         p90=float(np.percentile(np.abs(errors), 90)),
         baseline=_off(np.array([p.baseline for p in found]), measured),
         own_baseline=_off(np.array([p.own_baseline for p in found]), measured),
-        after_three=_mean([after_three_rows([p for p in found if p.row.source == s]) for s in sources]),
+        taught=tuple(after_three_rows([p for p in found if p.row.source == s]) for s in sources),
         order=order_of(found),
         memory=memory_scores(found),
         flagged=flagged,

@@ -33,7 +33,7 @@ DOUBT = 0.7
 
 
 def fit_priors(cases: Sequence[Case], fitted: Mapping[str, Values]) -> dict[str, Prior]:
-    """ "all" and each source -> spreads fitted on all rows, and on all but that source's."""
+    """ "all" and each source of `fitted` -> spreads fitted on all rows, and on all but that source's."""
     seen: list[tuple[str, tuple[Floats, Floats]]] = []
     for stack in sorted({stack_of(c.row) for c in cases}):
         own = [c for c in cases if stack_of(c.row) == stack]
@@ -44,7 +44,7 @@ def fit_priors(cases: Sequence[Case], fitted: Mapping[str, Values]) -> dict[str,
         steps = Worth(seconds, np.array([stacks.worth(c) for c in own]))
         seen.append((stack[0], (slopes(steps), np.log(np.array([c.row.seconds for c in own]) / seconds))))
     found = {"all": likeliest([pair for _, pair in seen])}
-    for source in sorted({c.row.source for c in cases}):
+    for source in sorted(fitted.keys() - {"all"}):
         found[source] = likeliest([pair for name, pair in seen if name != source], found["all"])
     return found
 

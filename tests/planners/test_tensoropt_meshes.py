@@ -13,11 +13,13 @@ import pytest
 from meshwright.cluster import resolve as cluster_of
 from meshwright.cost.analytic import Analytic
 from meshwright.graph.ir import Graph
-from meshwright.plan.problem import Problem, Recipe
+from meshwright.plan.model import Plan
+from meshwright.plan.problem import Limits, Problem, Recipe
 from meshwright.planners._captured import CapturedOptions, logical_meshes
 from meshwright.planners.pase import PaSE
 from meshwright.planners.tensoropt import TensorOpt
 from meshwright.planners.types import Result
+from meshwright.simulate import simulate
 from meshwright.solvers import narrowing
 from meshwright.solvers.certified import certified
 from meshwright.solvers.cost_graph import CostGraph
@@ -145,3 +147,22 @@ def test_a_share_thins_the_frontier_of_two_axes_and_is_told() -> None:
         assert any(m <= 1.02 * memory and t <= 1.02 * time for m, t in points(rough))
     for end in (0, -1):
         assert points(rough)[end] == pytest.approx(points(exact)[end])
+
+
+@pytest.mark.parametrize("planner", (TensorOpt, PaSE))
+def test_a_batch_that_fits_at_no_cut_is_taken_in_micro_batches_one_after_the_other(
+    planner: type[TensorOpt] | type[PaSE],
+) -> None:
+    def within(memory: float, micro_batches: int | None) -> Plan | None:
+        limits = Limits(memory=memory, keep_free=0.0)
+        problem = Problem(small(), cluster_of("h100x4"), Analytic(), Recipe(64), limits=limits)
+        return planner(micro_batches=micro_batches, axes=(4,)).plan(problem).plan
+
+    memory, plan = 1e15, within(1e15, 1)
+    while plan is not None:
+        problem = Problem(small(), cluster_of("h100x4"), Analytic(), Recipe(64))
+        memory = 0.99 * float(simulate(problem, plan, detail=False).peak.max())
+        plan = within(memory, 1)
+    found = within(memory, None)
+    assert found is not None
+    assert found.schedule.micro_batches > 1

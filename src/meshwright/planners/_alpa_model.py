@@ -89,7 +89,7 @@ class _Found:
     def over(self, intervals: Intervals, chosen: Sequence[StageChoice]) -> list[int]:
         """Which of these stages are simulated to need more memory than there is; offers them if none does."""
         problem, b = self.problem, intervals.b
-        schedule = Schedule("1f1b" if len(chosen) > 1 else "gpipe", b)
+        schedule = Schedule("1f1b", b)
         plan = Plan(problem.graph.digest, problem.recipe.samples, intervals.stages(chosen), schedule)
         simulation = simulate(problem, plan, detail=False)
         memory = float(simulation.peak.max())

@@ -22,11 +22,19 @@ from ..simulate.fits import excess
 from ..solvers.cost_graph import CostGraph
 from ._cost_graph import build
 from ._cost_options import Style
-from ._options import Options
+from ._options import Options, is_recorded
 
 STYLES: tuple[Style, ...] = ("used", "state", "param")
 SAME = 1e-8
 """Share by which sums of the same prices in another order differ."""
+
+
+def micro_batches_to_try(problem: Problem, wanted: int | None) -> list[int]:
+    """One after the other, until something fits: what is asked for, else 1, 2, 4, … as far as they divide the batch."""
+    if wanted is not None or is_recorded(problem):
+        return [wanted or 1]
+    samples = problem.recipe.samples
+    return [2**k for k in range(samples.bit_length()) if samples % 2**k == 0]
 
 
 class CapturedOptions(Options):

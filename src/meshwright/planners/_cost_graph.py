@@ -118,7 +118,7 @@ class Intra:
             for k, stored in node.stored[c].items():
                 storage[op.inputs[k]] = stored
         stage = replace(stage, shardings=shardings, layouts=layouts, storage=storage)
-        schedule = Schedule("gpipe", self.micro_batches)
+        schedule = Schedule("1f1b", self.micro_batches)
         return Plan(graph.digest, problem.recipe.samples, (stage,), schedule)
 
     @property

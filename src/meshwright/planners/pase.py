@@ -37,7 +37,7 @@ from ..solvers.elimination import LIMIT, eliminate
 from ..solvers.elimination_order import ORDERS, OrderName
 from ..solvers.limited import eliminate_within
 from ..solvers.reductions import reduced
-from ._captured import SAME, CapturedOptions, excess_of, meshes_of, price_of
+from ._captured import SAME, CapturedOptions, excess_of, meshes_of, micro_batches_to_try, price_of
 from ._checked import whole, wholes, word
 from ._options import is_recorded, memory_cap, no_choice, options_of
 from .base import Planner
@@ -119,7 +119,7 @@ class PaSE(Planner):
         """The same on a captured model, on each mesh: the bound is that of the mesh with the lowest."""
         count = problem.limits.devices or problem.cluster.count
         bounds, why = [], "every choice of configurations has a forbidden price"
-        for micro_batches in self._micro_batches(problem):
+        for micro_batches in micro_batches_to_try(problem, self.micro_batches):
             told: dict[str, Json] = {}
             for mesh in meshes_of(problem, count, self.axes):
                 bound, reason, here = self._on_mesh(problem, mesh, micro_batches, run)
@@ -131,13 +131,6 @@ class PaSE(Planner):
                 return {"micro_batches": micro_batches, "meshes": told}
         run.bound(min(bounds))
         raise Infeasible(why)
-
-    def _micro_batches(self, problem: Problem) -> list[int]:
-        """Numbers of micro-batches to try until something fits."""
-        if self.micro_batches is not None:
-            return [self.micro_batches]
-        samples = problem.recipe.samples
-        return [2**k for k in range(samples.bit_length()) if samples % 2**k == 0]
 
     def _on_mesh(self, problem: Problem, mesh: Mesh, micro_batches: int, run: Run) -> tuple[float, str, Json]:
         """(bound, why nothing fits or "", what is told): where the optimum does not fit, the limit is lowered until a plan does."""

@@ -44,7 +44,15 @@ from ..solvers.cost_graph import CostGraph
 from ..solvers.gaps import unbeaten
 from ..solvers.pareto import LIMIT
 from ..solvers.tracking import Tracked, tracked
-from ._captured import SAME, CapturedOptions, excess_of, logical_meshes, peak_of, price_of
+from ._captured import (
+    SAME,
+    CapturedOptions,
+    excess_of,
+    logical_meshes,
+    micro_batches_to_try,
+    peak_of,
+    price_of,
+)
 from ._checked import above, whole, wholes, word
 from ._options import Options, is_recorded, memory_cap, no_choice, options_of, resized
 from .base import Planner
@@ -63,7 +71,7 @@ class TensorOpt(Planner):
         epsilon: every plan of the frontier is within this share of one that is kept, in memory and in time; 0 = all are kept.
         limit: entries of a table, above which ops are eliminated heuristically.
         axes: sizes of the mesh axes on a captured model; () = one axis of all devices, and every two of them.
-        micro_batches: of a step of a captured model.
+        micro_batches: of a step of a captured model; None = 1, or the fewest of 2, 4, 8, … that fit.
     """
 
     info = Info(
@@ -86,7 +94,7 @@ class TensorOpt(Planner):
         epsilon: float = 0.0,
         limit: int = LIMIT,
         axes: tuple[int, ...] = (),
-        micro_batches: int = 1,
+        micro_batches: int | None = None,
     ) -> None:
         word("tensoropt", "objective", objective, ("goal", "time", "memory", "devices"))
         above("tensoropt", "epsilon", epsilon, zero=True)
@@ -112,22 +120,32 @@ class TensorOpt(Planner):
             Infeasible: not even the least memory fits.
             Unsupported: other numbers of devices where prices are of one.
         """
+        why = ""
+        for micro_batches in micro_batches_to_try(problem, self.micro_batches):
+            found, why = self._frontiers(problem, micro_batches, run)
+            if not why:
+                return found
+        raise Infeasible(why)
+
+    def _frontiers(self, problem: Problem, micro_batches: int, run: Run) -> tuple[Json, str]:
+        """(what is told, why nothing fits), one of them empty."""
         goal, cap = self._goal(problem), memory_cap(problem)
         told: list[Json] = []
         why = ""
         for n in self._counts(problem, goal):
-            union = self._union(problem, n, cap, run)
+            union = self._union(problem, n, micro_batches, cap, run)
             told.append(union.told())
-            for point in union.points:
-                run.keep(Choice(point.plan, point.price, point.memory))
-            if self.profile and n != self.profile[-1]:
-                continue
-            why = self._offer(problem, run, union, goal) if union.points else ""
-            if union.points and not why:
+            asked = bool(self.profile) and n != self.profile[-1]
+            if not asked:
+                why = self._offer(problem, run, union, goal) if union.points else ""
+            if asked or not why:
+                for point in union.points:
+                    run.keep(Choice(point.plan, point.price, point.memory))
+            if union.points and not asked and not why:
                 break
         else:
             graphs = [options.graph for options, _ in union.searches]
-            raise Infeasible(why or no_choice(problem, min(graphs, key=least_bytes), cap))
+            return None, why or no_choice(problem, min(graphs, key=least_bytes), cap)
         found: dict[str, Json] = {"exact": union.exact, "epsilon": self.epsilon, "goal": goal, "frontiers": told}
         notes: list[Json] = []
         if self.epsilon:
@@ -142,7 +160,7 @@ class TensorOpt(Planner):
             )
         if notes:
             found["notes"] = notes
-        return found
+        return found, ""
 
     def objective(self, problem: Problem, plan: Plan) -> float:
         """Time in the unit of the cost model, memory, or devices, by the goal.
@@ -179,19 +197,19 @@ class TensorOpt(Planner):
             return sorted(set(self.counts or (*(2**k for k in range(count.bit_length())), count)))
         return self.profile or (count,)
 
-    def _union(self, problem: Problem, devices: int, cap: float, run: Run) -> _Union:
+    def _union(self, problem: Problem, devices: int, micro_batches: int, cap: float, run: Run) -> _Union:
         """The frontiers of all meshes of so many devices; what a point of another mesh beats is left out."""
         union = _Union(devices, self.epsilon, cap)
-        for options in self._options(problem, devices):
+        for options in self._options(problem, devices, micro_batches):
             union.add(options, self.limit, run)
         return union
 
-    def _options(self, problem: Problem, devices: int) -> Iterator[Options]:
+    def _options(self, problem: Problem, devices: int, micro_batches: int) -> Iterator[Options]:
         if is_recorded(problem):
             yield options_of(problem if devices == problem.cluster.count else resized(problem, devices))
             return
         for mesh in logical_meshes(problem, devices, self.axes):
-            yield CapturedOptions(problem, mesh, self.micro_batches)
+            yield CapturedOptions(problem, mesh, micro_batches)
 
     def _offer(self, problem: Problem, run: Run, union: _Union, goal: Goal) -> str:
         """Offer what the goal asks for; "", or why no point of the frontier fits."""

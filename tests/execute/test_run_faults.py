@@ -125,6 +125,13 @@ def _check_folders(folder: Path) -> list[int]:
     return sorted(int(f.name.removeprefix("step-")) for f in found)
 
 
+def _until_whole(checkpoint: Path) -> None:
+    """A checkpoint is written beside the steps, and these are short."""
+    deadline = time.monotonic() + WITHIN
+    while folders.whole(checkpoint) is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def _goes_on(run: Run, text: str, truth: dict[int, float], seed: int) -> int:
     """The step of the checkpoint that the sentence names, after going on from it."""
     match = re.search(r"; go on with --resume (\S+/step-(\d+)) \(loads under any plan\)$", text)
@@ -194,6 +201,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_step_and_rank(run: Run,
 
     def fault(report: StepReport) -> None:
         if report.step == 3:
+            _until_whole(run.folder / f"step-{EVERY}")
             names.extend(run.pools[0].run("execute.fault_jobs:poisoned", 1))
 
     text = run.fails(Layout(dp=2), fault)

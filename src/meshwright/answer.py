@@ -360,12 +360,15 @@ def reopened(opened: Opened) -> Reopened:
 
 
 BIGGER = (2, 4, 8, 16, 32, 64)
+GRID = "grid"
+INSTEAD = f"--planner {GRID}"
 
 
 def with_hints(stated: Stated, outcome: Outcome) -> Outcome:
     """An infeasible outcome with the smallest changes that fit: a larger cluster of the same kind, shorter sequences.
 
-    Tries powers of two with everything recomputed: a plan found is a proof, none found is not.
+    Tries powers of two with everything recomputed: a plan found is a proof, none found is not. All of it is found by `grid`,
+    which has more layouts than most: where another planner was asked, it is named, and may fit with nothing changed.
     """
     from .cluster import presets
     from .planners.grid import Grid
@@ -380,25 +383,29 @@ def with_hints(stated: Stated, outcome: Outcome) -> Outcome:
         except MeshwrightError:
             return False
 
+    other = "" if stated.request.planner == GRID else f" with --planner {GRID}"
+    if other and fits(stated.problem):
+        return replace(outcome, reason=_infeasible_sentence(outcome, [INSTEAD]), hints=(INSTEAD,))
     if name in presets():
         for factor in BIGGER:
             larger = f"{name}x{int(count) * factor}"
             if fits(replace(stated.problem, cluster=resolve(larger))):
-                hints.append(f"{larger} ({factor} × as many)")
+                hints.append(f"{larger} ({factor} × as many){other}")
                 break
     seq = (stated.question.seq or 0) // 2
     if seq >= 512:
         shorter = stated.source.graph(seq=seq, dtype=PRECISIONS[stated.request.precision])
         if fits(replace(stated.problem, graph=shorter)):
-            hints.append(f"--seq {seq}")
+            hints.append(f"--seq {seq}{other}")
     return replace(outcome, reason=_infeasible_sentence(outcome, hints), hints=tuple(hints))
 
 
 def _infeasible_sentence(outcome: Outcome, hints: Sequence[str]) -> str:
     """ "llama-3.1-405b on h100x64 needs at least 96.4 GiB a GPU (zero 3, full recompute), 20.4 over; …"."""
     q = outcome.question
+    instead = f"; {INSTEAD} has a plan that fits" if INSTEAD in hints else ""
     if not outcome.misses:
-        return outcome.reason
+        return outcome.reason + instead
     least = outcome.misses[0]
     sentence = (
         f"{q.model} on {q.cluster.name} needs at least {gib(least.memory_bytes)} GiB a {q.device_word} "
@@ -406,4 +413,5 @@ def _infeasible_sentence(outcome: Outcome, hints: Sequence[str]) -> str:
     )
     larger = next((h.split()[0] for h in hints if not h.startswith("--")), "")
     kind = q.cluster.name.rpartition("x")[0]
-    return sentence + (f"; the smallest {kind} cluster that holds it is {larger}" if larger else "")
+    other = f" with {INSTEAD}" if any(h.endswith(INSTEAD) for h in hints) else ""
+    return sentence + (instead or (f"; the smallest {kind} cluster that holds it{other} is {larger}" if larger else ""))

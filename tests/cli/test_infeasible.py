@@ -32,3 +32,12 @@ def test_the_table_shows_three_misses_and_nothing_is_written(meshwright: Command
     lines = done.out.splitlines()
     assert sum(line.startswith("✗") and "over by" in line for line in lines) == 3
     assert meshwright("show", "gpt3-2.7b-p100x2").code != 0
+
+
+def test_another_planner_that_finds_nothing_is_told_what_grid_finds_there(meshwright: Command) -> None:
+    problem = ("plan", "gpt3-1.3b", "-c", "p100x8", "--batch", "16", "--seq", "512", "-q")
+    done = meshwright(*problem, "--planner", "megatron", "--set", "tensor=1", "--json")
+    assert done.code == 3, done.out[:500]
+    assert done.err.splitlines()[-1].endswith("; --planner grid has a plan that fits")
+    assert json.loads(done.out)["result"]["hints"] == ["--planner grid"]
+    assert meshwright(*problem, "--planner", "grid").code == 0

@@ -8,12 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from meshwright.cluster.model import Mesh
 from meshwright.cost import Analytic
 from meshwright.errors import InputError, Unsupported
-from meshwright.graph.capture import capture
 from meshwright.graph.ir import Graph
 from meshwright.layouts.expert import Expert
 from meshwright.layouts.point import Point
@@ -236,29 +234,3 @@ def test_weights_of_a_product_say_how_large_its_parts_are(small: Small) -> None:
     assert dict(instr.cuts)["n"] == (Cut("x", (3, 7)),)
     with pytest.raises(Unsupported, match="runs as summa, which takes equal parts"):
         lower(graph, plan(replace(own, variant="summa")), RECIPE)
-
-
-def test_a_graph_of_one_sample_cannot_say_what_grows_with_the_batch() -> None:
-    """Captured with two the same model is lowered for any batch."""
-    module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 4))
-
-    class Model(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = module
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.net(x).square().mean()
-
-    for samples in (1, 2):
-        graph = capture(Model(), {"x": torch.zeros(samples, 4)}, samples)
-        stage = Stage(tuple(op.name for op in graph.ops), Mesh(range(2), ("dp",), (2,)))
-        plan = Plan(graph.digest, 4, (stage,), Schedule("1f1b", 1))
-        if samples == 1:
-            with pytest.raises(
-                Unsupported, match=r"captured with 1 sample.*the 4 of a step: capture it with 2 or more"
-            ):
-                lower(graph, plan, Recipe(4))
-            lower(graph, replace(plan, samples=2, schedule=Schedule("1f1b", 2)), Recipe(2))
-        else:
-            assert lower(graph, plan, Recipe(4)).micro_batch == 4

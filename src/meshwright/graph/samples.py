@@ -39,11 +39,6 @@ def inputs_like(graph: Graph) -> dict[str, tuple[tuple[int, ...], str]]:
     return found
 
 
-def knows_samples(graph: Graph) -> bool:
-    """Whether any factor is known to grow with the samples."""
-    return any(f.samples for op in graph.ops for f in op.rule.factors)
-
-
 def flag_samples(ops: Sequence[Op], tensors: Iterable[Tensor], samples: int) -> tuple[Op, ...]:
     """The ops with `Factor.samples` set.
 

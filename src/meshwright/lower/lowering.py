@@ -12,7 +12,6 @@ from dataclasses import replace
 
 from ..errors import InputError, Unsupported
 from ..graph.ir import ITEM_BYTES, Graph
-from ..graph.samples import knows_samples
 from ..plan.copies import copies_of, has_copies, one_copy
 from ..plan.model import Layout, Plan, Stage
 from ..plan.pieces import in_pieces
@@ -38,11 +37,6 @@ def lower(graph: Graph, plan: Plan, recipe: Recipe) -> Program:
     """
     if plan.graph != graph.digest:
         raise InputError(f"the plan is for graph {plan.graph[:12]}, not for {graph.digest[:12]}: plan this model again")
-    if graph.samples == 1 and plan.samples > plan.schedule.micro_batches and not knows_samples(graph):
-        raise Unsupported(
-            f"the graph was captured with 1 sample, so nothing says which dims grow with the {plan.samples} of a step: capture it "
-            "with 2 or more"
-        )
     if has_copies(plan):
         copies = copies_of(plan)
         return with_copies(lower(graph, one_copy(plan), recipe), copies, float(ITEM_BYTES[recipe.grad_dtype]))

@@ -45,7 +45,8 @@ def plan_lines(outcome: Outcome, width: int = 100, next_steps: bool = True) -> l
     if outcome.status == "infeasible":
         lines += [Line("")] + [Line(t) for t in labelled("Why", [outcome.reason], width)]
     if outcome.hints:
-        lines += [Line(t) for t in labelled("", [f"Smallest that fits: {' or '.join(outcome.hints)}"], width, indent=0)]
+        what = "That fits" if outcome.hints[0].startswith("--planner") else "Smallest that fits"
+        lines += [Line(t) for t in labelled("", [f"{what}: {' or '.join(outcome.hints)}"], width, indent=0)]
     if next_steps and outcome.folder:
         lines += [Line(""), *next_lines(outcome, width)]
     if outcome.files:

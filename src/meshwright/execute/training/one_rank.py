@@ -44,11 +44,11 @@ def as_rank(setup: Setup, samples: Samples, one: OneProcess | None, run: Run, ti
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         result = _steps(setup, samples, one, run, rank, world)
-    except (MeshwrightError, KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit):
         signal.signal(signal.SIGTERM, before)
         raise
     except BaseException as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the last words are said first
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the last words are said first, whoever says them
         _end(rank, error, run)
     signal.signal(signal.SIGTERM, before)
     if joined:
@@ -110,6 +110,8 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 
 def _end(rank: int, error: BaseException, run: Run) -> NoReturn:
     """Rank 0 says what to do; a rank that failed by itself says how."""
+    if isinstance(error, MeshwrightError):  # says it already
+        raise error
     if not (isinstance(error, _Stopped) or lost(error)):
         text = f"rank {rank} failed at step {run.at}: {type(error).__name__}: {error}"
         raise ExecutionError(text + run.go_on()) from error

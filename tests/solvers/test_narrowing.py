@@ -6,7 +6,7 @@ from math import inf
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from meshwright.solvers.cost_graph import CostGraph
@@ -49,8 +49,22 @@ def test_with_and_without_a_limit_it_is_brute_force(graph: CostGraph, cap: float
     assert [(graph.bytes(c), graph.cost(c)) for c in found.choices.tolist()] == points
 
 
+NEGATIVE = CostGraph(
+    unary=tuple(map(np.array, ([200.0, -123.0], [276.0, 506.0, 889.0, -838.0], [-915.0], [287.0, 176.0, 1.0, 41.0]))),
+    edges=((1, 1), (0, 0), (0, 1)),
+    tables=(
+        np.array([[-194.0, 606, 201, 300], [-222, -153, 627, -949], [-638, -480, -221, 79], [326, 659, 460, 95]]),
+        np.array([[306.0, -370], [164, -392]]),
+        np.array([[-425.0, 614, -306, 792], [921, 927, -261, -248]]),
+    ),
+    memory=tuple(map(np.array, ([0.0, 10.0], [9.0, 6.0, 17.0, 14.0], [7.0], [0.0, 18.0, 2.0, 13.0]))),
+)
+"""Of prices below 0 the share is that of the point of the frontier, not of the one that is kept."""
+
+
 @settings(max_examples=80, deadline=None)
 @given(cost_graphs(), st.sampled_from([0.02, 0.1, 0.4]), st.sampled_from([inf, 40.0]))
+@example(NEGATIVE, 0.4, inf)
 def test_every_point_is_within_the_share_of_one_that_is_kept(graph: CostGraph, epsilon: float, cap: float) -> None:
     exact = brute(graph, cap)
     found = tracked(graph, cap=cap, epsilon=epsilon)
@@ -58,7 +72,7 @@ def test_every_point_is_within_the_share_of_one_that_is_kept(graph: CostGraph, e
     for choice, (memory, price) in zip(found.choices.tolist(), points, strict=True):
         assert (graph.bytes(choice), graph.cost(choice)) == (memory, price) and memory <= cap
     for memory, price in exact:
-        assert any(m <= memory + epsilon * abs(m) and p <= price + epsilon * abs(p) for m, p in points)
+        assert any(m <= memory + epsilon * abs(memory) and p <= price + epsilon * abs(price) for m, p in points)
     if exact:
         assert points[0][0] == exact[0][0], "least memory is exact"
         free = brute(graph)
@@ -76,7 +90,7 @@ def test_what_another_graph_beats_is_left_out_and_nothing_else(one: CostGraph, t
     exact = [every[k] for k in unbeaten(np.array([m for m, _ in every]), np.array([p for _, p in every]))]
     both = [*zip(first.memory.tolist(), first.price.tolist()), *zip(second.memory.tolist(), second.price.tolist())]
     for memory, price in exact:
-        assert any(m <= memory + epsilon * abs(m) and p <= price + epsilon * abs(p) for m, p in both)
+        assert any(m <= memory + epsilon * abs(memory) and p <= price + epsilon * abs(price) for m, p in both)
     if epsilon == 0.0:
         assert {p for p in both if p in exact} == set(exact)
         assert set(zip(second.memory.tolist(), second.price.tolist())) <= set(exact)

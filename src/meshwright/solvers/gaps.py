@@ -7,8 +7,8 @@
                | gap |
                      ●   memory
 
-With a share ε > 0 gaps end that much earlier on both sides: then every point of the frontier is within that share, in memory
-and in price, of one that is known or was found.
+With a share ε > 0 gaps end that much earlier on both sides: then for every point (memory, price) of the frontier there is a
+known or found one of at most memory + ε · |memory| and price + ε · |price|.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def gaps_of(memory: Floats, price: Floats, cap: float, epsilon: float, fastest: 
 
 
 def _less(numbers: Floats, epsilon: float) -> Floats:
-    """What is smaller than this is not within the share of `numbers`."""
+    """The least x with x + ε · |x| ≥ each of the numbers."""
     found: Floats = numbers / (1.0 + epsilon * np.sign(numbers))
     return found
 

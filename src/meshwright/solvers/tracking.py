@@ -78,8 +78,8 @@ def tracked(
 
     Args:
         cap: memory that no point may pass.
-        epsilon: every point of the frontier is within this share, in memory and in price, of one that is returned or
-            elsewhere; least memory and least price are exact. 0: all points.
+        epsilon: of every point of the frontier one is returned, or is elsewhere, that has no more than its memory and
+            price and this share of each; least memory and least price are exact. 0: all points.
         limit: entries of a table, above which variables are fixed.
         elsewhere: (memory, price) of points that beat those of this graph, too, such as those of another mesh.
     """

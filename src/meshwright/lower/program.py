@@ -273,26 +273,3 @@ def instructions(stage: StageCode) -> Iterator[tuple[int, Instr]]:
     counts = {p.name: p.count for p in stage.params}
     for i in (*stage.grads, *stage.update):
         yield counts.get(i.on, 1), i
-
-
-def renamed(instr: Instr, rename: dict[str, str]) -> Instr:
-    """`instr` with op, tensor and value names mapped; the decorations (∂, !, @n) stay."""
-
-    def value(name: str) -> str:
-        grad = name.startswith(GRAD)
-        base = name[1:] if grad else name
-        stem, tail = base, ""
-        if base.endswith(RAW):
-            stem, tail = base[:-1], RAW
-        elif "@" in base:
-            stem, _, k = base.rpartition("@")
-            tail = "@" + k
-        return (GRAD if grad else "") + rename.get(stem, stem) + tail
-
-    return replace(
-        instr,
-        on=rename.get(instr.on, instr.on),
-        within=rename.get(instr.within, instr.within),
-        inputs=tuple(map(value, instr.inputs)),
-        outputs=tuple(map(value, instr.outputs)),
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from meshwright.cluster.model import Mesh
+from meshwright.errors import Unsupported
 from meshwright.graph.blocks import with_runs
 from meshwright.graph.capture import capture
 from meshwright.graph.ir import Graph
 from meshwright.lower import lower
 from meshwright.lower.program import Program, StageCode
 from meshwright.plan.lookup import recomputes, stage_ops
-from meshwright.plan.model import Cut, OpSharding, Plan, Schedule, Stage
+from meshwright.plan.model import Cut, Layout, OpSharding, Plan, Schedule, Stage, Storage
 from meshwright.plan.problem import Recipe
 
 SAMPLES, RECIPE = 8, Recipe(8, compute_dtype="float32")
@@ -137,3 +138,36 @@ def test_a_block_says_otherwise_under_its_own_name() -> None:
     plan = plan_of(graph, [((0, 4), frozenset())], mesh=2)
     cuts = {linear[2].name: OpSharding({}), linear[0].name: OpSharding({summed: (Cut("t"),)})}
     assert _sums(lower(graph, replace(plan, stages=(replace(plan.stages[0], shardings=cuts),)), RECIPE)) == 3
+
+
+def test_what_the_first_mesh_says_of_its_parameters_need_not_be_possible_on_the_second(
+    small: Callable[[str], Graph],
+) -> None:
+    """A product over heads and their width: eight devices cut the width, two the heads; the state follows the eight."""
+    graph = small("llama-3.1-8b")
+    (run,) = graph.runs
+    name = next(op.name for op in graph.ops if op.name.endswith("o_proj/linear"))
+    weight = graph.ops[graph.position[name]].inputs[1]
+    rows, (heads, group, width) = 64, (4, 2, 8)
+    assert graph.tensor[weight].shape == (rows, heads * group * width)
+    dims = (((rows, (Cut("x"),)),), ((heads, ()), (group, ()), (width, (Cut("y"),))))
+    names = [op.name for op in graph.ops]
+    half = run.count // 2
+    first = Stage(
+        (*names[: run.first], f"{run.name}[0:{half}]"),
+        Mesh(range(16), ("x", "y"), (2, 8)),
+        {name: OpSharding({"k": (Cut("y"),)})},
+        {},
+        {weight: Storage(state=Layout(dims))},
+    )
+    second = Stage(
+        (f"{run.name}[{half}:{run.count}]", *names[run.first + run.length * run.count :]),
+        Mesh(range(16, 20), ("x", "y"), (2, 2)),
+    )
+    plan = Plan(graph.digest, graph.samples, (first, second), Schedule("1f1b", 1))
+    program = lower(graph, plan, Recipe(graph.samples))
+    held = next(p for p in program.stages[0].params if p.name == weight)
+    assert held.elements[0] == rows * heads * group * width / 8 and held.elements[2] == held.elements[0] / 2
+    other = replace(first, mesh=Mesh(range(16), ("x", "y"), (8, 2)))
+    with pytest.raises(Unsupported, match="rests cut otherwise than what it follows from"):
+        lower(graph, replace(plan, stages=(other, second)), Recipe(graph.samples))

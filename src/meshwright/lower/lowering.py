@@ -156,11 +156,11 @@ def _assemble(
     params, every, update = [], [], []
     for t, n in counts.items():
         others, alike = shared.get(t, ((), True))
-        params.append(low.params[t].param(n, others, mesh))
+        params.append(low.param(t).param(n, others, mesh))
         over: Over = "" if not others else "alike" if alike else "unlike"
         key = (t, over, stage.mesh.shape)
         if key not in low.instructions:
-            low.instructions[key] = low.params[t].instructions(over, mesh)
+            low.instructions[key] = low.param(t).instructions(over, mesh)
         a, b = low.instructions[key]
         every += a
         update += b

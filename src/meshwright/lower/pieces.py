@@ -61,7 +61,6 @@ class Lowered:
     """Without `kept`, which depends on what else is in the stage."""
     constants: dict[int, Instr]
     """Index of op -> instruction."""
-    params: dict[str, ParameterPlan]
     of_piece: list[list[str]]
     """Parameters read by each piece, folded names."""
     shared: Shared
@@ -79,6 +78,18 @@ class Lowered:
     """What would cross if a stage ended behind this value."""
     per_block: dict[tuple[int, str], bool] = field(default_factory=dict)
     """(piece, parameter) -> every block has its own."""
+    params: dict[str, ParameterPlan] = field(default_factory=dict)
+    """Of those that stages hold, see `param`."""
+
+    def param(self, name: str) -> ParameterPlan:
+        """Made when a stage of this mesh holds it: what stages of other meshes say of theirs may not be possible here.
+
+        Raises:
+            Unsupported: gradient or state cut otherwise than the parameter.
+        """
+        if name not in self.params:
+            self.params[name] = ParameterPlan(self.emit, name, self.choices.storage.get(name))
+        return self.params[name]
 
 
 def lowered(
@@ -194,9 +205,8 @@ def _lower(written: _Written, folded: Folded, choices: Choices, fused: bool, ope
             return keeper.kept(again[p], elsewhere)
         return keeper.op_by_op(again[p], segment.rerun, segment.backward, elsewhere)
 
-    params = {t: ParameterPlan(written.emit, t, choices.storage.get(t)) for ts in written.of_piece for t in ts}
     shared = Shared(folded, keepers, kept)
-    return Lowered(written.emit, choices, segments, written.constants, params, written.of_piece, shared)
+    return Lowered(written.emit, choices, segments, written.constants, written.of_piece, shared)
 
 
 def _samples(emit: Emitter, nodes: range) -> tuple[str, ...]:

@@ -10,16 +10,22 @@ import numpy as np
 import pytest
 
 from meshwright.cluster import resolve as cluster_of
+from meshwright.cluster.model import Mesh
 from meshwright.cost.analytic import Analytic
 from meshwright.errors import InputError
 from meshwright.graph.ir import Graph
+from meshwright.lower.assign import assign
+from meshwright.lower.choices import choices_of
+from meshwright.lower.convert import Axes
+from meshwright.lower.fold import fold
+from meshwright.lower.pieces import atoms_of
 from meshwright.plan.model import Plan, Schedule
 from meshwright.plan.problem import Limits, Problem, Recipe
 from meshwright.plan.validate import validate
 from meshwright.planners import _alpa_model as model
 from meshwright.planners._alpa_intervals import WEIGHTS, Intervals, Minimised, Piece, _Part
 from meshwright.planners._captured import shapes_of
-from meshwright.planners._layers import is_heavy
+from meshwright.planners._layers import Layers, is_heavy
 from meshwright.planners._run import SearchRun
 from meshwright.planners.alpa import Alpa
 from meshwright.planners.types import Budget
@@ -244,3 +250,37 @@ def test_a_batch_that_fits_in_no_usual_number_of_micro_batches_is_cut_into_more(
     found = within(memory)
     assert found is not None
     assert found.schedule.micro_batches >= 128
+
+
+def computed(plan: Plan, mesh: Mesh, op: str) -> Axes:
+    """What the axes of a mesh cut of an op, as the stages of that mesh are lowered."""
+    graph = captured(blocks=3)
+    choices = choices_of(graph, plan, mesh)
+    atoms = atoms_of(graph, fold(graph, choices.written_out))
+    done = assign(atoms, choices, dict(zip(mesh.axes, mesh.shape, strict=True)))
+    return next(c for c, node in zip(done.cuts, atoms.nodes, strict=True) if graph.ops[node.index].name == op)
+
+
+def test_a_stage_cut_inside_a_block_computes_as_chosen() -> None:
+    """A product over heads and their width: which of both is cut follows from how its operand arrives."""
+    graph = captured(blocks=3)
+    name = "model.layers.1.self_attn.o_proj/linear"
+    ends = (graph.position[name], len(graph.ops))
+    layers = Layers(graph, ends, (1.0, 1.0))
+    p = Problem(graph, cluster_of("h100x8"), Analytic(), Recipe(16))
+    found = Intervals(p, layers, submeshes(1, 8), 4, 1e9, SearchRun(Budget(), 0, None))
+    m = found.submeshes.index((1, 4))
+    tried = set()
+    for c, config in enumerate(found.configs[m]):
+        if config.weight:
+            continue
+        piece, part = found.piece(1, 1, m, c), found.part(config.shape)
+        like = part.like_of[ends[0]]
+        for option, chosen in enumerate(part.intra.nodes[like].options):
+            stage = part.stage(replace(piece, options={**piece.options, like: option}), 1, 2, range(4, 8))
+            first = part.stage(found.piece(0, 0, m, c), 0, 1, range(4))
+            plan = Plan(graph.digest, 16, (first, stage), Schedule("1f1b", 4))
+            cuts = computed(plan, stage.mesh, name)
+            assert cuts == chosen.cuts
+            tried.add(cuts)
+    assert len(tried) > 6

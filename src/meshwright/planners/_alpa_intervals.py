@@ -16,7 +16,7 @@ what its programme chose.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, prod
 from typing import Literal
 
@@ -24,7 +24,9 @@ import numpy as np
 
 from ..cluster.model import Mesh
 from ..graph.ir import Floats, Ints
+from ..lower.assign import plan_layout
 from ..lower.convert import axes_of
+from ..plan.lookup import layout_of, stage_ops
 from ..plan.model import Layout, OpSharding, Stage, Storage
 from ..plan.problem import Problem
 from ..solvers.certified import certified
@@ -33,6 +35,8 @@ from ..solvers.mixed_integer import Bools
 from ..solvers.stage_programme import StageChoice, covering
 from ._captured import shapes_of
 from ._cost_graph import Intra, build
+from ._cost_nodes import Node
+from ._cost_options import Option
 from ._layers import Layers, is_heavy
 from .types import Run
 
@@ -136,8 +140,7 @@ class Intervals:
         for choice, devices in zip(chosen, covering(shapes), strict=True):
             config = self.configs[choice.mesh][choice.config]
             piece = self.pieces[choice.first, choice.stop - 1, choice.mesh, choice.config]
-            entries = self.layers.entries(choice.first, choice.stop)
-            found.append(self.part(config.shape).stage(piece, entries, devices))
+            found.append(self.part(config.shape).stage(piece, choice.first, choice.stop, devices))
         return tuple(found)
 
     def _balanced(self, work: float, devices: float, whole: bool) -> bool:
@@ -152,9 +155,12 @@ class _Part:
     def __init__(self, intra: Intra, layers: Layers, minimised: Minimised) -> None:
         self.intra, self.graph = intra, layers.graph
         graph, variables = intra.graph, intra.variables
+        self.layers = layers
         self.member = self._members(layers)
         self.same = np.asarray(intra.same)
         self.likes = [v.like for v in variables]
+        self.like_of = {self.graph.position[v.op]: v.like for v in variables if v.op}
+        """Op -> its kind."""
         self.kinds = len(intra.uniform.unary)
         self.first = np.full(self.kinds, -1)
         for v in range(len(variables) - 1, -1, -1):
@@ -219,8 +225,9 @@ class _Part:
         options = {self.likes[self.first[k]]: c for k, c in chosen.items()}
         return Piece(found.value - price * held + unseen, held - kept, kept, options, found.gap == 0.0)
 
-    def stage(self, piece: Piece, entries: tuple[str, ...], devices: range) -> Stage:
-        """The stage of a piece: what the plan of the whole model would say of these ops, and of values that arrive."""
+    def stage(self, piece: Piece, first: int, stop: int, devices: range) -> Stage:
+        """The stage of layers first … stop − 1 by a piece: what the plan of the whole model would say of these ops, and of
+        values that arrive."""
         intra, graph = self.intra, self.graph
         whole = intra.plan(tuple(piece.options.get(like, 0) for like in self.likes)).stages[0]
         ops = {v.op for v in intra.variables if v.op and v.like in piece.options}
@@ -229,7 +236,40 @@ class _Part:
         shardings: dict[str, OpSharding] = {n: s for n, s in whole.shardings.items() if n in ops}
         layouts: dict[str, Layout] = {t: x for t, x in whole.layouts.items() if t in made or t in read}
         storage: dict[str, Storage] = {t: x for t, x in whole.storage.items() if t in read}
-        return Stage(entries, Mesh(devices, intra.mesh.axes, intra.mesh.shape), shardings, layouts, storage)
+        mesh = Mesh(devices, intra.mesh.axes, intra.mesh.shape)
+        stage = Stage(self.layers.entries(first, stop), mesh, shardings, layouts, storage)
+        arriving = self._arriving(piece, stage)
+        return replace(stage, layouts={**layouts, **arriving}) if arriving else stage
+
+    def _arriving(self, piece: Piece, stage: Stage) -> dict[str, Layout]:
+        """Layouts of values of earlier stages that decide which atom of a factor their readers cut (`OpSpace.lands`).
+
+        Inside an interval the edges from what makes such a value see to that; it is laid anew where it arrives anyhow, so it
+        arrives as a reader needs it, the first one with which all of them do as chosen. Of values of the first block of a run
+        nothing can be said alone: their names speak for all blocks.
+        """
+        graph = self.graph
+        spoken = {i for run in graph.runs for i in range(run.first, run.first + run.length)}
+        ops = stage_ops(graph, stage)
+        readers: dict[str, list[tuple[Node, int, Option]]] = {}
+        for i in ops:
+            like = self.like_of.get(i)
+            if like is None:
+                continue
+            node = self.intra.nodes[like]
+            for k, t in enumerate(graph.ops[i].inputs):
+                made = graph.producer.get(t, ops[0])
+                if made < ops[0] and made not in spoken and node.space.constrained(k):
+                    readers.setdefault(t, []).append((node, k, node.options[piece.options[like]]))
+        return {t: self._fitting(found) for t, found in readers.items() if not layout_of(graph, stage, t)}
+
+    @staticmethod
+    def _fitting(readers: Sequence[tuple[Node, int, Option]]) -> Layout:
+        """As the first reader needs it with which all cut the atoms that they chose; as the first one, if there is none."""
+        needs = [node.space.use(option, k).need for node, k, option in readers]
+        fine = np.logical_and.reduce([node.space.lands((o.cuts,), k, needs)[:, 0] for node, k, o in readers])
+        node, k, _ = readers[0]
+        return plan_layout(node.space.atoms, node.space.node.inputs[k], needs[int(np.argmax(fine))])
 
     def _members(self, layers: Layers) -> Bools:
         """[layers, variables]: is the variable part of the layer? One that stands between ops goes with its readers."""

@@ -78,7 +78,9 @@ def test_plans_with_other_axes_or_stages_or_one_device_say_nothing_here() -> Non
 
 
 def test_the_legend_says_what_stands_in_the_rows_and_nothing_else() -> None:
-    assert legend(["dp8 z1", "dp2 tp4+sp pp2×4 z3/8", "whole"]) == "", "words of any plan"
+    assert legend(["dp8 z1", "dp2 tp4+sp pp2×4 z3/8", "whole", "2 stages: 8 + 8", "1 stage: 2×4"]) == "", (
+        "words of any plan"
+    )
     rows = ["dp8 z1 31%: wte z1", "dp8 62% tp8 38% z1 31%: c_fc col8", "dp8 z3 94%: ln_f z0"]
     words = legend(rows)
     for figure in re.findall(r"\b(?:dp|tp|z|col|row|cp)\d+(?: \d+%)?", words):

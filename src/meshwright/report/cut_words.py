@@ -180,7 +180,9 @@ def legend(layouts: Sequence[str]) -> str:
     return "; ".join(said)
 
 
-OWN = re.compile(r"\d%|: ")
+COLON = r"(?<!stage)(?<!stages): \S"
+"""Not that of "2 stages: 8 + 8"."""
+OWN = re.compile(rf"\d%|{COLON}")
 """What only rows of plans that choose per op have."""
 MEANING = (
     (
@@ -195,7 +197,7 @@ MEANING = (
     (r"\brow\d+", "{}: cut by the rows of the weight, what is summed"),
     (r"\bwhole\b", "{}: computed on every device"),
     (r"\bz0\b", "{}: nothing of it rests cut"),
-    (r": \S", "behind the colon: what differs from the row above"),
+    (COLON, "behind the colon: what differs from the row above"),
 )
 
 

@@ -15,7 +15,7 @@ from meshwright.cost.analytic import Analytic
 from meshwright.graph.ir import Graph
 from meshwright.plan.model import Plan
 from meshwright.plan.problem import Limits, Problem, Recipe
-from meshwright.planners._captured import CapturedOptions, logical_meshes
+from meshwright.planners._captured import CapturedOptions, meshes_of
 from meshwright.planners.pase import PaSE
 from meshwright.planners.tensoropt import TensorOpt
 from meshwright.planners.types import Result
@@ -70,7 +70,7 @@ def every_choice(graph: CostGraph) -> list[tuple[float, float]]:
 def test_two_axes_at_once_are_all_choices(layers: int) -> None:
     problem = problem_of(chain([1e9] * layers, width=64), "a100x4")
     fronts = []
-    for mesh in logical_meshes(problem, 4):
+    for mesh in meshes_of(problem, 4):
         graph = CapturedOptions(problem, mesh).graph
         found = tracked(graph)
         fronts += every_choice(graph)
@@ -94,7 +94,7 @@ def test_meshes_are_the_logical_shapes_and_their_union_is_no_slower_than_any(clu
     assert result.status == "optimal"
     whole = points(result)
     assert whole == sorted(whole) and all(a[1] > b[1] for a, b in pairwise(whole))
-    for mesh in logical_meshes(problem, problem.cluster.count):
+    for mesh in meshes_of(problem, problem.cluster.count):
         axes = mesh.shape
         fastest = PaSE(axes=axes).plan(problem)
         assert whole[-1][1] <= fastest.objective * (1 + 1e-9)
@@ -117,7 +117,7 @@ def test_bounds_by_messages_lose_nothing_of_two_axes() -> None:
 def test_two_axes_are_exact_where_the_tables_of_all_options_would_be_too_large() -> None:
     """Rotary positions and gated products: their ops have hundreds of options, and more neighbours than those of GPT-2."""
     problem = Problem(small("llama-3.1-8b"), cluster_of("h100x8"), Analytic(), Recipe(16))
-    graph = thinned(CapturedOptions(problem, logical_meshes(problem, 8, (2, 4))[0]).graph).graph
+    graph = thinned(CapturedOptions(problem, meshes_of(problem, 8, (2, 4))[0]).graph).graph
     limit = line_order(graph).largest // 2
     result = TensorOpt(axes=(2, 4), limit=limit).plan(problem)
     told: Any = result.carry

@@ -69,7 +69,7 @@ class CapturedOptions(Options):
 
 
 def meshes_of(problem: Problem, devices: int, axes: Sequence[int] = ()) -> list[Mesh]:
-    """The problem's own mesh; else one of the first `devices` with these axes; else those of one axis and of two.
+    """The problem's own mesh; else one of the first `devices` with these axes; else those of all their logical shapes.
 
     Raises:
         InputError: axes that do not multiply to the devices.
@@ -79,22 +79,8 @@ def meshes_of(problem: Problem, devices: int, axes: Sequence[int] = ()) -> list[
     if axes and prod(axes) != devices:
         raise InputError(f"axes {'×'.join(map(str, axes))} make {prod(axes)} devices, the mesh has {devices}")
     node = problem.cluster.node_size
-    inner = node if 1 < node < devices and devices % node == 0 else _half(devices)
-    shapes = [tuple(axes)] if axes else [(devices,), *([(devices // inner, inner)] if inner < devices else [])]
-    return [Mesh(range(devices), tuple(f"x{i}" for i in range(len(shape))), shape) for shape in shapes]
-
-
-def logical_meshes(problem: Problem, devices: int, axes: Sequence[int] = ()) -> list[Mesh]:
-    """The problem's own mesh; else one of the first `devices` with these axes; else those of all their logical shapes.
-
-    Raises:
-        InputError: axes that do not multiply to the devices.
-    """
-    if axes or (problem.mesh is not None and devices == len(problem.mesh.devices)):
-        return meshes_of(problem, devices, axes)
-    node = problem.cluster.node_size
     hosts = devices // node if devices % node == 0 else 1
-    shapes = [shape or (1,) for shape in shapes_of((hosts, devices // hosts), hosts == 1)]
+    shapes = [tuple(axes)] if axes else [s or (1,) for s in shapes_of((hosts, devices // hosts), hosts == 1)]
     return [Mesh(range(devices), tuple(f"x{i}" for i in range(len(shape))), shape) for shape in shapes]
 
 
@@ -103,11 +89,6 @@ def shapes_of(submesh: tuple[int, int], single_host: bool) -> tuple[tuple[int, .
     n = submesh[0] * submesh[1]
     found = [(a, n // a) for a in range(1, n + 1) if n % a == 0 and (not single_host or a * a <= n)]
     return tuple(dict.fromkeys(tuple(x for x in shape if x > 1) for shape in found))
-
-
-def _half(n: int) -> int:
-    """The least factor of n that is no smaller than its root: 8 = 2 × 4."""
-    return next(k for k in range(1, n + 1) if n % k == 0 and k * k >= n)
 
 
 def price_of(problem: Problem, plan: Plan) -> float:

@@ -18,9 +18,9 @@ Tables are (min, +) products of arrays, no joins; two tensors between the same o
 keeps the last). Prices are the problem's; the prototype's own are cost model `pase-flops`.
 
 On a captured model the axes of one mesh take the place of free numbers of parts: each cuts one dim of an op, or none, so
-that the product of the cuts may be below the devices; the last axis lies within a node, which is the locality that the paper
-assigns devices by afterwards. Meshes of one and of two axes are tried. Equal blocks are cut alike. Where tables would outgrow the limit even after exact reductions,
-the common search with a bound answers (`solvers.certified`).
+that the product of the cuts may be below the devices. Meshes of one axis and of two are tried, in all their shapes: where the
+last axis lies within a node, that is the locality by which the paper assigns devices afterwards. Equal blocks are cut alike.
+Where tables would outgrow the limit even after exact reductions, the common search with a bound answers (`solvers.certified`).
 """
 
 from __future__ import annotations
@@ -55,8 +55,7 @@ class PaSE(Planner):
     Args:
         order: in which ops leave: "min_weight", "min_degree" (GENERATESEQ) or "breadth_first".
         limit: entries of the largest table.
-        axes: sizes of the mesh axes on a captured model, such as 2,2,2; () = one axis, and two: nodes × devices
-            of a node, or as even as can be within one.
+        axes: sizes of the mesh axes on a captured model, such as 2,2,2; () = one axis, and all shapes of two.
         micro_batches: of a step of a captured model; None = 1, or the fewest of 2, 4, 8, … that fit.
     """
 

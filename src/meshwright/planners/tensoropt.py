@@ -48,7 +48,7 @@ from ._captured import (
     SAME,
     CapturedOptions,
     excess_of,
-    logical_meshes,
+    meshes_of,
     micro_batches_to_try,
     peak_of,
     price_of,
@@ -208,7 +208,7 @@ class TensorOpt(Planner):
         if is_recorded(problem):
             yield options_of(problem if devices == problem.cluster.count else resized(problem, devices))
             return
-        for mesh in logical_meshes(problem, devices, self.axes):
+        for mesh in meshes_of(problem, devices, self.axes):
             yield CapturedOptions(problem, mesh, micro_batches)
 
     def _offer(self, problem: Problem, run: Run, union: _Union, goal: Goal) -> str:

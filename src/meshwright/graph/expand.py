@@ -12,6 +12,7 @@ one sum of what they say about it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -46,9 +47,8 @@ class _Expansion:
         self.tensors: list[Tensor] = list(graph.tensors)
         self.said: dict[str, list[str]] = {}
         """Tensor -> what its readers, so far, say about its gradient."""
-        self.left = {
-            t: sum(op.inputs.count(t) for op in graph.ops if self._flows(op) and t in op.inputs) for t in self.wanted
-        }
+        self.left = Counter(t for op in graph.ops if self._flows(op) for t in op.inputs if t in self.wanted)
+        """Tensor -> how often ops with a backward read it."""
         self.dims: dict[str, tuple[Dims, Rule]] = {}
 
     def whole(self) -> Graph:

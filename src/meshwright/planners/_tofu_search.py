@@ -29,6 +29,8 @@ from ._tofu_prices import Way, moved, sequences
 
 ENTRIES = 1 << 22
 """Of one table of a group of ops; with more, ties are not looked at."""
+PARTS = 1 << 26
+"""Of one op, all ways to cut it together; with more, steps are not looked at all at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +348,9 @@ def _spread(table: Floats, own: Sequence[int], every: Sequence[int]) -> Floats:
 
 def is_small(space: Space, factors: Sequence[int]) -> bool:
     """Are there few enough plans to look at all steps at once?"""
-    return bool(factors) and _largest(space, NOTHING, factors) <= ENTRIES
+    free = (len(node.options) for n, node in enumerate(space.coarse.nodes) if n not in space.strategies)
+    parts = max(free, default=1) ** len(factors) * prod(factors)  # of all ways to cut an op, on all workers
+    return bool(factors) and parts <= PARTS and _largest(space, NOTHING, factors) <= ENTRIES
 
 
 def exact(space: Space, factors: Sequence[int]) -> Decision:

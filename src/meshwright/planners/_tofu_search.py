@@ -24,8 +24,9 @@ from ..errors import Infeasible, Unsupported
 from ..graph.ir import Floats
 from ..solvers.cost_graph import CostGraph
 from ..solvers.elimination import eliminate
+from ._tofu_alike import Group, Known, Ways
 from ._tofu_groups import Coarse
-from ._tofu_prices import Way, moved, sequences
+from ._tofu_prices import Way, sequences
 
 ENTRIES = 1 << 22
 """Of one table of a group of ops; with more, ties are not looked at."""
@@ -55,26 +56,28 @@ class Space:
     """Units whose splits are given, a dim for each step."""
     strategies: Mapping[int, Way] = field(default_factory=dict)
     """Nodes whose strategies are given."""
-    tick: Callable[[], None] = lambda: None
-    """Called often; what it raises ends the search."""
+    tick: Callable[[int], None] = lambda steps: None
+    """Called often, with how many more steps are chosen; what it raises ends the search."""
     looked_ahead: int = 0
     """Steps that `recursion` chose with the next one behind them."""
-    _known: dict[tuple[object, ...], Floats] = field(default_factory=dict)
+    known: Known = field(default_factory=Known)
 
     # ---------------------------------------------------------------- options
 
-    def of_unit(self, u: int, begun: Way, factors: Sequence[int]) -> list[Way]:
+    def of_unit(self, u: int, begun: Way, factors: Sequence[int]) -> Ways:
         if u in self.splits:
-            return [self.splits[u][: len(factors)]]
+            return self.known.one(self.splits[u][: len(factors)])
         shape = self.coarse.units[u].shape
-        return sequences(shape, range(len(shape)), begun, factors)
+        return self.known.ways(shape, tuple(range(len(shape))), begun, tuple(factors))
 
-    def of_node(self, n: int, begun: Way, factors: Sequence[int]) -> list[Way]:
+    def of_node(self, n: int, begun: Way, factors: Sequence[int]) -> Ways:
         if n in self.strategies:
-            return [self.strategies[n][: len(factors)]]
+            return self.known.one(self.strategies[n][: len(factors)])
         node = self.coarse.nodes[n]
-        options = [v for v in node.options if self.reduction or v not in node.reduces]
-        return sequences(node.sizes, options, begun, factors)
+        options = node.options
+        if not self.reduction:
+            options = tuple(v for v in options if v not in node.reduces)
+        return self.known.ways(node.sizes, options, begun, tuple(factors))
 
     # ---------------------------------------------------------------- price of a whole plan
 
@@ -84,11 +87,15 @@ class Space:
 
     def moved(self, n: int, way: Way, units: Mapping[int, Way], factors: Sequence[int]) -> float:
         """Those that one op moves, cut as `way` says."""
-        node, found = self.coarse.nodes[n], 0.0
-        for touch in node.touches:
-            unit = self.coarse.units[touch.unit]
-            found += float(moved(node, touch, unit, [way], [units[touch.unit]], factors)[0, 0])
-        return found
+        known, outline = self.known, self.known.outline(self.coarse)
+        key = (outline.look[n], way, *(units[u] for u in outline.units[n]), tuple(factors))
+        if key not in known.moved:
+            node, found = self.coarse.nodes[n], 0.0
+            for touch in node.touches:
+                unit, split = self.coarse.units[touch.unit], known.one(units[touch.unit])
+                found += float(known.price(node, touch, unit, known.one(way), split, tuple(factors))[0, 0])
+            known.moved[key] = found
+        return known.moved[key]
 
     # ---------------------------------------------------------------- one step, or several at once
 
@@ -122,7 +129,7 @@ class Space:
                 if not wide:
                     raise
                 decision = self.solve(decision, factors, i, (1,))
-            self.tick()
+            self.tick(1)
         return decision
 
 
@@ -130,18 +137,9 @@ def _largest(space: Space, before: Decision, factors: Sequence[int]) -> int:
     """Entries of the largest table of a group of ops, over all the units that it touches."""
     units = [len(space.of_unit(u, before.units.get(u, ()), factors)) for u in range(len(space.coarse.units))]
     most = 1
-    for group in space.coarse.groups:
-        touched = {t.unit for n in group for t in space.coarse.nodes[n].touches}
-        most = max(most, prod(units[u] for u in touched))
+    for group in space.known.outline(space.coarse).groups:
+        most = max(most, prod(units[u] for u in group.touched))
     return most
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Table:
-    """Least bytes of a group of ops over its units' splits: one axis for each of `units`."""
-
-    units: tuple[int, ...]
-    cost: Floats
 
 
 class _Step:
@@ -151,6 +149,7 @@ class _Step:
         self, space: Space, before: Decision, factors: Sequence[int], begun: int, levels: Sequence[int]
     ) -> None:
         self.space, self.coarse, self.factors = space, space.coarse, tuple(factors)
+        self.outline = space.known.outline(space.coarse)
         self.begun, self.levels = begun, tuple(levels)
         self.units = [space.of_unit(u, before.units.get(u, ()), factors) for u in range(len(self.coarse.units))]
         self.nodes = [space.of_node(n, before.ops.get(n, ()), factors) for n in range(len(self.coarse.nodes))]
@@ -163,29 +162,31 @@ class _Step:
 
     def _priced(self, n: int, k: int, level: int) -> Floats:
         """[strategies of a node, splits of the unit of its k-th touch]: bytes of the plan with the first `level` steps."""
-        node, touch = self.coarse.nodes[n], self.coarse.nodes[n].touches[k]
+        node, touch, length = self.coarse.nodes[n], self.coarse.nodes[n].touches[k], self.begun + level
+        ops, at = self.space.known.begun(self.nodes[n], length)
+        splits, to = self.space.known.begun(self.units[touch.unit], length)
         unit = self.coarse.units[touch.unit]
-        length = self.begun + level
-        ops, at = _cut(self.nodes[n], length)
-        splits, to = _cut(self.units[touch.unit], length)
-        key = (
-            node.sizes, touch.terms, touch.first, touch.beyond, touch.write, touch.partial, touch.item, unit.shape,
-            tuple(ops), tuple(splits),
-        )  # fmt: skip
-        known = self.space._known
-        if key not in known:
-            known[key] = moved(node, touch, unit, ops, splits, self.factors[:length])
-        return known[key][np.ix_(at, to)]
+        return self.space.known.price(node, touch, unit, ops, splits, self.factors[:length])[np.ix_(at, to)]
 
     def _weights(self) -> tuple[float, ...]:
         """Of the levels: the second counts less than any difference of the first."""
         step, most = 0, 0.0
+        known: dict[tuple[int, ...], list[float]] = {}
         for n, node in enumerate(self.coarse.nodes):
-            for k in range(len(node.touches)):
-                first = self._priced(n, k, self.levels[0])
-                step = reduce(gcd, {int(x) for x in first.ravel().tolist()}, step)
-                most += float(self._priced(n, k, self.levels[1]).max())
+            key = self._key(self.outline.look[n], (n,), self.outline.units[n])
+            if key not in known:
+                known[key] = []
+                for k in range(len(node.touches)):
+                    first = self._priced(n, k, self.levels[0])
+                    step = reduce(gcd, {int(x) for x in first.ravel().tolist()}, step)
+                    known[key].append(float(self._priced(n, k, self.levels[1]).max()))
+            for own in known[key]:
+                most += own
         return (1.0, max(step, 1) / (2.0 * (most + 1.0)))
+
+    def _key(self, look: int, nodes: Sequence[int], units: Sequence[int]) -> tuple[int, ...]:
+        """Equal for alike nodes, or groups of them, that can be cut in the same ways."""
+        return (look, *(id(self.nodes[n]) for n in nodes), *(id(self.units[u]) for u in units))
 
     def touched(self, n: int, k: int) -> Floats:
         """[strategies, splits]: weighted bytes."""
@@ -196,8 +197,7 @@ class _Step:
 
     def of_node(self, n: int) -> tuple[tuple[int, ...], Floats]:
         """(units, [strategies, splits of each unit])."""
-        node = self.coarse.nodes[n]
-        units = tuple(dict.fromkeys(t.unit for t in node.touches))
+        node, units = self.coarse.nodes[n], self.outline.units[n]
         shape = [len(self.units[u]) for u in units]
         cost = np.zeros([len(self.nodes[n]), *shape])
         for k, touch in enumerate(node.touches):
@@ -205,57 +205,44 @@ class _Step:
             cost = cost + self.touched(n, k).reshape([-1, *(m if j == axis else 1 for j, m in enumerate(shape))])
         return units, cost
 
-    def of_group(self, group: Sequence[int]) -> _Table:
-        """Brute force over the strategies of a group's ops."""
-        units = tuple(dict.fromkeys(t.unit for n in group for t in self.coarse.nodes[n].touches))
-        shape = [len(self.units[u]) for u in units]
-        cost = np.zeros(shape)
-        for n in group:
+    def of_group(self, group: Group) -> Floats:
+        """Brute force over the strategies of a group's ops: least bytes over the splits of the units that it touches."""
+        cost = np.zeros([len(self.units[u]) for u in group.touched])
+        for n in group.nodes:
             own, table = self.of_node(n)
-            cost = cost + _spread(table.min(axis=0), own, units)
-        return _Table(units, cost)
+            cost = cost + _spread(table.min(axis=0), own, group.touched)
+        return cost
 
     # ---------------------------------------------------------------- solving
 
     def decision(self, length: int) -> Decision:
         """The best choices, cut to `length` steps."""
-        coarse = self.coarse
-        variable_of = coarse.variable_of
-        touching: dict[int, set[int]] = {}
-        for g, group in enumerate(coarse.groups):
-            for n in group:
-                for t in coarse.nodes[n].touches:
-                    touching.setdefault(variable_of[t.unit], set()).add(g)
-        between = [
-            sorted({v for v, gs in touching.items() if g in gs and len(gs) > 1}) for g in range(len(coarse.groups))
-        ]
-        apart = {g for g, own in enumerate(between) if len(own) > 2}
-        shared = sorted(v for v, gs in touching.items() if len(gs) > 1 or gs & apart)
-        variable = {v: k for k, v in enumerate(shared)}
-        unary = [np.zeros(self._options(v)) for v in shared]
+        coarse, outline, variable_of = self.coarse, self.outline, self.coarse.variable_of
+        variable = {v: k for k, v in enumerate(outline.shared)}
+        unary = [self._nothing(self._options(v)) for v in outline.shared]
         edges: list[tuple[int, int]] = []
         tables: list[Floats] = []
         op_at: dict[int, int] = {}
-        for g, group in enumerate(coarse.groups):
-            if g in apart:
-                for n in group:
+        for group in outline.groups:
+            if group.apart:
+                for n in group.nodes:
                     op_at[n] = len(unary)
-                    unary.append(np.zeros(len(self.nodes[n])))
+                    unary.append(self._nothing(len(self.nodes[n])))
                     for k, touch in enumerate(coarse.nodes[n].touches):
                         v = variable_of[touch.unit]
                         edges.append((op_at[n], variable[v]))
-                        tables.append(self._over(v, touch.unit, self.touched(n, k)))
+                        tables.append(self._over(v, n, k))
                 continue
-            ends = between[g]
-            cost = self._ends(group, ends)
-            self.space.tick()
-            if len(ends) == 1:
-                unary[variable[ends[0]]] = unary[variable[ends[0]]] + cost
-            elif len(ends) == 2:
-                edges.append((variable[ends[0]], variable[ends[1]]))
+            cost = self._ends(group)
+            self.space.tick(0)
+            if len(group.ends) == 1:
+                k = variable[group.ends[0]]
+                unary[k] = unary[k] + cost
+            elif len(group.ends) == 2:
+                edges.append((variable[group.ends[0]], variable[group.ends[1]]))
                 tables.append(cost)
         found = eliminate(
-            CostGraph(tuple(unary), tuple(edges), tuple(tables)), progress=lambda done, total: self.space.tick()
+            CostGraph(tuple(unary), tuple(edges), tuple(tables)), progress=lambda done, total: self.space.tick(0)
         )
         if unary and not found.choice:
             raise Infeasible("no way to cut every op and tensor evenly is left")
@@ -263,11 +250,17 @@ class _Step:
         for v, k in variable.items():
             units.update(zip(coarse.variables[v], self._unraveled(v, found.choice[k]), strict=True))
         ops = {n: found.choice[k] for n, k in op_at.items()}
-        for g, group in enumerate(coarse.groups):
-            if g not in apart:
-                self._inside(group, units)
-            for n in group:
-                ops.setdefault(n, self._strategy(n, units))
+        inside: dict[tuple[object, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        for group in outline.groups:
+            if group.apart:
+                continue
+            left = tuple(u for u in group.touched if u not in units)
+            key = (*self._key(group.look, group.nodes, group.units), *(units[u] for u in group.outer))
+            if key not in inside:
+                inside[key] = self._inside(group, left, units)
+            splits, strategies = inside[key]
+            units.update(zip(left, splits, strict=True))
+            ops.update(zip(group.nodes, strategies, strict=True))
         for u in range(len(coarse.units)):
             units.setdefault(u, 0)  # nothing touches it
         return Decision(
@@ -278,64 +271,53 @@ class _Step:
     def _options(self, v: int) -> int:
         return prod(len(self.units[u]) for u in self.coarse.variables[v])
 
+    def _nothing(self, options: int) -> Floats:
+        """One array for all variables of so many options: the elimination computes equal arrays' results once."""
+        return self.alike.setdefault((options,), np.zeros(options))
+
     def _unraveled(self, v: int, choice: int) -> tuple[int, ...]:
         shape = tuple(len(self.units[u]) for u in self.coarse.variables[v])
         return tuple(int(c) for c in np.unravel_index(choice, shape))
 
-    def _over(self, v: int, unit: int, table: Floats) -> Floats:
-        """[strategies, splits of one unit] over all options of the unit's group of tensors."""
-        own = self.coarse.variables[v]
+    def _over(self, v: int, n: int, k: int) -> Floats:
+        """[strategies of a node, all options of the group of tensors that its k-th touch is in]."""
+        own, unit = self.coarse.variables[v], self.coarse.nodes[n].touches[k].unit
         shape = [len(self.units[u]) for u in own]
-        wide = table.reshape([len(table), *(m if u == unit else 1 for u, m in zip(own, shape))])
-        return np.broadcast_to(wide, (len(table), *shape)).reshape(len(table), -1)
+        key = ("over", k, own.index(unit), *shape, *self._key(self.outline.look[n], (n,), self.outline.units[n]))
+        if key not in self.alike:
+            table = self.touched(n, k)
+            wide = table.reshape([len(table), *(m if u == unit else 1 for u, m in zip(own, shape))])
+            self.alike[key] = np.broadcast_to(wide, (len(table), *shape)).reshape(len(table), -1)
+        return self.alike[key]
 
-    def _ends(self, group: Sequence[int], ends: Sequence[int]) -> Floats:
+    def _ends(self, group: Group) -> Floats:
         """Least over the tensors inside a group of ops; an axis for each group of tensors at its ends.
 
         Groups that are alike, as those of equal layers are, share one array.
         """
-        local: dict[int, int] = {}
-        inside = tuple(
-            (
-                coarse_node.sizes,
-                tuple(replace(t, unit=local.setdefault(t.unit, len(local))) for t in coarse_node.touches),
-                tuple(self.nodes[n]),
-            )
-            for n, coarse_node in ((n, self.coarse.nodes[n]) for n in group)
-        )
-        of_ends = tuple(tuple(local.setdefault(u, len(local)) for u in self.coarse.variables[v]) for v in ends)
-        units = tuple((self.coarse.units[u].shape, tuple(self.units[u])) for u in local)
-        key = (inside, of_ends, units)
+        key = ("ends", *self._key(group.look, group.nodes, group.units))
         if key not in self.alike:
-            table = self.of_group(group)
-            outer = [u for v in ends for u in self.coarse.variables[v]]
-            inner = tuple(k for k, u in enumerate(table.units) if u not in outer)
-            least = table.cost.min(axis=inner) if inner else table.cost
-            left = tuple(u for u in table.units if u in outer)
+            cost, outer = self.of_group(group), group.outer
+            inner = tuple(k for k, u in enumerate(group.touched) if u not in outer)
+            least = cost.min(axis=inner) if inner else cost
+            left = tuple(u for u in group.touched if u in outer)
             full = np.broadcast_to(_spread(least, left, outer), [len(self.units[u]) for u in outer])
-            self.alike[key] = np.array(full.reshape([self._options(v) for v in ends]))
+            self.alike[key] = np.array(full.reshape([self._options(v) for v in group.ends]))
         return self.alike[key]
 
-    def _inside(self, group: Sequence[int], units: dict[int, int]) -> None:
-        """Splits of the tensors inside a group of ops, those at its ends being chosen."""
-        table = self.of_group(group)
-        index = tuple(units.get(u, slice(None)) for u in table.units)
-        left = [u for u in table.units if u not in units]
-        best = table.cost[index]
-        for u, c in zip(left, np.unravel_index(int(np.argmin(best)), best.shape), strict=True):
-            units[u] = int(c)
+    def _inside(
+        self, group: Group, left: Sequence[int], chosen: Mapping[int, int]
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(splits of the tensors inside a group of ops, strategies of its ops), the splits of those at its ends being chosen."""
+        best = self.of_group(group)[tuple(chosen.get(u, slice(None)) for u in group.touched)]
+        splits = tuple(int(c) for c in np.unravel_index(int(np.argmin(best)), best.shape))
+        units = {**dict(zip(left, splits, strict=True)), **{u: chosen[u] for u in group.outer}}
+        return splits, tuple(self._strategy(n, units) for n in group.nodes)
 
     def _strategy(self, n: int, units: Mapping[int, int]) -> int:
         own, table = self.of_node(n)
         index: tuple[slice | int, ...] = (slice(None), *(units[u] for u in own))
         return int(np.argmin(table[index]))
-
-
-def _cut(ways: Sequence[Way], length: int) -> tuple[list[Way], list[int]]:
-    """(different beginnings of that length, which of them each way has)."""
-    known: dict[Way, int] = {}
-    at = [known.setdefault(way[:length], len(known)) for way in ways]
-    return list(known), at
 
 
 def _spread(table: Floats, own: Sequence[int], every: Sequence[int]) -> Floats:
@@ -361,7 +343,9 @@ def exact(space: Space, factors: Sequence[int]) -> Decision:
     """
     if not is_small(space, factors):
         raise Unsupported(f"all {len(factors)} steps at once have too many plans here: use the recursion, method=tofu")
-    return space.solve(NOTHING, factors, 0, (len(factors),))
+    found = space.solve(NOTHING, factors, 0, (len(factors),))
+    space.tick(len(factors))
+    return found
 
 
 def greedy(space: Space, factors: Sequence[int]) -> Decision:
@@ -371,27 +355,41 @@ def greedy(space: Space, factors: Sequence[int]) -> Decision:
     """
     coarse = space.coarse
     order = sorted(range(len(coarse.units)), key=lambda u: (not coarse.units[u].forward, -coarse.units[u].nbytes, u))
+    readers: dict[int, list[int]] = {u: [] for u in order}
+    for n, own in enumerate(space.known.outline(coarse).units):
+        for u in own:
+            readers[u].append(n)
     splits: dict[int, Way] = {}
     for i in range(len(factors)):
         now, fixed = factors[: i + 1], dict[int, Way]()
+        known: dict[tuple[object, ...], float] = {}
         for u in order:
+            costs = []
             ways = space.of_unit(u, splits.get(u, ()), now)
-            nodes = [n for n, node in enumerate(coarse.nodes) if any(t.unit == u for t in node.touches)]
-            costs = [sum(_known_cost(space, n, {**fixed, u: way}, now) for n in nodes) for way in ways]
+            for way in ways:
+                fixed[u] = way
+                costs.append(sum(_known_cost(space, n, fixed, now, known) for n in readers[u]))
             fixed[u] = ways[int(np.argmin(costs))]
+            space.tick(0)
         splits = fixed
     return replace(space, splits=splits).recursion(factors, look_ahead=False)
 
 
-def _known_cost(space: Space, n: int, fixed: Mapping[int, Way], factors: Sequence[int]) -> float:
+def _known_cost(
+    space: Space, n: int, fixed: Mapping[int, Way], factors: Sequence[int], known: dict[tuple[object, ...], float]
+) -> float:
     """Least bytes of an op for the tensors whose splits are known."""
-    node = space.coarse.nodes[n]
+    node, outline = space.coarse.nodes[n], space.known.outline(space.coarse)
     ways = space.of_node(n, (), factors)
-    cost = np.zeros(len(ways))
-    for touch in node.touches:
-        if touch.unit in fixed:
-            cost += moved(node, touch, space.coarse.units[touch.unit], ways, [fixed[touch.unit]], factors)[:, 0]
-    return float(cost.min())
+    key = (outline.look[n], id(ways), *(fixed.get(u) for u in outline.units[n]))
+    if key not in known:
+        cost = np.zeros(len(ways))
+        for touch in node.touches:
+            if touch.unit in fixed:
+                unit, split = space.coarse.units[touch.unit], space.known.one(fixed[touch.unit])
+                cost += space.known.price(node, touch, unit, ways, split, tuple(factors))[:, 0]
+        known[key] = float(cost.min())
+    return known[key]
 
 
 def by_rows(coarse: Coarse, factors: Sequence[int]) -> dict[int, Way]:

@@ -93,7 +93,7 @@ class Tofu(Planner):
         """One plan; proved where all plans are few."""
         coarse = self._coarse(problem)
         factors = self._factors(problem)
-        space = Space(coarse, self.method != "icml18", tick=lambda: run.tick(0, "steps", 0, len(factors)))
+        space = Space(coarse, self.method != "icml18", tick=lambda steps: run.tick(0, "steps", 0, len(factors)))
         best = self._decided(space, factors)
         found = self._completed(space, factors, forward_of(coarse, best))
         done = self._completed(space, factors, said_of(problem.graph, space, found, factors))

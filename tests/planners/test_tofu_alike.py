@@ -1,4 +1,4 @@
-"""Tofu's search of many equal layers: looked at once, with the same answer."""
+"""Tofu's search of many equal layers: looked at once, told step by step, and stopped with what it has."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 import pytest
 
 from meshwright.graph.ir import Graph, Slot
-from meshwright.planners import _tofu_alike, _tofu_search
+from meshwright.planners import _run, _tofu_alike, _tofu_search
 from meshwright.planners._tofu_alike import Outline
 from meshwright.planners._tofu_groups import Coarse, Node
 from meshwright.planners._tofu_prices import Way, moved, sequences
 from meshwright.planners._tofu_search import Decision, Space, greedy
+from meshwright.planners.tofu import METHODS, Tofu
 
 from .conv_nets import Net, small_net
-from .test_tofu import coarse, perceptron, unrolled
+from .test_tofu import coarse, perceptron, problem, unrolled
 
 
 def layers(count: int) -> Graph:
@@ -141,3 +142,28 @@ def test_greedy_splits_each_tensor_where_its_ops_then_move_least(graph: Graph) -
             fixed[u] = min(costs, key=costs.__getitem__)
         splits = fixed
     assert greedy(Space(of), factors).units == splits
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_progress_counts_the_steps(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    monkeypatch.setattr(_run, "EVERY", 0.0)
+    told: list[tuple[int, int]] = []
+    Tofu(method=method).plan(  # type: ignore[arg-type]
+        problem(perceptron(64, 32, 16), 8), progress=lambda phase, done, total, best: told.append((done, total))
+    )
+    done = [d for d, _ in told]
+    assert len({total for _, total in told}) == 1 and done == sorted(done)
+    assert done[0] == 0 and done[-1] == told[0][1] and len(set(done)) >= 3
+
+
+def test_ctrl_c_while_a_plan_is_proved_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_run, "EVERY", 0.0)
+    asked = problem(perceptron(64, 32, 16), 8)
+
+    def pressed(phase: str, done: int, total: int, best: float) -> None:
+        if best < float("inf"):
+            raise KeyboardInterrupt
+
+    result, whole = Tofu().plan(asked, progress=pressed), Tofu().plan(asked)
+    assert (result.status, result.reason) == ("budget", "stopped by Ctrl-C")
+    assert result.plan == whole.plan and result.objective == whole.objective and result.bound is None

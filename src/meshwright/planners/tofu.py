@@ -40,6 +40,8 @@ from .types import Info, Json, Run
 
 Method = Literal["tofu", "exact", "icml18", "equalchop", "spartan", "allrow"]
 METHODS = ("tofu", "exact", "icml18", "equalchop", "spartan", "allrow")
+PASSES = 3
+"""Over all steps: the search, the gradients that are best behind it, and those behind what the plan says of gradients."""
 
 
 @register
@@ -93,7 +95,17 @@ class Tofu(Planner):
         """One plan; proved where all plans are few."""
         coarse = self._coarse(problem)
         factors = self._factors(problem)
-        space = Space(coarse, self.method != "icml18", tick=lambda steps: run.tick(0, "steps", 0, len(factors)))
+        space = Space(coarse, self.method != "icml18")
+        proves = self.prove and self.method in ("tofu", "exact", "icml18")
+        few = proves and len(factors) > 1 and is_small(space, factors)
+        chosen, total = 0, (PASSES + few) * len(factors)
+
+        def tick(steps: int) -> None:
+            nonlocal chosen
+            chosen += steps
+            run.tick(0, "steps", chosen, total)
+
+        space.tick = tick
         best = self._decided(space, factors)
         found = self._completed(space, factors, forward_of(coarse, best))
         done = self._completed(space, factors, said_of(problem.graph, space, found, factors))
@@ -102,10 +114,10 @@ class Tofu(Planner):
         run.offer(value, lambda: plan)
         if len(factors) <= 1 and self.method in ("tofu", "exact", "icml18", "equalchop"):
             run.bound(space.total(best, factors))
-        elif self.prove and is_small(space, factors) and self.method in ("tofu", "exact", "icml18"):
+        elif few:
             with suppress(Unsupported):  # too large for the elimination: no proof
                 run.bound(space.total(exact(space, factors), factors))
-        run.tick(1, "steps", len(factors), len(factors))
+        run.tick(1, "steps", total, total)
         return _facts(problem.graph, coarse, space, done, factors)
 
     def objective(self, problem: Problem, plan: Plan) -> float:

@@ -17,6 +17,12 @@ def no_profile_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> None
     os.environ.pop("MESHWRIGHT_PROFILE", None)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def ranks_on_cores() -> None:
+    """Several ranks run on a machine with one GPU, too; the test of a GPU asks for it."""
+    os.environ["MESHWRIGHT_DEVICE"] = "cpu"
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of public reference inputs (measured steps, profiles of papers); tests that need it skip without it."""

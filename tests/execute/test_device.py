@@ -15,15 +15,26 @@ from execute.cells import FAMILIES
 from execute.conftest import zoo_model
 from execute.layouts import Layout, plan_of
 from execute.matrix import small
+from meshwright.errors import ExecutionError
 from meshwright.execute.proof.verification import SGD, STEP, Answer, compare
 from meshwright.execute.ranks.device import Hardware, hardware
 from meshwright.execute.ranks.mesh_groups import Groups
+from meshwright.execute.ranks.pool import Pool
 from meshwright.execute.step.runtime import Runtime
 
 
 def test_a_machine_told_to_use_its_cpu_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MESHWRIGHT_DEVICE", "cpu")
     assert (hardware().device.type, hardware().backend) == ("cpu", "gloo")
+
+
+def test_more_ranks_than_gpus_are_told_before_any_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MESHWRIGHT_DEVICE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ExecutionError, match="a GPU for 1 of 2 ranks, and each takes one of its own") as told:
+        Pool(2, backend="auto")
+    assert "MESHWRIGHT_DEVICE=cpu" in told.value.hint
 
 
 class _Elsewhere(TorchDispatchMode):

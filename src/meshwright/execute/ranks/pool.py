@@ -26,6 +26,7 @@ from typing import Any
 
 from ...errors import ExecutionError, MeshwrightError
 from .brood import Brood
+from .device import one_each
 
 Event = Callable[[int, Any], None]
 START_SECONDS = 120.0
@@ -37,7 +38,11 @@ class Pool:
     """`ranks` processes that form one process group. A context manager; `close` leaves nothing running."""
 
     def __init__(self, ranks: int, *, timeout: float = 60.0, backend: str = "cpu") -> None:
-        """`timeout`: seconds that a rank may wait in a collective. `backend`: "cpu", or "auto" to use GPUs."""
+        """`timeout`: seconds that a rank may wait in a collective. `backend`: "cpu", or "auto" to use GPUs.
+
+        Raises:
+            ExecutionError: a rank died, or has no GPU of its own.
+        """
         self.ranks, self.timeout = ranks, timeout
         self._folder = Path(tempfile.mkdtemp(prefix="meshwright-"))
         self._brood: Brood | None = None
@@ -49,6 +54,8 @@ class Pool:
             raise
 
     def _start(self, backend: str) -> None:
+        if backend != "cpu":
+            one_each(self.ranks)
         address, key = str(self._folder / "pool"), secrets.token_bytes(16)
         with Listener(address, "AF_UNIX", backlog=self.ranks, authkey=key) as listener:
             environment = {

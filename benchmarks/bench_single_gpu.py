@@ -154,6 +154,8 @@ def kernel_seconds(step: Callable[[], None]) -> dict[str, float]:
     for event in seen.key_averages():
         if event.device_type != torch.autograd.DeviceType.CUDA or not event.self_device_time_total:
             continue
+        if event.is_user_annotation:  # the span of an optimizer's step, whose kernels come by themselves
+            continue
         name = event.key.lower()
         kind = next((k for k, words in KINDS if re.search(words, name)), f"other: {event.key[:60]}")
         found[kind] = found.get(kind, 0.0) + event.self_device_time_total / 1e6

@@ -8,7 +8,8 @@ from math import prod
 
 from meshwright.cluster.model import Mesh
 from meshwright.graph.ir import Graph, Op
-from meshwright.lower.apart import why_not
+from meshwright.graph.saved import needs_grad
+from meshwright.lower.apart import alone, why_not
 from meshwright.plan.model import Cut, Layout, OpSharding, Plan, Schedule, Stage, Storage
 from meshwright.plan.schedules import conditions
 
@@ -161,20 +162,42 @@ def random_storage(shape: tuple[int, ...], mesh: Mesh, rng: random.Random, uneve
     return Storage(*found)
 
 
-def with_gradients(plan: Plan, graph: Graph, seed: int, *, uneven: bool = False, share: float = 0.7) -> Plan:
-    """`plan` with random cuts of this share of the gradients of products; of convolutions that no window cuts."""
+def with_gradients(
+    plan: Plan,
+    graph: Graph,
+    seed: int,
+    *,
+    uneven: bool = False,
+    share: float = 0.7,
+    legal: tuple[str, ...] = LEGAL,
+    rest: float = 0.0,
+) -> Plan:
+    """`plan` with random cuts of this share of the gradients: of products each alone, of other ops all alike. `rest`: share
+    of activations whose gradients rest at random."""
     rng = random.Random(f"gradients {seed}")
 
+    weights = {t.name for t in graph.tensors if t.role in ("param", "buffer")}
+    for op in graph.ops:
+        if all(t in weights for t in op.inputs):
+            weights.update(op.outputs)
+
     def gradients(op: Op, own: OpSharding, mesh: Mesh) -> OpSharding:
-        windows = {f.name for f in op.rule.factors if f.kind == "halo"}
-        if why_not(op) or any(cuts and f in windows for f, cuts in own.cuts.items()):
+        if why_not(op) or all(t in weights for t in op.inputs):
             return own
-        found = {
-            k: random_sharding(op, mesh, rng, uneven, ("free",)).cuts
-            for k in range(len(op.inputs))
-            if rng.random() < share
-        }
+        every = range(len(op.inputs))
+        if alone(op):
+            found = {k: random_sharding(op, mesh, rng, uneven, legal).cuts for k in every if rng.random() < share}
+        else:
+            found = dict.fromkeys(every if rng.random() < share else (), random_sharding(op, mesh, rng, uneven, legal).cuts)
         return replace(own, backward=found)
+
+    learned = needs_grad(graph)
+    wanted = [
+        t for t in graph.tensors
+        if t.role == "activation" and t.shape and t.name in learned and t.name in graph.consumers and t.name != graph.loss
+        and t.name not in weights
+    ]  # fmt: skip
+    resting = {t.name: t for t in wanted if rng.random() < rest}
 
     stages = []
     for stage in plan.stages:
@@ -184,5 +207,6 @@ def with_gradients(plan: Plan, graph: Graph, seed: int, *, uneven: bool = False,
             for op in graph.ops
             if op.name in stage.shardings or op.name in first
         }
-        stages.append(replace(stage, shardings=shardings))
+        own = {name: random_rest(t.shape, stage.mesh, rng, uneven) for name, t in resting.items()}
+        stages.append(replace(stage, shardings=shardings, gradients=own))
     return replace(plan, stages=tuple(stages))

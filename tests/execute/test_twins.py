@@ -78,14 +78,14 @@ class Maps(nn.Module):
         return F.cross_entropy(scores, labels, ignore_index=0) + 0.01 * summed + each.square().mean()
 
 
-def _model(kind: type[nn.Module], inputs: list[Mapping[str, Tensor]]) -> Model:
+def trained(kind: type[nn.Module], inputs: list[Mapping[str, Tensor]]) -> Model:
     with torch.device("meta"):
         module = kind().train()
     torch.manual_seed(0)
     return model_of(module, inputs[0], inputs, kind().train())
 
 
-def _text() -> list[Mapping[str, Tensor]]:
+def text_batch() -> list[Mapping[str, Tensor]]:
     g = torch.Generator().manual_seed(0)
     return [
         {"tokens": torch.randint(0, 12, (4, 4), generator=g), "goal": torch.randn(4, 4, 8, generator=g)}
@@ -93,7 +93,7 @@ def _text() -> list[Mapping[str, Tensor]]:
     ]
 
 
-def _images() -> list[Mapping[str, Tensor]]:
+def image_batch() -> list[Mapping[str, Tensor]]:
     g = torch.Generator().manual_seed(0)
     return [
         {"images": torch.randn(4, 4, 8, 8, generator=g), "labels": torch.randint(0, 6, (4,), generator=g)}
@@ -107,7 +107,7 @@ def test_losses_of_pixels_whose_classes_are_cut_are_those_of_one_process(pools: 
         {"images": torch.randn(4, 4, 4, 4, generator=g), "labels": torch.randint(0, 6, (4, 4, 4), generator=g)}
         for _ in range(2)
     ]
-    model = _model(Maps, inputs)
+    model = trained(Maps, inputs)
     cut: set[str] = set()
     for seed in range(12):
         plan = random_plan(model.graph, (2,), ("x",), 2, seed)
@@ -123,7 +123,7 @@ def test_losses_of_pixels_whose_classes_are_cut_are_those_of_one_process(pools: 
 def test_awkward_kinds_cut_at_random_give_the_gradients_of_one_process(
     kind: type[nn.Module], seeds: range, pools: Pools
 ) -> None:
-    model = _model(kind, _text() if kind is Statistics else _images())
+    model = trained(kind, text_batch() if kind is Statistics else image_batch())
     for seed in seeds:
         plan = random_plan(model.graph, (2, 2), ("x", "y"), 2, seed)
         result = model.check(plan, pools(4))

@@ -11,7 +11,7 @@ from meshwright.cluster.model import Mesh
 from meshwright.cost.analytic import Analytic
 from meshwright.graph.ir import Graph
 from meshwright.lower import lower
-from meshwright.lower.apart import joined
+from meshwright.lower.joined import joined
 from meshwright.lower.program import GRAD, Instr, Segment
 from meshwright.lower.volumes import received
 from meshwright.plan.model import Cut, Layout, OpSharding, Plan, Schedule, Stage, Storage

@@ -11,7 +11,8 @@ from meshwright.cluster.model import Mesh
 from meshwright.lower.program import Instr, Kept, Kernel, Param, Segment, StageCode
 from meshwright.plan.model import Layout
 from meshwright.plan.problem import Recipe
-from meshwright.simulate.price import KINDS, PARTS, Pricer, base, exposed
+from meshwright.lower.program import tensor_of
+from meshwright.simulate.price import KINDS, PARTS, Pricer, exposed
 
 from .small import Rates, chain, cluster
 
@@ -53,7 +54,7 @@ def parts(row) -> dict[str, float]:
 
 
 def test_names_of_values_lead_to_their_tensor():
-    assert [base(v) for v in ("x", "∂x", "x!", "x@2", "∂x@1", "x@new.dp")] == ["x"] * 6
+    assert [tensor_of(v) for v in ("x", "∂x", "x!", "x@2", "∂x@1", "x@new.dp")] == ["x"] * 6
 
 
 def test_heavy_ops_are_priced_at_local_sizes_and_kernels_by_their_bytes():

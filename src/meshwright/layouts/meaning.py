@@ -132,7 +132,7 @@ T = TypeVar("T")
 
 def _said_once(graph: Graph, stage: Stage, alike: dict[tuple[int, ...], Stage]) -> Stage:
     """Without the entries of blocks that say what the representative's says. `alike`: what is known of tables already."""
-    key = tuple(id(x) for x in (stage.shardings, stage.layouts, stage.storage))
+    key = tuple(id(x) for x in (stage.shardings, stage.layouts, stage.gradients, stage.storage))
     if key not in alike:
         op_of = {op.name: graph.ops[graph.representative[i]].name for i, op in enumerate(graph.ops)}
         tensor_of = partial(representative_tensor, graph)
@@ -140,12 +140,14 @@ def _said_once(graph: Graph, stage: Stage, alike: dict[tuple[int, ...], Stage]) 
             stage,
             shardings=_first(stage.shardings, {k: op_of.get(k, k) for k in stage.shardings}),
             layouts=_first(stage.layouts, {k: tensor_of(k) for k in stage.layouts}),
+            gradients=_first(stage.gradients, {k: tensor_of(k) for k in stage.gradients}),
             storage=_first(stage.storage, {k: tensor_of(k) for k in stage.storage}),
         )
     known = alike[key]
     return replace(  # which blocks run again is compared apart
-        stage, shardings=known.shardings, layouts=known.layouts, storage=known.storage, recompute_blocks=0
-    )
+        stage, shardings=known.shardings, layouts=known.layouts, gradients=known.gradients, storage=known.storage,
+        recompute_blocks=0,
+    )  # fmt: skip
 
 
 def _first(table: Mapping[str, T], stands_for: Mapping[str, str]) -> Mapping[str, T]:

@@ -274,13 +274,15 @@ def _differences(graph: Graph, plan: Plan, built: Plan) -> list[str]:
     for s, (mine, other) in enumerate(zip(plan.stages, built.stages, strict=True)):
         if (mine.recompute, mine.recompute_blocks) != (other.recompute, other.recompute_blocks):
             found[f"stage {s} recomputes {len(mine.recompute)} ops for which there is no word"] = None
-        key = tuple(id(x) for stage in (mine, other) for x in (stage.shardings, stage.layouts, stage.storage))
+        tables = ((stage.shardings, stage.layouts, stage.gradients, stage.storage) for stage in (mine, other))
+        key = tuple(id(x) for own in tables for x in own)
         if key in seen:
             continue
         seen.add(key)
         for name, word in (
             (_first_other(mine.shardings, other.shardings, op_of.__getitem__), "is cut"),
             (_first_other(mine.layouts, other.layouts, tensor_of), "rests"),
+            (_first_other(mine.gradients, other.gradients, tensor_of), "has a gradient that rests"),
             (_first_other(mine.storage, other.storage, tensor_of), "is stored"),
         ):
             if name:

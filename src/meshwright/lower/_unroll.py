@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..graph.ir import Graph
-from .program import GRAD, RAW, Instr, Param, Program, Segment, StageCode
+from .program import APART, GRAD, RAW, Instr, Param, Program, Segment, StageCode
 
 
 def unroll(program: Program, graph: Graph) -> Program:
@@ -60,8 +60,8 @@ def rename(instr: Instr, names: dict[str, str], suffix: str) -> Instr:
         grad, base = (GRAD, name[1:]) if name.startswith(GRAD) else ("", name)
         if base in names:
             return grad + names[base]
-        if base.endswith(RAW) and base[:-1] in names:
-            return grad + names[base[:-1]] + RAW
+        if base.endswith((RAW, APART)) and base[:-1] in names:
+            return grad + names[base[:-1]] + base[-1]
         stem, at, tail = base.rpartition("@")
         return f"{grad}{names.get(stem, stem)}@{tail}{suffix}" if at else name
 

@@ -11,9 +11,9 @@ from math import prod
 
 from ..errors import Unsupported
 from ..graph.ir import Op
-from ..plan.model import Cut, Layout, OpSharding, Storage
+from ..plan.model import AS_VALUES, Cut, Layout, OpSharding, Storage
 from . import halo, summa
-from .apart import Apart, check_apart
+from .apart import Apart, alone, check_apart
 from .atoms import FIXED, Atoms, Node, strides
 from .convert import Axes, axes_of
 from .parts import MARK, axis_of, cut_of, largest_part, word
@@ -27,6 +27,7 @@ class Choices:
     layouts: Mapping[str, Layout]
     storage: Mapping[str, Storage]
     recompute: frozenset[str]
+    gradients: Mapping[str, Layout] = field(default_factory=lambda: AS_VALUES)
     written_out: frozenset[str] = frozenset()
     """Runs that are not folded: each block has its own names here, and says nothing where it has no entry."""
 
@@ -45,6 +46,8 @@ class Assignment:
     """Nodes that run as SUMMA."""
     apart: dict[tuple[int, int], Apart] = field(default_factory=dict)
     """(node, operand) whose gradient is cut otherwise than the node."""
+    grads: dict[str, Axes] = field(default_factory=dict)
+    """Activations whose gradient rests otherwise than they do: how."""
 
 
 def place(axes: tuple[str, ...], sizes: list[int], mesh: Mapping[str, int]) -> list[tuple[str, ...]]:
@@ -176,11 +179,20 @@ def _apart(
 ) -> Iterator[tuple[int, Apart]]:
     """Operands whose gradient is cut otherwise than the op, and how."""
     op = atoms.folded.graph.ops[node.index]
-    for k, given in sharding.backward.items():
-        own = op_cuts(node, atoms, OpSharding(given), rest, mesh)
-        if own != cuts:
-            check_apart(op, node, cuts, own, sharding.variant, all(atoms.is_weight(t) for t in node.outputs))
-            yield k, Apart(own, tuple(on(m, own) for m in node.operands), on(node.results[0], own))
+    said = {k: op_cuts(node, atoms, OpSharding(given), rest, mesh) for k, given in sharding.backward.items()}
+    if all(own == cuts for own in said.values()):
+        return
+    at_once = [k for k, t in enumerate(node.inputs) if t in atoms.grad] if not alone(op) else []
+    if any(said.get(k) != said.get(at_once[0]) for k in at_once):
+        raise Unsupported(
+            f'"{op.name}" ({op.kind}) makes all of its gradients at once: cut those of operands '
+            f"{', '.join(map(str, at_once))} alike",
+            reason="backward",
+        )
+    for k, own in said.items():
+        if own != cuts and (not at_once or k in at_once):
+            check_apart(op, node, own, sharding.variant, all(atoms.is_weight(t) for t in node.outputs))
+            yield k, Apart(own, tuple(on(m, own) for m in node.operands), tuple(on(m, own) for m in node.results))
 
 
 def _held(node: Node, rest: Mapping[str, Axes]) -> dict[str, list[int]]:
@@ -248,6 +260,7 @@ def assign(atoms: Atoms, choices: Choices, mesh: Mapping[str, int]) -> Assignmen
         entry = atoms.folded.name(a)
         if atoms.role.get(entry) == "activation" and done.rest[entry] != done.rest[b] and entry not in choices.layouts:
             done.rest[entry] = done.rest[b]
+    _rest_gradients(atoms, choices.gradients, mesh, done)
     for t in atoms.size:
         if atoms.role[t] == "param":
             stored = choices.storage.get(t)
@@ -256,6 +269,40 @@ def assign(atoms: Atoms, choices: Choices, mesh: Mapping[str, int]) -> Assignmen
         elif atoms.role[t] == "buffer" or t in atoms.const:
             done.rest[t] = ((),) * len(atoms.size[t])
     return done
+
+
+def _rest_gradients(atoms: Atoms, said: Mapping[str, Layout], mesh: Mapping[str, int], done: Assignment) -> None:
+    """Blocks are equal only if the gradient of what they read rests as that of what they write.
+
+    Raises:
+        Unsupported: of a value that nothing reads; of what is made of parameters alone, whose gradient may stay a sum to be
+            completed.
+    """
+    own = {t: layout_axes(atoms, t, layout, mesh) for t, layout in said.items() if t in atoms.size}
+    for a, b in atoms.folded.carries:
+        entry = atoms.folded.name(a)
+        if own.get(entry, own.get(b)) != own.get(b, own.get(entry)):
+            raise Unsupported(
+                f'the gradient of "{entry}" rests otherwise than that of "{b}", which the next block reads in its place: '
+                "say both alike",
+                reason="backward",
+            )
+        if b in own and atoms.role.get(entry) == "activation":
+            own[entry] = own[b]
+        elif entry in own:
+            own[b] = own[entry]
+    for t, axes in own.items():
+        if axes == done.rest[t] or t not in atoms.grad:
+            continue
+        why = "is made of parameters alone" if t in atoms.from_params else ""
+        if not why and t not in atoms.users:
+            why = "is read by no op"
+        if why:
+            raise Unsupported(
+                f'the gradient of "{t}" cannot rest apart, as the value {why}: leave its gradients out',
+                reason="backward",
+            )
+        done.grads[t] = axes
 
 
 @dataclass(slots=True)

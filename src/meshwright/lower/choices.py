@@ -14,7 +14,7 @@ from ..cluster.model import Mesh
 from ..graph.ir import Graph
 from ..plan.lookup import first_blocks, stage_ops
 from ..plan.lookup import spans as lookup_spans
-from ..plan.model import Cut, Layout, OpSharding, Plan, Stage, Storage
+from ..plan.model import AS_VALUES, Cut, Layout, OpSharding, Plan, Stage, Storage
 from .assign import Choices
 from .fold import foldable
 from .memo import memo
@@ -34,7 +34,8 @@ def choices_of(graph: Graph, plan: Plan, mesh: Mesh) -> Choices:
     blocks = tuple(s.recompute_blocks for s in plan.stages)
     alike = alike and all(s.recompute == first.recompute for s in plan.stages)
     if alike:
-        found = Choices(*said[0], first.recompute)
+        shardings, layouts, gradients, storage = said[0]
+        found = Choices(shardings, layouts, storage, first.recompute, gradients)
         runs = written_out(graph, plan) | differing(graph, found)
         if not runs:
             return found
@@ -53,9 +54,12 @@ def choices_of(graph: Graph, plan: Plan, mesh: Mesh) -> Choices:
 def _together(graph: Graph, stages: Sequence[Stage], said: Sequence[Said], runs: frozenset[str]) -> Choices:
     """`runs`: those that are written out."""
     names = [_own_names(graph, stage, runs) for stage in stages]
-    shardings, layouts, storage = zip(*said, strict=True)
+    shardings, layouts, gradients, storage = zip(*said, strict=True)
     recompute = frozenset().union(*(_again(graph, stage, own) for stage, own in zip(stages, names, strict=True)))
-    return Choices(_merged(shardings, names), _merged(layouts, names), _merged(storage, names), recompute, runs)
+    merged = _merged(gradients, names) if any(gradients) else AS_VALUES
+    return Choices(
+        _merged(shardings, names), _merged(layouts, names), _merged(storage, names), recompute, merged, runs
+    )  # fmt: skip
 
 
 def _again(graph: Graph, stage: Stage, own: Own) -> set[str]:
@@ -128,7 +132,7 @@ def differing(graph: Graph, choices: Choices) -> set[str]:
     if not graph.runs:
         return set()
     index: dict[str, str] = memo(graph, "inner names", lambda: _inner_names(graph))
-    entries = (choices.shardings, choices.layouts, choices.storage, choices.recompute)
+    entries = (choices.shardings, choices.layouts, choices.gradients, choices.storage, choices.recompute)
     return {index[name] for names in entries for name in names if name in index}
 
 
@@ -147,7 +151,7 @@ def _inner_names(graph: Graph) -> dict[str, str]:
     return found
 
 
-Said: TypeAlias = tuple[Mapping[str, OpSharding], Mapping[str, Layout], Mapping[str, Storage]]
+Said: TypeAlias = tuple[Mapping[str, OpSharding], Mapping[str, Layout], Mapping[str, Layout], Mapping[str, Storage]]
 
 
 def _alike(a: Mesh, b: Mesh) -> bool:
@@ -160,11 +164,12 @@ def _said(graph: Graph, stage: Stage, mesh: Mesh) -> Said:
     On meshes of other lengths windows stay whole: parts that are smaller than they reach would be refused.
     """
     if _alike(stage.mesh, mesh) or (stage.mesh.axes == mesh.axes and not _cuts_windows(graph, stage.shardings)):
-        return stage.shardings, stage.layouts, stage.storage
+        return stage.shardings, stage.layouts, stage.gradients, stage.storage
     axes = frozenset(mesh.axes)
     return (
         {name: _sharding(graph, name, x, axes) for name, x in stage.shardings.items()},
         {name: _layout(x, axes) for name, x in stage.layouts.items()},
+        {name: _layout(x, axes) for name, x in stage.gradients.items()},
         {name: _stored(x, axes) for name, x in stage.storage.items()},
     )
 

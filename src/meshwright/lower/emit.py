@@ -14,7 +14,7 @@ from .convert import Axes, Do, Step, axes_of, local_size, steps
 from .experts import expert_axes
 from .halo import DATA, widened
 from .parts import axis_of
-from .program import GRAD, RAW, Instr
+from .program import APART, GRAD, RAW, Instr
 from .summa import Grid, fetches, in_steps
 
 _NONE: frozenset[str] = frozenset()
@@ -158,13 +158,57 @@ class Emitter:
         src = self.done.rest[t]
         grad = t in self.atoms.grad and g is not None
         summed, may_pad = self._left(t, need, g if grad else None)
-        if src == need and not summed:
+        apart = grad and t in self.done.grads
+        if src == need and not summed and not apart:
             return t
         key = (t, need, summed, may_pad, grad)
         if key not in cache:
-            path = steps(src, (), need, summed, may_pad)
-            cache[key] = self.move(w, t, t, path, "", grad)
+            path = steps(src, (), need, _NONE if apart else summed, may_pad)
+            cache[key] = self.move(w, t, t, path, "", grad and not apart) if path else self._renamed(w, t)
+            if apart:
+                w.backward += reversed(self.homeward(w, t, cache[key], need, summed))
         return cache[key]
+
+    def _renamed(self, w: Written, t: str) -> str:
+        """`t` at rest under another name, so that what this use says of its gradient has one of its own."""
+        name = self.fresh(t)
+        w.maker[name], w.base[name], w.level[name] = len(w.forward), (t, self.done.rest[t]), w.level.get(t, 0)
+        layout = self.layout(t, self.done.rest[t])
+        w.forward.append(Instr("identity", t, "forward", (t,), (name,), before=layout, after=layout))
+        return name
+
+    # ---- gradients that rest otherwise than their activations
+
+    def home(self, t: str) -> str:
+        """The value whose gradient is that of `t` at rest."""
+        return t + APART if t in self.done.grads else t
+
+    def rest_of_gradient(self, t: str) -> Axes:
+        return self.done.grads.get(t, self.done.rest[t])
+
+    def homeward(self, w: Written, t: str, value: str, here: Axes, partial: frozenset[str]) -> list[Instr]:
+        """In the order in which they run: what brings the gradient of `value`, laid out as `here` and unsummed over
+        `partial`, to where that of `t` rests."""
+        return self._brought(w, t, value, self.home(t), here, tuple(sorted(partial)), self.rest_of_gradient(t))
+
+    def outward(self, w: Written, t: str, value: str, here: Axes) -> list[Instr]:
+        """And from there to how the op that made `t` reads it, as the gradient of `value`."""
+        return self._brought(w, t, self.home(t), value, self.rest_of_gradient(t), (), here)
+
+    def _brought(
+        self, w: Written, t: str, source: str, target: str, before: Axes, partial: tuple[str, ...], after: Axes
+    ) -> list[Instr]:
+        path = steps(before, partial, after, _NONE, _NONE)
+        names = [source, *(self.fresh(t) for _ in path[1:]), target]
+        w.base[source], w.base[target] = (t, before), (t, after)
+        for name, s in zip(names[1:-1], path):
+            w.base[name] = (t, s.after)
+        if not path:
+            layout = self.layout(t, after)
+            return [Instr("identity", t, "backward", (GRAD + source,), (GRAD + target,), before=layout, after=layout)]
+        return [
+            replace(self.step(t, s, GRAD + a, GRAD + b), phase="backward") for s, a, b in zip(path, names, names[1:])
+        ]
 
     def _left(self, t: str, need: Axes, g: frozenset[str] | None) -> tuple[frozenset[str], frozenset[str]]:
         """(axes to sum the gradient of `t` read as `need` over on its way back, axes on which it may stay a partial sum)."""
@@ -173,9 +217,19 @@ class Emitter:
         deferred = self.sums.deferred.get(t, _NONE)
         return g - deferred - axes_of(need), (axes_of(need) - axes_of(self.done.rest[t])) & deferred
 
-    def way(self, t: str, need: Axes, g: frozenset[str]) -> tuple[Step, ...]:
-        """From where `t` rests to `need`, or for its gradient, unsummed over `g`, back."""
-        return steps(self.done.rest[t], (), need, *self._left(t, need, g))
+    def from_use(self, w: Written, t: str, need: Axes, g: frozenset[str]) -> tuple[str, list[Instr]]:
+        """(value whose gradient a use as `need` makes, unsummed over `g`; what brings it to where that of `t` rests)."""
+        summed, may_pad = self._left(t, need, g)
+        if t in self.done.grads:
+            if need == self.done.grads[t] and not summed:
+                return self.home(t), []
+            name = self.fresh(t)
+            return name, self.homeward(w, t, name, need, summed)
+        path = steps(self.done.rest[t], (), need, summed, may_pad)
+        names = [t, *(self.fresh(t) for _ in path)]
+        w.base.update((name, (t, s.after)) for name, s in zip(names[1:], path))
+        ends = zip(reversed(path), reversed(names[1:]), reversed(names[:-1]))
+        return names[-1], [self.dual(t, s, GRAD + source, GRAD + target) for s, source, target in ends]
 
     # ---- ops
 
@@ -210,14 +264,14 @@ class Emitter:
             values[DATA] = widened(self, w, cache, n, values[DATA])
         w.used[n] = values
         w.depth[n] = at = max((w.level.get(v, 0) for v in values), default=0)
-        heavy = n not in self.atoms.light
+        apart = n in self.atoms.differentiable and any((n, k) in self.done.apart for k in range(len(values)))
+        heavy = apart or n not in self.atoms.light
         paths = []
         for t in node.outputs:
             here, partial = self.done.raw[t]
             rest = self.done.rest[t]
             paths.append(steps(here, partial, rest, _NONE, _NONE) if partial or here != rest else ())
         raw = [t + RAW if p else t for t, p in zip(node.outputs, paths)]
-        apart = n in self.atoms.differentiable and any((n, k) in self.done.apart for k in range(len(values)))
         own = gradients(self, w, n, values) if apart else None
         entering = (*values, *(own.enters if own else ()))
         forward = self._compute(n, node, cuts, entering, tuple(raw))
@@ -249,7 +303,10 @@ class Emitter:
             )  # fmt: skip
         first = len(w.forward)
         for t, name, path in zip(node.outputs, raw, paths):
-            self.move(w, t, name, path, t, t in self.atoms.grad and own is None)
+            elsewhere = t in self.done.grads
+            self.move(w, t, name, path, t, t in self.atoms.grad and own is None and not elsewhere)
+            if elsewhere and own is None and n in self.atoms.differentiable:
+                w.backward += reversed(self.outward(w, t, name, self.done.raw[t][0]))
         if own is not None:
             w.forward[first:] = [replace(i, within=forward.on) for i in w.forward[first:]]
 

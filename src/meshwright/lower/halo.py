@@ -11,7 +11,7 @@ sends the gradients of what was received back, where they are added.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -94,34 +94,60 @@ def widened(emit: Emitter, w: Written, cache: dict[object, str], n: int, value: 
     """The data of node n with the rows of its neighbours."""
     node = emit.atoms.nodes[n]
     op, t = emit.graph.ops[node.index], node.inputs[DATA]
-    fill = "lowest" if op.kind.startswith("max_pool") else "zero"
-    need, grad = emit.done.need[n][DATA], t in emit.atoms.grad
-    layout = emit.layout(t, need)
-    shape = emit.graph.tensor[t].shape
-    more = [0] * len(shape)
+    need = emit.done.need[n][DATA]
+    grad = t in emit.atoms.grad and (n, DATA) not in emit.done.apart
+    more = [0] * len(emit.graph.tensor[t].shape)
     for x in windows(op, node, emit.done.cuts[n]):
-        key = ("halo", value, x.dim, x.axes, x.lower, x.upper, fill)
-        rows = _local(emit, t, need, x.dim)
+        key = ("halo", value, x.dim, x.axes, x.lower, x.upper, _fill(op), grad)
         if key not in cache:
-            name = emit.fresh(t)
-            total, over = emit.amount(t, need)
-            sent = x.lower + x.upper if prod(emit.mesh[a] for a in x.axes) > 2 else max(x.lower, x.upper)
-            forward = Instr(
-                "halo", t, "forward", (value,), (name,), "permute", x.axes, x.dim, before=layout, after=layout,
-                sizes=(x.lower, x.upper, *more), nbytes=total * w.wider.get(value, 1.0) * sent / rows, samples=over, op=fill,
-            )  # fmt: skip
+            rows = _exchange(emit, w, node, need, x, value, more)
+            cache[key] = name = rows.outputs[0]
             w.maker[name] = len(w.forward)
-            w.base[name] = (t, need)
             w.level[name] = w.level.get(value, 0) + 1
-            w.wider[name] = w.wider.get(value, 1.0) * (rows + x.lower + x.upper) / rows
-            w.forward.append(forward)
+            w.forward.append(rows)
             if grad:
-                dual = {"phase": "backward", "inputs": (GRAD + name,), "outputs": (GRAD + value,)}
-                w.backward.append(replace(forward, **dual))  # type: ignore[arg-type]
-            cache[key] = name
+                w.backward.append(returned(rows))
         value = cache[key]
         more[x.dim] = x.lower + x.upper
     return value
+
+
+def exchanges(emit: Emitter, w: Written, node: Node, need: Axes, cuts: Axes, value: str) -> list[Instr]:
+    """What brings the rows of its neighbours to `value`, the data of a node as `need` says, under `cuts`."""
+    found: list[Instr] = []
+    more = [0] * len(emit.graph.tensor[node.inputs[DATA]].shape)
+    for x in windows(emit.graph.ops[node.index], node, cuts):
+        found.append(_exchange(emit, w, node, need, x, value, more))
+        value = found[-1].outputs[0]
+        more[x.dim] = x.lower + x.upper
+    return found
+
+
+def returned(instr: Instr) -> Instr:
+    """The dual of an exchange."""
+    (source,), (target,) = instr.inputs, instr.outputs
+    return replace(instr, phase="backward", inputs=(GRAD + target,), outputs=(GRAD + source,))
+
+
+def _exchange(
+    emit: Emitter, w: Written, node: Node, need: Axes, x: Window, value: str, more: Sequence[int]
+) -> Instr:
+    """Of one window. `more`: rows that each dim has got already."""
+    t = node.inputs[DATA]
+    layout, rows, name = emit.layout(t, need), _local(emit, t, need, x.dim), emit.fresh(t)
+    total, over = emit.amount(t, need)
+    sent = x.lower + x.upper if prod(emit.mesh[a] for a in x.axes) > 2 else max(x.lower, x.upper)
+    w.base[name] = (t, need)
+    w.wider[name] = w.wider.get(value, 1.0) * (rows + x.lower + x.upper) / rows
+    return Instr(
+        "halo", t, "forward", (value,), (name,), "permute", x.axes, x.dim, before=layout, after=layout,
+        sizes=(x.lower, x.upper, *more), nbytes=total * w.wider.get(value, 1.0) * sent / rows, samples=over,
+        op=_fill(emit.graph.ops[node.index]),
+    )  # fmt: skip
+
+
+def _fill(op: Op) -> str:
+    return "lowest" if op.kind.startswith("max_pool") else "zero"
 
 
 def _local(emit: Emitter, t: str, need: Axes, dim: int) -> int:

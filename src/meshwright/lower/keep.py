@@ -72,8 +72,9 @@ class Keeper:
                 k = v.w.maker[value]
                 again.add(k)
                 todo += v.w.forward[k].inputs
-        made = {value for k in again for value in v.w.forward[k].outputs}
         names = {v.w.forward[k].on for k in again if v.w.forward[k].kind == "compute"}
+        again |= {k for k, i in enumerate(v.w.forward) if i.within in names}  # it brings all of its results to rest
+        made = {value for k in again for value in v.w.forward[k].outputs}
         out = []
         for k, i in enumerate(v.w.forward):
             if k in again or (i.kind in INSIDE and i.on in names):
@@ -182,7 +183,7 @@ class Keeper:
         v = self.v
         node = v.atoms.nodes[n]
         op = v.graph.ops[node.index]
-        if not op.saved_extra or not any(t in v.atoms.grad for t in node.outputs):
+        if n in v.w.reads or not op.saved_extra or not any(t in v.atoms.grad for t in node.outputs):
             return 0.0, 0.0
         whole = v.graph.tensor[op.inputs[0]].nbytes
         fixed, each = v.size(v.w.used[n][0])

@@ -30,7 +30,7 @@ def kernels(v: Values, fused: bool = True) -> Kernels:
     """`fused`: else each light op is a kernel of its own."""
     groups: dict[int, list[int]] = {}
     for n in v.nodes:
-        if n in v.atoms.light:
+        if n in v.atoms.light and n not in v.w.reads:
             groups.setdefault(v.w.depth[n] if fused else n, []).append(n)
     of_node = {n: k for k, members in enumerate(groups.values()) for n in members}
     written = _written(v, of_node)

@@ -269,6 +269,11 @@ def _transfer(folded: Folded, t: str, source: Lowered, target: Lowered, src: int
 def _boundary(folded: Folded, low: Lowered, t: str) -> tuple[Layout, float, tuple[str, ...] | None, bool]:
     """Layout, bytes a sample, the axes that cut the samples, whether a gradient comes back."""
     emit, name = low.emit, folded.name(t)
+    if name in emit.done.grads:
+        raise Unsupported(
+            f'the gradient of "{t}" goes to another stage, so it rests as the value does: leave its gradients out',
+            reason="backward",
+        )
     if name not in low.boundaries:
         axes = emit.done.rest[name]
         low.boundaries[name] = (emit.layout(name, axes), *emit.amount(name, axes), name in emit.atoms.grad)

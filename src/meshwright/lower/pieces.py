@@ -97,7 +97,7 @@ def lowered(
 ) -> Lowered:
     """`whole`: values whose gradient goes to a mesh of another kind, so that it must be complete."""
     sizes = dict(zip(mesh.axes, mesh.shape))
-    same = (id(choices.shardings), id(choices.layouts))
+    same = (id(choices.shardings), id(choices.layouts), id(choices.gradients))
     relevant = memo(graph, ("axes", *same), lambda: (_size_axes(graph, choices), choices))[0]
     relevant |= memo(graph, ("stored axes", id(choices.storage)), lambda: (_between(choices), choices))[0]
     lengths = tuple(sorted((a, n) for a, n in sizes.items() if a in relevant or n == 1))
@@ -125,7 +125,7 @@ def _size_axes(graph: Graph, choices: Choices) -> frozenset[str]:
             major = major and sharding.variant != SUMMA  # the rows' axis cuts the matrix, too
             found.update(c.axis for c in (cuts[1:] if major else cuts))
         found.update(c.axis for own in sharding.backward.values() for cuts in own.values() for c in cuts)
-    for t, layout in choices.layouts.items():
+    for t, layout in (*choices.layouts.items(), *choices.gradients.items()):
         for d, subs in enumerate(layout.dims):
             for k, (_, cuts) in enumerate(subs):
                 found.update(c.axis for c in cuts if (d, k) != (0, 0) or graph.tensor[t].role == "param")

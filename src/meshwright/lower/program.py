@@ -17,6 +17,9 @@ complete, except that the gradient of a parameter may still be unsummed over its
 Each forward conversion v -> w has exactly one dual instruction ∂w -> ∂v in `backward` if a gradient flows (possibly
 kind "identity": nothing to do). Chains of several steps (v -> v@1 -> v@2) are several instructions. An op whose gradients
 are computed apart (lower/apart.py) has instructions of its own for each of them instead.
+
+The gradient of an activation t that rests otherwise than t is "∂t^": every reader brings what it says of it there, from
+∂(t@k), and from there it is converted for the op that made t, as ∂(t!) or ∂t. There is no value t^.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from .parts import local_count
 
 GRAD = "∂"
 RAW = "!"
+APART = "^"
 INSIDE = frozenset({"stat", "panel"})
 """Kinds of instructions that the local form of their op carries out."""
 
@@ -42,6 +46,7 @@ InstrKind = Literal[
     "slice",  # keep the own part along `axes` of sub-dimension `dim`: no traffic
     "pad",  # the dual of a slice whose gradient may stay a partial sum: own part among zeros: no traffic
     "identity",  # nothing moves; stands so that a value or a gradient has a name
+    "home",  # where the gradient of a value rests apart: only in segments as ranks run them (lower/joined.py)
     "halo",  # rows of both neighbours around the own part, before an op whose windows are cut (lower/halo.py)
     "stat",  # an all-reduce inside op `on`: maxima, sums, counts of a cut stat factor
     "panel",  # a block of an operand, or of its gradient, broadcast or summed inside product `on` (lower/summa.py)
@@ -58,7 +63,7 @@ class Instr:
     on: str
     """compute, stat: the op. Otherwise: the tensor whose value it is."""
     phase: Phase = "forward"
-    """input_grad, weight_grad: of one operand, `dim`, computed apart."""
+    """input_grad, weight_grad: of one operand, computed apart."""
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     collective: Collective | None = None
@@ -91,14 +96,19 @@ class Instr:
     steps: int = 1
     """compute: products of `sizes` one after the other, whose operands come in as many blocks; 0: a sum alone, not priced."""
     within: str = ""
-    """The op whose local form carries this out, with all that it makes of its gradients apart (lower/apart.py)."""
+    """The op whose local form carries this out, with all that it makes of its gradients apart (lower/apart.py). A statistic
+    so marked is one of the forward that is computed again."""
+    arriving: tuple[int, ...] = ()
+    """compute of gradients apart: the results whose gradients it reads, its first inputs."""
+    targets: tuple[int, ...] = ()
+    """compute of gradients apart: the operand of each gradient that it makes."""
 
     def grouped(self, group: int) -> Instr:
         """The same as a member of a fused kernel."""
         return Instr(
             self.kind, self.on, self.phase, self.inputs, self.outputs, self.collective, self.axes, self.dim, self.dim2,
             self.before, self.after, self.cuts, self.operands, self.results, self.sizes, self.nbytes, self.samples,
-            self.op, group, self.steps, self.within,
+            self.op, group, self.steps, self.within, self.arriving, self.targets,
         )  # fmt: skip
 
     @property
@@ -256,6 +266,13 @@ class Program:
     def local_samples(self, mesh: Mesh, axes: tuple[str, ...]) -> int:
         """Samples on the fullest device when a micro-batch is cut over `axes`."""
         return local_count(self.micro_batch, axes, mesh)
+
+
+def tensor_of(value: str) -> str:
+    """The tensor whose value, or gradient, is so named: "∂x@1" -> "x"."""
+    value = value.removeprefix(GRAD).removesuffix(RAW).removesuffix(APART)
+    stem, at, _ = value.rpartition("@")
+    return stem if at else value
 
 
 def unrolled(program: Program, graph: Graph) -> Program:

@@ -13,6 +13,7 @@ from ..cost.base import Collective
 from ..errors import InputError
 from ._fields import Fields, integer, listed, one_of, reference, shown, text
 from .model import (
+    AS_VALUES,
     Action,
     ActionKind,
     Cut,
@@ -168,6 +169,7 @@ class Pools:
             mesh=reference(self.meshes, "meshes")(fields.get("mesh"), fields.at("mesh")),
             shardings=entries("shardings", self.shardings, "shardings"),
             layouts=entries("layouts", self.layouts, "layouts"),
+            gradients=entries("gradients", self.layouts, "layouts") or AS_VALUES,
             storage=entries("storage", self.storages, "storages"),
             recompute=self._set(fields.get("recompute", []), fields.at("recompute")),
             recompute_at=cast(

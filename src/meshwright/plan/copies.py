@@ -122,6 +122,7 @@ def _check_alike(first: Stage, other: Stage, pipe: int, of: int) -> None:
         ("another mesh", (first.mesh.axes, first.mesh.shape) == (other.mesh.axes, other.mesh.shape)),
         ("other cuts", first.shardings is other.shardings or first.shardings == other.shardings),
         ("other layouts", first.layouts is other.layouts or first.layouts == other.layouts),
+        ("gradients that rest otherwise", first.gradients == other.gradients),
         ("other storage", first.storage is other.storage or first.storage == other.storage),
         ("other recomputed ops", _again(first) == _again(other)),
         ("another keep_last", first.keep_last == other.keep_last),

@@ -88,6 +88,12 @@ def layout_of(graph: Graph, stage: Stage, tensor: str) -> Layout | None:
     return found if found is not None else stage.layouts.get(representative_tensor(graph, tensor))
 
 
+def gradient_of(graph: Graph, stage: Stage, tensor: str) -> Layout | None:
+    """Layout at rest of the gradient of an activation; None = as the activation."""
+    found = stage.gradients.get(tensor)
+    return found if found is not None else stage.gradients.get(representative_tensor(graph, tensor))
+
+
 def storage_of(graph: Graph, stage: Stage, param: str) -> Storage | None:
     """Storage of a parameter; None = as its op computes with it."""
     found = stage.storage.get(param)
@@ -164,7 +170,7 @@ def _special_blocks(graph: Graph, stage: Stage) -> dict[int, set[int]]:
     if not graph.runs:
         return found
     ops = {graph.position[n] for names in (stage.shardings, stage.recompute) for n in names if n in graph.position}
-    for name in (*stage.layouts, *stage.storage, *stage.offload):
+    for name in (*stage.layouts, *stage.gradients, *stage.storage, *stage.offload):
         if representative_tensor(graph, name) == name:
             continue  # speaks for all copies, or for a tensor that no block owns
         if name in graph.producer:

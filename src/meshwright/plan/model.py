@@ -57,7 +57,7 @@ class OpSharding:
     """Operands whose gathered copy stays until the backward; all others rest and are gathered again."""
     backward: Mapping[int, Mapping[str, tuple[Cut, ...]]] = field(default_factory=dict)
     """Operand, counted from 0 -> factor -> cuts: how the gradient of that operand is computed. Missing = the dual: as the op
-    itself is cut. Products alone can compute a gradient otherwise."""
+    itself is cut. Products compute each of their gradients alone, other ops all of them alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,8 @@ class SumProgram:
 
 
 RecomputeAt = Literal["block", "stage"]
+AS_VALUES: Mapping[str, Layout] = {}
+"""Gradients that all rest as their activations do: one object, as lowering knows equal stages by their tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,8 @@ class Stage:
     waits for the backward (GPipe's cells)."""
     recompute_blocks: int = 0
     """Of this stage's blocks only the first so many run again; 0 = all."""
+    gradients: Mapping[str, Layout] = field(default_factory=lambda: AS_VALUES)
+    """Activation -> how its gradient rests, complete; missing = as the activation does."""
 
 
 @dataclass(frozen=True, slots=True)

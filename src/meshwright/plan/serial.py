@@ -200,6 +200,8 @@ def _stage(stage: Stage, pools: Mapping[str, _Pool]) -> dict[str, object]:
         found["shardings"] = tables.add({k: shardings.add(_sharding(s)) for k, s in stage.shardings.items()})
     if stage.layouts:
         found["layouts"] = tables.add({k: layouts.add(_layout(v)) for k, v in stage.layouts.items()})
+    if stage.gradients:
+        found["gradients"] = tables.add({k: layouts.add(_layout(v)) for k, v in stage.gradients.items()})
     if stage.storage:
         found["storage"] = tables.add({k: storages.add(_storage(s, layouts)) for k, s in stage.storage.items()})
     if stage.recompute:

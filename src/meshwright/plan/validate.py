@@ -70,7 +70,8 @@ def _check_stage(
     mesh = stage.mesh
     tables: tuple[tuple[Mapping[str, object], Callable[[], None]], ...] = (
         (stage.shardings, lambda: _check_shardings(graph, stage.shardings, mesh, s)),
-        (stage.layouts, lambda: _check_layouts(graph, stage.layouts, mesh, s)),
+        (stage.layouts, lambda: _check_layouts(graph, "layouts", stage.layouts, mesh, s)),
+        (stage.gradients, lambda: _check_layouts(graph, "gradients", stage.gradients, mesh, s)),
         (stage.storage, lambda: _check_storage(graph, stage.storage, mesh, s, count)),
     )
     for table, check in tables:
@@ -138,12 +139,12 @@ def _check_cuts(cuts: Iterable[Cut], mesh: Mesh, used: set[str], where: str) -> 
             _named(where, lambda cut=cut: check_weights(cut, mesh))  # type: ignore[misc]
 
 
-def _check_layouts(graph: Graph, layouts: Mapping[str, Layout], mesh: Mesh, s: int) -> None:
+def _check_layouts(graph: Graph, field: str, layouts: Mapping[str, Layout], mesh: Mesh, s: int) -> None:
     for name, layout in layouts.items():
         if name not in graph.tensor:
-            raise InputError(f'stage {s}: layouts name "{name}", which is no tensor' + _near(name, graph.tensor))
+            raise InputError(f'stage {s}: {field} name "{name}", which is no tensor' + _near(name, graph.tensor))
         if graph.tensor[name].role == "param":
-            raise InputError(f'stage {s}: layouts name parameter "{name}": its rest placement belongs in storage')
+            raise InputError(f'stage {s}: {field} name parameter "{name}": its rest placement belongs in storage')
         if layout.partial:
             raise InputError(
                 f"stage {s}, tensor {name}: its layout is partial over {_listed(layout.partial)}: it must be whole"

@@ -221,6 +221,8 @@ def _further(graph: Graph, stage: Stage) -> dict[Subject, str]:
     for name, layout in stage.layouts.items():
         if axes_of(layout):
             found[name, "value"] = f"rests as {layout_text(layout, graph.samples)}"
+    for name, layout in stage.gradients.items():
+        found[name, "gradient"] = f"gradient rests as {layout_text(layout, graph.samples)}"
     for name, storage in stage.storage.items():
         if graph.representative_param.get(name, name) != name:
             found[name, "storage"] = f"z{rest_level(storage, {})}"

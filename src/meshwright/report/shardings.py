@@ -117,7 +117,8 @@ class _Rows:
     def _row(self, i: Instr, gradients: Sequence[Instr], forward: list[str], backward: list[str]) -> OpRow:
         """`gradients`: those that are cut otherwise than the op."""
         names = self.graph.ops[self.graph.position[i.on]].inputs
-        cut = "; ".join([_cut(i), *(f"gradient of {self._short(names[g.dim])}: {_cut(g)}" for g in gradients)])
+        said = {f"gradient of {' and '.join(self._short(names[k]) for k in g.targets)}: {_cut(g)}" for g in gradients}
+        cut = "; ".join([_cut(i), *sorted(said)])
         rests = next(
             (self._rest(t) or layout_text(r, self.graph.samples) for t, r in zip(i.outputs, i.results, strict=True)), ""
         )

@@ -18,11 +18,10 @@ from ..lower import lower
 from ..lower.fusion import uncut
 from ..lower.parameters import STAGES
 from ..lower.parts import local_count
-from ..lower.program import Instr, StageCode
+from ..lower.program import Instr, StageCode, tensor_of
 from ..plan.model import Plan
 from ..plan.problem import Problem, Recipe
 from .phases import backward_phase
-from .segment import base
 
 Part = tuple[Collective, tuple[str, ...], int]
 """Of a collective: its kind, its axes, copies among what is sent (`Group.copies`)."""
@@ -125,7 +124,7 @@ class Tariff:
                 graph = self.graph
                 op = graph.ops[graph.representative[graph.position[instr.on]]]
                 own = graph.ops[graph.position[instr.on]].inputs
-                made = {base(v) for v in instr.outputs}
+                made = {tensor_of(v) for v in instr.outputs}
                 wanted = [first for first, name in zip(op.inputs, own, strict=True) if made & {name, first}]
                 rows = self.rows(op, [instr.sizes], [instr.samples])
                 self._once[key] = float(self.compute(op, rows, instr.phase, wanted)[0])

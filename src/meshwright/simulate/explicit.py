@@ -207,10 +207,13 @@ class _Writer:
                 self._data_gradient(t, number, op, i, calls)
 
     def _apart(self, i: Instr, op: Op, calls: list[Call]) -> None:
-        """The gradient of one operand, which reads what it needs by name."""
-        number = self._new("", self._bytes(op.inputs[i.dim], i.operands[i.dim], grad=True))
-        calls.append(Call("backward", op.name, self._there(i.inputs), (number,), i))
-        self._give(i.outputs[0], number, calls)
+        """Gradients that are computed apart, which read what they need by name."""
+        made = []
+        for name, k in zip(i.outputs, i.targets, strict=True):
+            made.append((name, self._new("", self._bytes(op.inputs[k], i.operands[k], grad=True))))
+        calls.append(Call("backward", op.name, self._there(i.inputs), tuple(number for _, number in made), i))
+        for name, number in made:
+            self._give(name, number, calls)
 
     def _data_gradient(self, t: str, number: int, op: Op, i: Instr, calls: list[Call]) -> None:
         """Complete: summed over the axes that cut what the data has not."""

@@ -15,7 +15,7 @@ from ..cluster.model import Cluster, Mesh
 from ..cost.analytic import DISPATCH
 from ..cost.base import Collective, CostModel, Group
 from ..graph.ir import ITEM_BYTES, Floats, Graph, Ints
-from ..lower.program import Instr, Segment, StageCode
+from ..lower.program import Instr, Segment, StageCode, tensor_of
 from ..plan.problem import Recipe
 from .samples import sizes_of
 from .segment import (
@@ -31,11 +31,10 @@ from .segment import (
     WIDTH,
     SegmentPrice,
     SegmentPricer,
-    base,
     exposed,
 )  # fmt: skip
 
-__all__ = ["KINDS", "PARTS", "Pricer", "SegmentPrice", "StagePrice", "base", "exposed"]
+__all__ = ["KINDS", "PARTS", "Pricer", "SegmentPrice", "StagePrice", "exposed"]
 
 STAGES = "stages"
 """Axis of the sum of a tied parameter's gradient over the stages that hold a copy; no axis of a mesh."""
@@ -236,7 +235,7 @@ class Pricer:
         """Parameters that a segment computes with."""
         found = self._params.get(id(segment.forward))
         if found is None:
-            names = {base(v) for i in segment.forward for v in i.inputs}
+            names = {tensor_of(v) for i in segment.forward for v in i.inputs}
             params = {n for n in names if n in self.graph.tensor and self.graph.tensor[n].role == "param"}
             found = self._params[id(segment.forward)] = (segment, frozenset(params))
         return found[1]

@@ -20,7 +20,7 @@ from ..cost.base import Collective, CostModel, Group, OpMemory
 from ..cost.losses import CROSS_ENTROPIES
 from ..graph.ir import ITEM_BYTES, Floats, Graph, Ints, Op, Phase
 from ..lower.atoms import PRODUCTS
-from ..lower.program import GRAD, RAW, Instr, Segment
+from ..lower.program import Instr, Segment, tensor_of
 from .panels import hidden
 from .phases import backward_phase, is_product
 from .samples import At, Samples, affine, local_samples, own_sizes, sizes_of
@@ -76,13 +76,6 @@ def exposed(comm: Floats, compute: Floats, share: Floats | float) -> Floats:
     """Seconds that stay visible of communication beside `compute`, of which `share` can hide it."""
     found: Floats = np.maximum(comm - share * compute, (1.0 - share) * comm)
     return found
-
-
-def base(value: str) -> str:
-    """Tensor of a value's name: "∂x@1" -> "x"."""
-    value = value.removeprefix(GRAD).removesuffix(RAW)
-    stem, at, _ = value.rpartition("@")
-    return stem if at else value
 
 
 class SegmentPricer:
@@ -179,7 +172,7 @@ class SegmentPricer:
             op = self.graph.ops[self.graph.position[i.on]] if i.kind == "compute" else None
             if op is None or op.kind not in PRODUCTS:
                 continue
-            made = {base(v) for v in i.outputs}
+            made = {tensor_of(v) for v in i.outputs}
             column = {f.name: k for k, f in enumerate(op.rule.factors)}
             for name, dims in zip(op.inputs, op.rule.operands, strict=True):
                 if name in made and self.graph.tensor[name].role == "param":
@@ -302,7 +295,7 @@ class SegmentPricer:
     def _phase(self, instr: Instr, op: Op) -> Phase:
         if instr.phase != "backward":
             return instr.phase
-        return backward_phase(self.graph, op, {base(v) for v in instr.outputs})
+        return backward_phase(self.graph, op, {tensor_of(v) for v in instr.outputs})
 
     def _kernels(self, segment: Segment, mesh: Mesh, device: DeviceType, micro: Ints, at: At | None = None) -> Floats:
         """Seconds [phase, kernel, n] of the fused kernels of light ops."""

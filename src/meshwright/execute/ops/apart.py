@@ -1,148 +1,105 @@
 """An op whose gradients are computed apart (lower/apart.py): one function of autograd that carries out what the program says.
 
-    forward    the op's own call on its local operands, then the instructions that bring its result to rest
-    backward   the op's backward list: values re-laid, one local product for each gradient, each brought to where it goes
+    forward    the op's own call on its local operands, then the instructions that bring its results to rest
+    backward   the op's backward list: values re-laid, gradients from them, each brought to where it goes
 
-It saves what the list reads of the forward, as it rests or as the op read it.
+It saves what the list reads of the forward, as it rests or as the op read it. Where a gradient rests apart, what it is the
+gradient of (lower/joined.py) is among the operands or the results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from string import ascii_letters
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ...lower.apart import others
+from ...lower.apart import alone
+from ...lower.joined import joint
 from ...lower.program import GRAD, Instr
 from ...plan.layout import local_shape
 from ..ranks.collectives import apply
-from .site import Local, Moment, Recorded, Site
-from .windows import convolution
+from .gradients import Gradient, by_product, by_running_again
+from .site import Local, Moment, Site
+
+Localise: TypeAlias = Callable[[Site], Local]
 
 
-def apart(site: Site, call: Local) -> Local:
-    """`call`: the op as it computes, its gradients apart."""
-    op = _Op(site, call)
-    return lambda operands, moment: (_Apart.apply(op, moment, *operands),)  # type: ignore[no-untyped-call]
+def apart(site: Site, localise: Localise) -> Local:
+    """The op as it computes, its gradients apart. `localise`: the local form of an op whose gradients are not."""
+    op = _Op(site, localise)
+    return lambda operands, moment: _Apart.apply(op, moment, *operands)  # type: ignore[no-untyped-call]
 
 
 class _Apart(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, op: _Op, moment: Moment, *operands: Tensor) -> Tensor:
-        ctx.save_for_backward(*(operands[k] for k in op.saved))
-        ctx.op = op
-        return op.forward(operands, moment)
+    def forward(ctx: Any, op: _Op, moment: Moment, *operands: Tensor) -> tuple[Tensor, ...]:
+        results = op.forward(operands, moment)
+        named = dict(zip((*op.inputs, *op.outputs), (*operands, *results), strict=True))
+        ctx.save_for_backward(*(named[name] for name in op.saved))
+        ctx.op, ctx.moment = op, moment
+        ctx.mark_non_differentiable(*(x for x in results if not x.is_floating_point()))
+        return results
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, None, *ctx.op.backward(grad, ctx.saved_tensors))
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, None, *ctx.op.backward(grads, ctx.saved_tensors, ctx.moment))
 
 
 class _Op:
     """One op on one rank."""
 
-    def __init__(self, site: Site, call: Local) -> None:
-        self.site, self.call = site, call
-        names = site.instr.inputs
+    def __init__(self, site: Site, localise: Localise) -> None:
+        self.site, self.call = site, localise(_itself(site))
+        own = joint(site.instr, site.completes, site.apart)
+        self.inputs, self.outputs = own.inputs, own.outputs
+        self.entering = [self.outputs.index(name.removeprefix(GRAD)) for name in own.entering]
+        """Results whose gradient is read."""
         made = {name for i in site.apart for name in i.outputs}
         read = dict.fromkeys(name for i in site.apart for name in i.inputs if name not in made)
-        self.enters = next(name for name in read if name.startswith(GRAD))
-        """The gradient of the result at rest."""
-        self.saved = [names.index(name) for name in read if name != self.enters]
-        self.leaves = [GRAD + name for name in names]
-        """Per operand: its gradient, if one of these is made."""
-        self.products = {id(i): _gradient(site, i) for i in site.apart if i.kind == "compute"}
+        self.saved = [name for name in read if not name.startswith(GRAD)]
+        self.homes = {name: i for i in reversed(site.apart) for name in i.inputs if name in own.entering}
+        """Gradient of a result -> the first instruction that reads it."""
+        make = by_product if alone(site.op) else lambda s, i: by_running_again(s, i, localise)
+        self.gradients: Mapping[int, Gradient] = {id(i): make(site, i) for i in site.apart if i.kind == "compute"}
 
-    def forward(self, operands: Sequence[Tensor], moment: Moment) -> Tensor:
-        (x,) = self.call(list(operands[: len(self.site.op.inputs)]), moment)
-        for instr in self.site.completes:
-            x = self._moved(instr, x)
-        return x
+    def forward(self, operands: Sequence[Tensor], moment: Moment) -> tuple[Tensor, ...]:
+        found = self.call(list(operands[: len(self.site.op.inputs)]), moment)
+        values = dict(zip(self.site.instr.outputs, found, strict=True))
+        for i in self.site.completes:
+            values[i.outputs[0]] = self._moved(i, values[i.inputs[0]])
+        like = found[0]
+        return tuple(values[name] if name in values else self._home(name, like) for name in self.outputs)
 
-    def backward(self, grad: Tensor, saved: Sequence[Tensor]) -> list[Tensor | None]:
+    def _home(self, name: str, like: Tensor) -> Tensor:
+        """What the gradient of a result that rests apart is the gradient of."""
+        i = self.homes[GRAD + name]
+        k = i.arriving[i.inputs.index(GRAD + name)] if i.kind == "compute" else 0
+        layout = i.before if i.before is not None else i.results[k]
+        t = self.site.op.outputs[k] if i.kind == "compute" else i.on
+        shape = local_shape(layout, self.site.graph.tensor[t].shape, self.site.view.mesh, self.site.view.coords)
+        return like.new_zeros(()).expand(shape)
+
+    def backward(self, grads: Sequence[Tensor], saved: Sequence[Tensor], moment: Moment) -> list[Tensor | None]:
         """Per operand of the forward: its gradient; of several of the same name the first has all of it."""
-        values = {self.enters: grad}
-        values.update((self.site.instr.inputs[k], x) for k, x in zip(self.saved, saved, strict=True))
+        values = {GRAD + self.outputs[k]: grads[k] for k in self.entering}
+        values.update(zip(self.saved, saved, strict=True))
         for i in self.site.apart:
+            if i.kind == "stat":
+                continue  # carried out by what is computed again
             operands = [values[name] for name in i.inputs]
-            product = self.products.get(id(i))
-            x = product(*operands) if product is not None else self._moved(i, operands[0])
-            name = i.outputs[0]
-            values[name] = values[name] + x if name in values else x
-        return [values.pop(name, None) for name in self.leaves]
+            gradient = self.gradients.get(id(i))
+            made = gradient(operands, moment) if gradient is not None else [self._moved(i, operands[0])]
+            for name, x in zip(i.outputs, made, strict=True):
+                values[name] = values[name] + x if name in values else x
+        return [values.pop(GRAD + name, None) for name in self.inputs]
 
     def _moved(self, instr: Instr, x: Tensor) -> Tensor:
         return apply(instr, x, self.site.graph.tensor[instr.on].shape, self.site.view)
 
 
-def _gradient(site: Site, instr: Instr) -> Callable[..., Tensor]:
-    """From the gradient of the result and the operands that `others` names, all as the instruction reads them."""
-    return Convolution(site, instr) if site.op.kind.startswith("conv") else Product(site, instr)
-
-
-class Product:
-    """The gradient of one operand of a product from that of its result and the other operands: a product, too."""
-
-    def __init__(self, site: Site, instr: Instr) -> None:
-        rule, k = site.op.rule, instr.dim
-        letters = dict(zip((f.name for f in rule.factors), ascii_letters))
-        whole = site.graph.tensor[site.op.inputs[k]].shape
-        self.shape = local_shape(instr.operands[k], whole, site.view.mesh, site.view.coords)
-        sides = [rule.results[0], *(rule.operands[j] for j in others(site.op, k))]
-        terms = ["".join(letters[name] for names in dims for name in names) for dims in sides]
-        own = ["".join(letters[name] for name in names) for names in rule.operands[k]]
-        known = {letter for term in terms for letter in term}
-        self.single = [[d for d, names in enumerate(dims) if not names] for dims in sides]
-        """Per tensor that is read: dims of one element that belong to no factor."""
-        self.equation = f"{','.join(terms)}->{''.join(x for x in own if x in known)}"
-        self.narrow = [n if x in known else 1 for n, x in zip(self.shape, own, strict=True)]
-        """The shape before it is spread over what neither the result nor another operand has."""
-
-    def __call__(self, *values: Tensor) -> Tensor:
-        laid = [x.reshape([n for d, n in enumerate(x.shape) if d not in own]) for x, own in zip(values, self.single)]
-        return torch.einsum(self.equation, *laid).reshape(self.narrow).expand(self.shape).contiguous()
-
-
-class Convolution:
-    """The gradient of one operand of a convolution whose windows are whole: torch's own kernel for it alone."""
-
-    def __init__(self, site: Site, instr: Instr) -> None:
-        self.operand = instr.dim
-        local = replace(site, instr=instr, completes=(), apart=())
-        self.shapes = [local.local_operand(k) for k in range(len(site.op.inputs))]
-        call = convolution(local)
-        named = dict(zip(ARGUMENTS, call.args)) | dict(call.kwargs) if isinstance(call, Recorded) else {}
-        rank = int(site.op.kind[4])
-        self.how = [_each(named.get(name, default), rank) for name, default in DEFAULTS]
-        self.groups = int(named.get("groups", 1))
-
-    def __call__(self, grad: Tensor, *others: Tensor) -> Tensor:
-        shape = self.shapes[self.operand]
-        if self.operand == BIAS:
-            return grad.sum([d for d in range(grad.dim()) if d != 1])
-        (other,) = others
-        if not (grad.numel() and other.numel() and all(shape)):  # torch refuses to convolve no channels
-            return grad.new_zeros(shape)
-        own = grad.new_empty(shape)  # its shape alone is asked for
-        x, weight = (other, own) if self.operand else (own, other)
-        stride, padding, dilation = self.how
-        mask = [k == self.operand for k in range(3)]
-        found = torch.ops.aten.convolution_backward(
-            grad, x, weight, None, stride, padding, dilation, False, [0] * len(stride), self.groups, mask
-        )
-        return found[self.operand]  # type: ignore[no-any-return]
-
-
-ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-"""Of torch's convolutions, in order."""
-DEFAULTS = (("stride", 1), ("padding", 0), ("dilation", 1))
-BIAS = 2
-
-
-def _each(value: Any, rank: int) -> list[int]:
-    found = [int(v) for v in value] if isinstance(value, (list, tuple)) else [int(value)]
-    return found if len(found) == rank else found * rank
+def _itself(site: Site) -> Site:
+    """The op as its forward computes it; the statistics of the backward are those of its gradients."""
+    return replace(site, completes=(), apart=(), backward=())

@@ -48,7 +48,7 @@ def localise(site: Site) -> Local:
             raise Unsupported(
                 f'factor "{name}" of {op.name} is {kind}: plans that cut it can be priced, not run', reason="factor"
             )
-    return apart(site, twin(site)) if site.apart else twin(site)
+    return apart(site, localise) if site.apart else twin(site)
 
 
 def _as_captured(site: Site) -> Local:

@@ -171,9 +171,11 @@ def _occurrences(
     gone = {name for g in gathers for name in g.stands_for if not name.startswith(GRAD)}
     for s in without(stage, gathers).segments:
         reader = {i.on: i for i in s.forward if i.kind == "compute"}
-        for i in (*s.forward, *s.rerun, *s.backward):
-            if i.communicates and not gone.intersection(i.outputs):
-                yield s.count * micro_batches, i, reader[i.on] if i.kind in INSIDE else None
+        apart = reader | {i.on: i for i in s.backward if i.kind == "compute" and i.within}
+        for readers, instrs in ((reader, (*s.forward, *s.rerun)), (apart, s.backward)):
+            for i in instrs:
+                if i.communicates and not gone.intersection(i.outputs):
+                    yield s.count * micro_batches, i, readers[i.on] if i.kind in INSIDE else None
 
 
 def _inside(instr: Instr, reader: Instr, stage: StageCode, graph: Graph, coords: Mapping[str, int]) -> int:

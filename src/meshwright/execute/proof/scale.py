@@ -84,6 +84,7 @@ def fitted(plan: Plan, graph: Graph) -> Plan:
             ops=tuple(filter(there, s.ops)),
             shardings=kept(s.shardings),
             layouts=kept(s.layouts),
+            gradients=kept(s.gradients),
             recompute=frozenset(filter(there, s.recompute)),
         )
         for s in plan.stages

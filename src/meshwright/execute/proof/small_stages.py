@@ -105,6 +105,7 @@ def small_stages(
                     old.shardings, lambda m: {n: x for n, x in m.items() if _known(small, n, casts, dropped)}
                 ),
                 layouts=once(old.layouts, layouts),
+                gradients=once(old.gradients, layouts),
                 storage=once(old.storage, storage),
                 recompute=frozenset(n for n in old.recompute if n in small.position),
             )

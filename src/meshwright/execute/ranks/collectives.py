@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...errors import ExecutionError
 from ...lower.program import Instr
-from ...plan.layout import interval
+from ...plan.layout import interval, local_shape
 from ...plan.model import Cut, Layout
 from ..ops.halo import exchange
 from .mesh_groups import MeshView
@@ -42,6 +42,9 @@ def atoms(layout: Layout, shape: Sequence[int]) -> list[Atom]:
 
 def apply(instr: Instr, x: Tensor, shape: Sequence[int], view: MeshView) -> Tensor:
     """The value after `instr`; `shape`: of the whole tensor. Never writes into `x`."""
+    if instr.kind == "home":
+        assert instr.after is not None
+        return x.new_zeros(()).expand(local_shape(instr.after, tuple(shape), view.mesh, view.coords))
     if instr.kind == "identity" or view.size(instr.axes) == 1:
         return x
     if instr.kind == "halo":

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...graph.ir import Graph
-from ...lower.apart import joined
+from ...lower.joined import joined
 from ...lower.program import GRAD, Instr, StageCode
 from ..ops.params import dtype_of
 from ..ranks.mesh_groups import MeshView
@@ -70,7 +70,8 @@ def gathers_of(code: StageCode) -> tuple[Gather, ...]:
                 added[name] = added.get(name, 0) + 1
     found = []
     for k, segment in enumerate(code.segments):
-        moves = moves_of(joined(segment), {i.on: () for i in segment.forward if i.kind not in LOCAL})
+        segment = joined(segment)
+        moves = moves_of(segment, {i.on: () for i in segment.forward if i.kind not in LOCAL})
         here = Counter(name for i in segment.forward for name in i.inputs)
         for move in moves.values():
             alone = [move.source, *(i.outputs[0] for i in move.steps[:-1])]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ExecutionError
-from ...lower.program import GRAD, INSIDE, Instr, Segment
+from ...lower.program import APART, GRAD, INSIDE, Instr, Segment
 from ..ranks.collectives import apply
 from ..ranks.mesh_groups import MeshView
 
@@ -32,6 +32,8 @@ class Move:
     """Empty: no gradient flows."""
     shape: tuple[int, ...]
     """Of the whole tensor."""
+    home: str = ""
+    """The value whose gradient the duals make, where that of the source rests apart."""
 
     @property
     def carries(self) -> bool:
@@ -39,7 +41,12 @@ class Move:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return (self.source,)
+        return (self.source, self.home) if self.home else (self.source,)
+
+    @property
+    def carrying(self) -> str:
+        """The value to which the gradient flows."""
+        return self.home or self.source
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -47,7 +54,7 @@ class Move:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return (self.source,)
+        return self.inputs
 
     def forward(self, x: Tensor, view: MeshView) -> Tensor:
         return self._through(self.steps, x, view)
@@ -60,25 +67,30 @@ class Move:
             x = apply(instr, x, self.shape, view)
         return x
 
-    def run(self, x: Tensor, view: MeshView, done: set[str]) -> Tensor:
-        """With gradient. `done`: gets the target's name when the duals have run."""
-        if all(i.kind == "identity" or view.size(i.axes) == 1 for i in (*self.steps, *self.duals)):
+    def run(self, x: Tensor, carries: Tensor, view: MeshView, done: set[str]) -> Tensor:
+        """With gradient, to `carries`: the source or its home. `done`: gets the target's name when the duals have run."""
+        still = all(i.kind == "identity" or (i.kind != "home" and view.size(i.axes) == 1) for i in self._all)
+        if still and carries is x:
             done.add(self.target)
             return x
-        return _Moved.apply(x, self, view, done)  # type: ignore[no-any-return, no-untyped-call]
+        return _Moved.apply(carries, x.detach(), self, view, done)  # type: ignore[no-any-return, no-untyped-call]
+
+    @property
+    def _all(self) -> tuple[Instr, ...]:
+        return (*self.steps, *self.duals)
 
 
 class _Moved(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, move: Move, view: MeshView, done: set[str]) -> Tensor:
+    def forward(ctx: Any, carries: Tensor, x: Tensor, move: Move, view: MeshView, done: set[str]) -> Tensor:
         ctx.move, ctx.view, ctx.done = move, view, done
         out = move.forward(x, view)
         return out.view_as(out) if out is x else out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         ctx.done.add(ctx.move.target)
-        return ctx.move.backward(grad, ctx.view), None, None, None
+        return ctx.move.backward(grad, ctx.view), None, None, None, None
 
 
 def moves_of(segment: Segment, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Move]:
@@ -95,6 +107,9 @@ def moves_of(segment: Segment, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
         duals = tuple(_chain(GRAD + target, out_of, known))
         if duals:
             steps, end = [last], duals[-1].outputs[0].removeprefix(GRAD)
+            if end.endswith(APART):  # its steps in front of the last have no duals of their own
+                found[target] = Move(last.inputs[0], target, (last,), duals, shapes[last.on], end)
+                continue
             while steps[0].inputs[0] != end:
                 if steps[0].inputs[0] not in into:
                     raise ExecutionError(

@@ -25,7 +25,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_
 
 from ...errors import ExecutionError
 from ...graph.ir import Graph
-from ...lower.apart import joined
+from ...lower.joined import joined
 from ...lower.program import GRAD, INSIDE, Instr, Segment, StageCode
 from ..ops.calls import Place, calls_of
 from ..ops.running import RunningPart

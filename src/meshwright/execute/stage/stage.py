@@ -23,7 +23,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ...errors import ExecutionError
 from ...graph.ir import Graph
-from ...lower.apart import joined
+from ...lower.joined import joined
 from ...lower.program import GRAD, INSIDE, Instr, Segment, StageCode
 from ..ops.calls import Place, calls_of
 from ..ops.running import RunningPart
@@ -135,7 +135,7 @@ def _prepare(
     entry = dict.fromkeys(
         n
         for unit in units
-        for n in (unit.carrying if isinstance(unit, Island) else (unit.source,) if unit.duals else ())
+        for n in (unit.carrying if isinstance(unit, Island) else (unit.carrying,) if unit.duals else ())
         if n not in made and n not in gathered.group_of
     )
     listed = (i for i in segment.rerun if i.kind not in INSIDE and not gathered.stands_for.intersection(i.outputs))
@@ -321,11 +321,16 @@ class StageRunner:
 
     def _move(self, move: Move, values: dict[str, Tensor], flight: Flight, taped: _Taped, grad: bool) -> None:
         x = self._value(move.source, values, flight)
-        with torch.set_grad_enabled(grad):
-            if grad and not x.requires_grad:
-                (x,) = Entry.apply(self._token, x)  # type: ignore[no-untyped-call]
-                taped.loose.append(get_gradient_edge(x))
-            values[move.target] = move.run(x, self.view, taped.done) if grad else move.forward(x, self.view)
+        if not grad:
+            with torch.no_grad():
+                values[move.target] = move.forward(x, self.view)
+            return
+        carries = self._value(move.home, values, flight) if move.home else x
+        with torch.enable_grad():
+            if not carries.requires_grad:
+                (carries,) = Entry.apply(self._token, carries)  # type: ignore[no-untyped-call]
+                taped.loose.append(get_gradient_edge(carries))
+            values[move.target] = move.run(x if move.home else carries, carries, self.view, taped.done)
 
     def _value(self, name: str, values: Mapping[str, Tensor], flight: Flight) -> Tensor:
         for source in (values, flight.values, flight.weights, self.constants):

@@ -9,7 +9,7 @@ from math import prod
 from meshwright.cluster.model import Mesh
 from meshwright.graph.ir import Graph, Op
 from meshwright.graph.saved import needs_grad
-from meshwright.lower.apart import alone, why_not
+from meshwright.lower.apart import alone
 from meshwright.plan.model import Cut, Layout, OpSharding, Plan, Schedule, Stage, Storage
 from meshwright.plan.schedules import conditions
 
@@ -182,13 +182,15 @@ def with_gradients(
             weights.update(op.outputs)
 
     def gradients(op: Op, own: OpSharding, mesh: Mesh) -> OpSharding:
-        if why_not(op) or all(t in weights for t in op.inputs):
+        if all(t in weights for t in op.inputs):
             return own
         every = range(len(op.inputs))
         if alone(op):
             found = {k: random_sharding(op, mesh, rng, uneven, legal).cuts for k in every if rng.random() < share}
         else:
-            found = dict.fromkeys(every if rng.random() < share else (), random_sharding(op, mesh, rng, uneven, legal).cuts)
+            found = dict.fromkeys(
+                every if rng.random() < share else (), random_sharding(op, mesh, rng, uneven, legal).cuts
+            )
         return replace(own, backward=found)
 
     learned = needs_grad(graph)

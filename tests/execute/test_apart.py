@@ -204,11 +204,11 @@ def test_what_cannot_be_computed_apart_is_refused_in_a_sentence() -> None:
     def said(op: str, own: OpSharding) -> list[str]:
         return sentences(Plan(graph.digest, 8, (Stage(stage.ops, stage.mesh, {op: own}),), Schedule("gpipe", 2)), graph)
 
-    loss = next(op for op in graph.ops if op.kind == "cross_entropy_loss")
-    batch = next(f.name for f in loss.rule.factors if f.samples)
-    (sentence,) = said(loss.name, OpSharding(backward={0: {batch: (Cut("x"),)}}))
-    assert f'"{loss.name}" (cross_entropy_loss) keeps its log-probabilities as it made them, so its gradients' in sentence
-    assert said(loss.name, OpSharding({batch: (Cut("x"),)}, backward={0: {batch: (Cut("x"),)}})) == []  # that is the dual
+    bias = next(op for op in graph.ops if op.kind == "view" and graph.tensor[op.inputs[0]].role == "param")
+    wide = next(f.name for f in bias.rule.factors if f.kind == "free")
+    (sentence,) = said(bias.name, OpSharding(backward={0: {wide: (Cut("x"),)}}))
+    assert f'"{bias.name}" (view) is made of parameters alone, so its gradients cannot be computed apart' in sentence
+    assert said(bias.name, OpSharding({wide: (Cut("x"),)}, backward={0: {wide: (Cut("x"),)}})) == []  # that is the dual
     added = next(op for op in graph.ops if op.kind == "add" and all(t in graph.producer for t in op.inputs))
     free = next(f.name for f in added.rule.factors if f.kind == "free")
     (sentence,) = said(added.name, OpSharding(backward={0: {free: (Cut("x"),)}}))
@@ -238,4 +238,7 @@ def test_where_gradients_cannot_rest_is_refused_in_a_sentence() -> None:
         f'the gradient of "{into}" rests otherwise than that of "{out}", which the next block reads in its place: say both alike'
     )
     (sentence,) = said({into: cut, out: cut}, run.first)
-    assert sentence == f'the gradient of "{into}" goes to another stage, so it rests as the value does: leave its gradients out'
+    assert (
+        sentence
+        == f'the gradient of "{into}" goes to another stage, so it rests as the value does: leave its gradients out'
+    )

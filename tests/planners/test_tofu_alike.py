@@ -153,7 +153,7 @@ def test_progress_counts_the_steps(monkeypatch: pytest.MonkeyPatch, method: str)
     )
     done = [d for d, _ in told]
     assert len({total for _, total in told}) == 1 and done == sorted(done)
-    assert done[0] == 0 and done[-1] == told[0][1] and len(set(done)) >= 3
+    assert done[0] == 0 and done[-1] == told[0][1] and len(set(done)) >= min(3, 1 + told[0][1])
 
 
 def test_ctrl_c_while_a_plan_is_proved_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from meshwright.cluster.model import Mesh
-from meshwright.lower.program import Instr, Kept, Kernel, Param, Segment, StageCode
+from meshwright.lower.program import Instr, Kept, Kernel, Param, Segment, StageCode, tensor_of
 from meshwright.plan.model import Layout
 from meshwright.plan.problem import Recipe
-from meshwright.lower.program import tensor_of
 from meshwright.simulate.price import KINDS, PARTS, Pricer, exposed
 
 from .small import Rates, chain, cluster

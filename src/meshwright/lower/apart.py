@@ -8,7 +8,8 @@ Y = X · W cut as C says, its gradient of X as B says:
                product under B ──▶ ∂X, cut, or a partial sum ──▶ where it rests: sums completed, or deferred
 
 A product computes each gradient alone: those that the plan says nothing of under C. Any other op computes all of its
-gradients at once, under one B, from what its backward keeps (`reads`); what it keeps of its own, statistics, it computes again.
+gradients at once, under one B, from what its backward keeps (`reads`); what it keeps of its own, statistics and
+log-probabilities, it computes again.
 What two gradients read alike is sent once. All of it stands in the program, marked with the op that carries it out
 (`Instr.within`). Ranks run it as one op, see `joined`.
 """
@@ -19,7 +20,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..cost.losses import CROSS_ENTROPIES
 from ..errors import Unsupported
 from ..graph.ir import Graph, Op, Phase
 from ..graph.saved import FLOATS
@@ -81,13 +81,6 @@ def alone(op: Op) -> bool:
     return not parts and not diagonal and not any(name in SCALED for name, _ in op.kwargs)
 
 
-def why_not(op: Op) -> str:
-    """Why gradients of `op` cannot be computed apart, as the end of a sentence; "" if they can."""
-    if op.kind in CROSS_ENTROPIES:
-        return "keeps its log-probabilities as it made them"
-    return ""
-
-
 def reads(graph: Graph, op: Op) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(operands, results) that the backward of an op that is no product computes from.
 
@@ -104,7 +97,7 @@ def check_apart(op: Op, node: Node, own: Axes, variant: str, weights: bool) -> N
 
     `own`: its cuts. `weights`: the result is made of parameters alone.
     """
-    why = "is made of parameters alone" if weights else f"runs as {variant}" if variant else why_not(op)
+    why = "is made of parameters alone" if weights else f"runs as {variant}" if variant else ""
     if not why:
         bad = next((a for a, axes in enumerate(own) if axes and node.kind[a] not in CUTTABLE), None)
         why = "" if bad is None else f'has a gradient cut along "{op.rule.factors[node.factor[bad]].name}"'

@@ -129,9 +129,7 @@ def returned(instr: Instr) -> Instr:
     return replace(instr, phase="backward", inputs=(GRAD + target,), outputs=(GRAD + source,))
 
 
-def _exchange(
-    emit: Emitter, w: Written, node: Node, need: Axes, x: Window, value: str, more: Sequence[int]
-) -> Instr:
+def _exchange(emit: Emitter, w: Written, node: Node, need: Axes, x: Window, value: str, more: Sequence[int]) -> Instr:
     """Of one window. `more`: rows that each dim has got already."""
     t = node.inputs[DATA]
     layout, rows, name = emit.layout(t, need), _local(emit, t, need, x.dim), emit.fresh(t)

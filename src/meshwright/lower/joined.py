@@ -1,9 +1,9 @@
 """A segment as ranks run it.
 
-    an op whose gradients are computed apart    one instruction forward, with its result at rest, and one backward, with all
-                                                gradients that leave it
-    a gradient that rests apart, ∂t^            a value t^ for it to be the gradient of: nothing is in it, it has its layout.
-                                                Made where t is; read besides t by what converts t, and by ops that make ∂t^
+an op whose gradients are computed apart    one instruction forward, with its result at rest, and one backward, with all
+                                            gradients that leave it
+a gradient that rests apart, ∂t^            a value t^ for it to be the gradient of: nothing is in it, it has its layout.
+                                            Made where t is; read besides t by what converts t, and by ops that make ∂t^
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def joint(compute: Instr, completes: Iterable[Instr], backward: Sequence[Instr])
         made.update(i.outputs)
     read = {v for i in backward for v in i.inputs}
     values = {GRAD + v for v in compute.inputs}
-    leaving = dict.fromkeys(v for i in backward for v in i.outputs if v in values or (v.endswith(APART) and v not in read))
+    leaving = dict.fromkeys(
+        v for i in backward for v in i.outputs if v in values or (v.endswith(APART) and v not in read)
+    )
     inputs = dict.fromkeys(v.removeprefix(GRAD) for v in leaving if v.endswith(APART))
     named = dict.fromkeys(v.removeprefix(GRAD) for v in entering if v.endswith(APART))
     return Joint((*compute.inputs, *inputs), (*outputs, *named), tuple(entering), tuple(leaving))
@@ -97,7 +99,9 @@ def _forward(instrs: Sequence[Instr], backward: Sequence[Instr], joints: Mapping
 
 def _homes(backward: Sequence[Instr]) -> dict[str, str]:
     """Converted value -> t^, where what is said of its gradient ends."""
-    source = {i.outputs[0]: i.inputs[0] for i in backward if not i.within and i.kind not in ("compute", "stat", "panel")}
+    source = {
+        i.outputs[0]: i.inputs[0] for i in backward if not i.within and i.kind not in ("compute", "stat", "panel")
+    }
     found: dict[str, str] = {}
     for i in backward:
         if i.within or i.kind == "compute" or not i.outputs or not i.outputs[0].endswith(APART):

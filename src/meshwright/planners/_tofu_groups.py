@@ -19,6 +19,7 @@ from fractions import Fraction
 from itertools import pairwise
 from math import prod
 
+from ..cost.losses import CROSS_ENTROPIES
 from ..graph.expand import GRAD, SUM, UPDATE
 from ..graph.ir import ITEM_BYTES, Dims, Graph, Op
 from ..solvers.regions import Affine
@@ -117,7 +118,7 @@ def coarsened(graph: Graph, samples: int, *, elements: bool = False) -> Coarse:
     """Groups of an explicit graph at a batch of `samples`; `elements`: every element counts as one byte."""
     constant = constant_tensors(graph)
     ops = [
-        _at_batch(graph, op, samples) for op in graph.ops
+        _at_batch(graph, _from_logits(graph, op), samples) for op in graph.ops
         if not (op.outputs and all(t in constant for t in op.outputs)) and any(_counts(graph, t, constant) for t in _all(op))
     ]  # fmt: skip
     steps = time_steps(graph)
@@ -229,6 +230,18 @@ def _variables(graph: Graph, units: Sequence[Unit], unit_of: dict[str, int]) -> 
     for u in range(len(units)):
         found.setdefault(sets.of(str(u)), []).append(u)
     return [tuple(sorted(own, key=lambda u: (not units[u].forward, u))) for own in found.values()]
+
+
+def _from_logits(graph: Graph, op: Op) -> Op:
+    """The gradient of a loss reads as much as its logits: the log-probabilities that it kept, or, cut otherwise, the logits."""
+    loss = graph.ops[graph.position[op.of]] if op.of in graph.position else None
+    if loss is None or op.phase != "backward" or op.kind not in CROSS_ENTROPIES or loss.inputs[0] in op.inputs:
+        return op
+    rule = loss.rule
+    used = {n for dims in (*op.rule.operands, *op.rule.results, rule.operands[0]) for names in dims for n in names}
+    factors = tuple(f for f in rule.factors if f.name in used)
+    operands = (*op.rule.operands, rule.operands[0])
+    return replace(op, inputs=(*op.inputs, loss.inputs[0]), rule=replace(op.rule, factors=factors, operands=operands))
 
 
 def _at_batch(graph: Graph, op: Op, samples: int) -> Op:

@@ -1,12 +1,11 @@
 """What a plan says of Tofu's decision, and back.
 
-    forward ops         `OpSharding.cuts`
-    gradients           `OpSharding.backward`, of products of whole dims; where it is silent the dual of the op is said
-    tensors             layouts of activations, storage of parameters and, with them, of their gradients
+    forward ops                     `OpSharding.cuts`
+    gradient ops                    `OpSharding.backward`; where it is silent the dual of the op is said
+    tensors                         layouts of activations, storage of parameters and, with them, of their gradients
+    gradients of activations        `Stage.gradients`; where it is silent they rest as the activations do
 
-Nothing is said of the gradients of other ops. Gradients of activations rest as the activations do. Where they do, and a
-gradient has as many bytes as what it is of, the dual of a product of two tensors moves no more than another cut: the op and
-both its gradients read and make the same three tensors, and to gather one costs as much as to sum and scatter it.
+Of what is made of parameters alone, a transposed weight, gradients are those of a weight: cut as the op is, resting as it does.
 """
 
 from __future__ import annotations
@@ -15,63 +14,77 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ..errors import Unsupported
 from ..graph.expand import GRAD
-from ..graph.ir import Graph
-from ..lower.apart import why_not
-from ..plan.lookup import layout_of, sharding_of, storage_of
-from ..plan.model import Cut, OpSharding, Plan, Stage
+from ..graph.ir import Graph, Op
+from ..lower.apart import alone
+from ..plan.lookup import gradient_of, layout_of, sharding_of, storage_of
+from ..plan.model import Cut, Layout, OpSharding, Plan, Stage
 from ..plan.problem import Problem
 from ._tofu_groups import Coarse, Node
 from ._tofu_prices import WHOLE, Way
-from ._tofu_search import Decision, Space
+from ._tofu_search import Decision
 
 Cuts = dict[str, tuple[Cut, ...]]
 
 
-def forward_of(coarse: Coarse, decision: Decision) -> Decision:
-    """Forward ops, and the tensors that are no gradients of activations."""
-    return Decision(
-        {n: way for n, way in decision.ops.items() if coarse.nodes[n].forward},
-        {u: way for u, way in decision.units.items() if coarse.units[u].forward},
-    )
-
-
-def said_of(graph: Graph, space: Space, decision: Decision, factors: Sequence[int]) -> Decision:
-    """All that a plan says; of the gradients of products only those that move less than the dual of their op."""
-    coarse, own = space.coarse, forward_of(space.coarse, decision)
-    ops = dict(own.ops)
-    of = {
-        coarse.nodes[n].name: [coarse.nodes[n].names[v] if v != WHOLE else "" for v in way]
-        for n, way in own.ops.items()
-    }
+def held(graph: Graph, coarse: Coarse, decision: Decision) -> Decision:
+    """Of a decision what a plan holds it to: gradients of weights that ops have made, and of products that compute all of
+    their gradients at once, are cut as their op; gradients rest as what is made of weights."""
+    weights = made_of_weights(graph)
+    at = {name: n for n, node in enumerate(coarse.nodes) if node.forward for name in (node.name, *node.times)}
+    ops: dict[int, Way] = {}
     for n, node in enumerate(coarse.nodes):
-        name = next((name for name, _ in gradients(graph, coarse, node)), None)
-        if name is None:
-            continue
-        kinds = {f.name: f.kind for f in graph.ops[graph.position[name]].rule.factors}
-        forward = of.get(name, [""] * len(decision.ops[n]))
-        dual = tuple(node.names.index(f) if f in node.names else WHOLE for f in forward)
-        mine = [node.names[v] for v in decision.ops[n] if v != WHOLE]
-        possible = all(kinds[f] == "free" for f in mine) and not any(f and kinds[f] == "halo" for f in forward)
-        costs = [space.moved(n, way, decision.units, factors) for way in (decision.ops[n], dual)]
-        ops[n] = decision.ops[n] if possible and costs[0] < costs[1] else dual
-    return Decision(ops, own.units)
+        own = list(gradients(graph, coarse, node))
+        for op, _ in own:
+            if set(op.outputs) <= weights or (node_phase(coarse, node) != "backward" and not alone(op)):
+                ops[n] = dual(coarse, node, at.get(op.name), decision)
+    units: dict[int, Way] = {}
+    for u, unit in enumerate(coarse.units):
+        own_of = [t for t in map(activation, unit.tensors) if t in weights] if not unit.forward else []
+        ways = {decision.units[coarse.unit_of[t]] for t in own_of if t in coarse.unit_of}
+        if len(ways) == 1:
+            (units[u],) = ways
+    return Decision(ops, units)
 
 
-def gradients(graph: Graph, coarse: Coarse, node: Node) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """(op, operands whose gradients it makes) of an op of the backward and those of other time steps, if a plan can say how
-    it is cut."""
+def made_of_weights(graph: Graph) -> frozenset[str]:
+    """Parameters, buffers and what is made of these alone."""
+    found = {t.name for t in graph.tensors if t.role in ("param", "buffer")}
+    for op in graph.ops:
+        if op.phase == "forward" and op.inputs and all(t in found for t in op.inputs):
+            found.update(op.outputs)
+    return frozenset(found)
+
+
+def activation(gradient: str) -> str:
+    """The tensor that a gradient, or a part of it, is of."""
+    return gradient.removeprefix(GRAD).partition("#")[0]
+
+
+def node_phase(coarse: Coarse, node: Node) -> str:
+    return coarse.graph.ops[coarse.graph.position[node.name]].phase
+
+
+def dual(coarse: Coarse, node: Node, forward: int | None, decision: Decision) -> Way:
+    """A gradient op cut as the op that it is of, where that is counted."""
+    if forward is None:
+        return decision.ops[coarse.nodes.index(node)]
+    names = coarse.nodes[forward].names
+    cut = ("" if v == WHOLE else names[v] for v in decision.ops[forward])
+    return tuple(node.names.index(f) if f in node.names else WHOLE for f in cut)
+
+
+def gradients(graph: Graph, coarse: Coarse, node: Node) -> Iterator[tuple[Op, tuple[int, ...]]]:
+    """(op, operands whose gradients it makes) of an op of the backward and those of other time steps."""
     for name in (node.name, *node.times) if not node.forward else ():
         explicit = coarse.graph.ops[coarse.graph.position[name]]
         if explicit.of not in graph.position:
             continue
         op = graph.ops[graph.position[explicit.of]]
-        made = {t.removeprefix(GRAD).partition("#")[0] for t in explicit.outputs}
+        made = {activation(t) for t in explicit.outputs}
         if explicit.phase in ("input_grad", "weight_grad"):  # of products of two
-            operands: tuple[int, ...] = (int(explicit.phase == "weight_grad"),)
+            yield op, (int(explicit.phase == "weight_grad"),)
         else:
-            operands = tuple(k for k, t in enumerate(op.inputs) if t in made)
-        if not why_not(op):
-            yield op.name, operands
+            yield op, tuple(k for k, t in enumerate(op.inputs) if t in made)
 
 
 def cuts_of(node: Node, way: Way, axes: Sequence[str]) -> Cuts:
@@ -80,19 +93,6 @@ def cuts_of(node: Node, way: Way, axes: Sequence[str]) -> Cuts:
         for v in dict.fromkeys(way)
         if v != WHOLE
     }
-
-
-def resting(coarse: Coarse, units: Mapping[int, Way]) -> dict[int, Way]:
-    """Gradients of activations, split as the activations are."""
-    found: dict[int, Way] = {}
-    for u, unit in enumerate(coarse.units):
-        if unit.forward:
-            continue
-        of = {coarse.unit_of.get(t.removeprefix(GRAD).partition("#")[0], -1) for t in unit.tensors}
-        ways = {units[v] for v in of if v in units and coarse.units[v].shape == unit.shape}
-        if len(ways) == 1:
-            (found[u],) = ways
-    return found
 
 
 def read(problem: Problem, coarse: Coarse, plan: Plan) -> tuple[tuple[int, ...], Decision]:
@@ -126,9 +126,9 @@ def read(problem: Problem, coarse: Coarse, plan: Plan) -> tuple[tuple[int, ...],
         cuts: list[tuple[str, Mapping[str, tuple[Cut, ...]]]] = [
             (name, said(name).cuts) for name in (node.name, *node.times) if node.forward
         ]
-        for name, operands in gradients(graph, coarse, node):
-            own = said(name)
-            cuts += [(name, own.backward.get(k, own.cuts)) for k in operands]
+        for op, operands in gradients(graph, coarse, node):
+            own = said(op.name)
+            cuts += [(op.name, own.backward.get(k, own.cuts)) for k in operands]
         ways = {
             sequence([(node.names.index(f), cut) for f, cut in one.items() if f in node.names], name)
             for name, one in cuts
@@ -140,24 +140,30 @@ def read(problem: Problem, coarse: Coarse, plan: Plan) -> tuple[tuple[int, ...],
         ops.update((n, way) for way in ways)
     units: dict[int, Way] = {}
     for u, unit in enumerate(coarse.units):
-        held = [t for t in unit.tensors if t in graph.tensor]
-        if held:
-            splits = {sequence(_at_rest(problem, stage, t), t) for t in held}
-            if len(splits) > 1:
-                raise Unsupported(f'tofu splits tensors between element-wise ops alike: "{held[0]}" and others are not')
+        own_of = list(dict.fromkeys(t if unit.forward else activation(t) for t in unit.tensors))
+        known = [t for t in own_of if t in graph.tensor]
+        splits = {sequence(_at_rest(problem, stage, t, gradient=not unit.forward), t) for t in known}
+        if len(splits) > 1:
+            what = "tensors" if unit.forward else "gradients"
+            raise Unsupported(
+                f'tofu splits {what} between element-wise ops alike: those of "{known[0]}" and others are not'
+            )
+        if splits:
             (units[u],) = splits
     return tuple(n for _, n in axes), Decision(ops, units)
 
 
-def _at_rest(problem: Problem, stage: Stage, tensor: str) -> list[tuple[int, tuple[Cut, ...]]]:
-    """(dim, its cuts) of a tensor at rest: as its layout says, else as it is made or first read, its sums completed."""
+def _at_rest(problem: Problem, stage: Stage, tensor: str, *, gradient: bool) -> list[tuple[int, tuple[Cut, ...]]]:
+    """(dim, its cuts) of a tensor at rest, or of its gradient: as its layout says, else as it is made or first read, its
+    sums completed."""
     graph = problem.graph
+    layout: Layout | None = gradient_of(graph, stage, tensor) if gradient else None
     if graph.tensor[tensor].role == "param":
         kept = storage_of(graph, stage, tensor)
         layout = kept.param if kept is not None else None
         if kept is not None and (kept.grad, kept.state) != (None, None):
             raise Unsupported(f'tofu stores a gradient as its parameter: "{tensor}" has storage of its own for them')
-    else:
+    elif layout is None:
         layout = layout_of(graph, stage, tensor)
     if layout is not None:
         if any(

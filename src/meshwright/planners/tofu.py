@@ -6,10 +6,9 @@ its output or of a reduction, as its description says (`_tofu_tdl`). Nothing is 
 fetched. The objective is the bytes that all workers fetch, counted directly (`_tofu_prices`). What nothing divides stays
 whole, and `carry` names it.
 
-The plan is one stage with an axis for each step. It says how forward ops are cut, how the gradients of products are
-computed (`OpSharding.backward`) where another cut than their dual moves less, and where parameters and activations rest;
-gradients rest as their activations do. Of the gradients of other ops a plan says nothing: the objective counts them as they
-are best cut.
+The plan is one stage with an axis for each step. It says how ops are cut and how their gradients are computed
+(`OpSharding.backward`), where parameters and activations rest and where the gradients of activations do (`Stage.gradients`).
+Gradients of a weight that ops have made, transposed say, are cut and rest as that does.
 """
 
 from __future__ import annotations
@@ -25,14 +24,13 @@ from ..cluster.model import Mesh
 from ..cost.pase_flops import PaSEFlops
 from ..cost.tables import Tables
 from ..errors import InputError, Unsupported
-from ..graph.expand import expand_training
-from ..graph.ir import Graph
+from ..graph.expand import GRAD, expand_training
 from ..plan.model import Cut, Layout, OpSharding, Plan, Schedule, Stage, Storage
 from ..plan.problem import Problem
 from ._optcnn_layers import check_shapes
 from ._tofu_groups import Coarse, coarsened
-from ._tofu_plan import cuts_of, forward_of, gradients, read, resting, said_of
-from ._tofu_prices import WHOLE
+from ._tofu_plan import cuts_of, gradients, held, read
+from ._tofu_prices import WHOLE, Way
 from ._tofu_search import Decision, Space, by_rows, exact, greedy, is_small
 from .base import Planner
 from .registry import register
@@ -40,8 +38,6 @@ from .types import Info, Json, Run
 
 Method = Literal["tofu", "exact", "icml18", "equalchop", "spartan", "allrow"]
 METHODS = ("tofu", "exact", "icml18", "equalchop", "spartan", "allrow")
-PASSES = 3
-"""Over all steps: the search, the gradients that are best behind it, and those behind what the plan says of gradients."""
 
 
 @register
@@ -66,11 +62,6 @@ class Tofu(Planner):
         handles=frozenset({"dag"}),
         goals=frozenset({"time"}),
         family="tensor",
-        missing=(
-            "gradients of ops that are no products, and of convolutions cut along windows, are counted as they are best cut, but run "
-            "as the dual of their op",
-            "gradients of activations rest as the activations do, which the method leaves open",
-        ),
     )
 
     def __init__(
@@ -98,7 +89,7 @@ class Tofu(Planner):
         space = Space(coarse, self.method != "icml18")
         proves = self.prove and self.method in ("tofu", "exact", "icml18")
         few = proves and len(factors) > 1 and is_small(space, factors)
-        chosen, total = 0, (PASSES + few) * len(factors)
+        chosen, total = 0, (1 + few) * len(factors)
 
         def tick(steps: int) -> None:
             nonlocal chosen
@@ -107,8 +98,14 @@ class Tofu(Planner):
 
         space.tick = tick
         best = self._decided(space, factors)
-        found = self._completed(space, factors, forward_of(coarse, best))
-        done = self._completed(space, factors, said_of(problem.graph, space, found, factors))
+        own = held(problem.graph, coarse, best)
+        if own.ops.items() <= best.ops.items() and own.units.items() <= best.units.items():
+            done = best
+        else:  # the other gradients are decided anew
+            total += len(factors)
+            ops = {n: way for n, way in best.ops.items() if coarse.nodes[n].forward}
+            units = {u: way for u, way in best.units.items() if coarse.units[u].forward}
+            done = self._cheapest(space, factors, Decision({**ops, **own.ops}, {**units, **own.units}))
         plan = self._plan(problem, coarse, done, factors)
         value = space.total(done, factors)
         run.offer(value, lambda: plan)
@@ -118,10 +115,10 @@ class Tofu(Planner):
             with suppress(Unsupported):  # too large for the elimination: no proof
                 run.bound(space.total(exact(space, factors), factors))
         run.tick(1, "steps", total, total)
-        return _facts(problem.graph, coarse, space, done, factors)
+        return _facts(coarse, space, done, factors)
 
     def objective(self, problem: Problem, plan: Plan) -> float:
-        """Bytes moved in a step, all workers together; gradients of which it cannot speak being cut as is best for it.
+        """Bytes moved in a step, all workers together.
 
         Raises:
             Unsupported: more than one stage or micro-batch, recomputation, uneven cuts, or ops that are cut one by one in the
@@ -130,7 +127,7 @@ class Tofu(Planner):
         coarse = self._coarse(problem)
         factors, said = read(problem, coarse, plan)
         space = Space(coarse, self.method != "icml18")
-        return space.total(self._completed(space, factors, said), factors)
+        return space.total(self._cheapest(space, factors, said), factors)
 
     def contains(self, problem: Problem, plan: Plan) -> bool:
         """The bound is over plans that store nothing twice and cut every op: by the factors of this method."""
@@ -164,11 +161,8 @@ class Tofu(Planner):
             return replace(space, splits=by_rows(space.coarse, factors)).recursion(factors, look_ahead=False)
         return space.recursion(factors, look_ahead=self.look_ahead)
 
-    def _completed(self, space: Space, factors: Sequence[int], said: Decision) -> Decision:
-        """The rest of a plan, as cheap as can be where gradients of activations rest as the activations do."""
-        return self._cheapest(space, factors, replace(said, units={**resting(space.coarse, said.units), **said.units}))
-
     def _cheapest(self, space: Space, factors: Sequence[int], said: Decision) -> Decision:
+        """What `said` leaves open, as cheap as can be."""
         given = replace(space, splits=said.units, strategies=said.ops)
         if self.method == "spartan":
             return greedy(given, factors)
@@ -180,6 +174,7 @@ class Tofu(Planner):
     def _plan(self, problem: Problem, coarse: Coarse, decision: Decision, factors: Sequence[int]) -> Plan:
         graph = problem.graph
         axes = tuple(f"k{i}" for i in range(1, len(factors) + 1))
+        fixed = held(graph, coarse, decision)
         shardings: dict[str, OpSharding] = {}
         for n, node in enumerate(coarse.nodes):
             if node.forward:
@@ -187,28 +182,35 @@ class Tofu(Planner):
                 shardings.update((name, OpSharding(cuts)) for name in (node.name, *node.times))
         for n, node in enumerate(coarse.nodes):
             cuts = cuts_of(node, decision.ops[n], axes)
-            for name, operands in gradients(graph, coarse, node):
-                own = shardings.get(name, OpSharding())
-                if own.cuts != cuts:
-                    shardings[name] = replace(own, backward={**own.backward, **dict.fromkeys(operands, cuts)})
+            for op, operands in gradients(graph, coarse, node):
+                own = shardings.get(op.name, OpSharding())
+                if own.cuts != cuts and n not in fixed.ops:
+                    shardings[op.name] = replace(own, backward={**own.backward, **dict.fromkeys(operands, cuts)})
         layouts: dict[str, Layout] = {}
         storage: dict[str, Storage] = {}
+        apart: dict[str, Layout] = {}
         for t in graph.tensors:
-            u = coarse.unit_of.get(t.name)
+            u, g = coarse.unit_of.get(t.name), coarse.unit_of.get(GRAD + t.name)
             if u is None:
                 continue
-            split = decision.units[u]
-            dims = tuple(
-                ((0, tuple(Cut(a) for a, own in zip(axes, split, strict=True) if own == d)),)
-                for d in range(len(t.shape))
-            )
+            rest = _layout(decision.units[u], len(t.shape), axes)
             if t.role == "param":
-                storage[t.name] = Storage(param=Layout(dims))
+                storage[t.name] = Storage(param=rest)
             elif t.role in ("activation", "input"):
-                layouts[t.name] = Layout(dims)
+                layouts[t.name] = rest
+                if g is not None and g not in fixed.units and decision.units[g] != decision.units[u]:
+                    apart[t.name] = _layout(decision.units[g], len(t.shape), axes)
         mesh = Mesh(range(prod(factors)), axes, tuple(factors))
-        stage = Stage(tuple(op.name for op in graph.ops), mesh, shardings, layouts, storage)
+        names = tuple(op.name for op in graph.ops)
+        stage = Stage(names, mesh, shardings, layouts, storage, gradients=apart)
         return Plan(graph.digest, problem.recipe.samples, (stage,), Schedule("1f1b", 1))
+
+
+def _layout(way: Way, rank: int, axes: Sequence[str]) -> Layout:
+    """Of a tensor of `rank` dims."""
+    return Layout(
+        tuple(((0, tuple(Cut(a) for a, own in zip(axes, way, strict=True) if own == d)),) for d in range(rank))
+    )
 
 
 def prime_factors(n: int) -> tuple[int, ...]:
@@ -222,7 +224,7 @@ def prime_factors(n: int) -> tuple[int, ...]:
     return tuple(reversed(found))
 
 
-def _facts(graph: Graph, coarse: Coarse, space: Space, done: Decision, factors: Sequence[int]) -> dict[str, Json]:
+def _facts(coarse: Coarse, space: Space, done: Decision, factors: Sequence[int]) -> dict[str, Json]:
     totals = [
         space.total(
             Decision({n: w[:i] for n, w in done.ops.items()}, {u: w[:i] for u, w in done.units.items()}), factors[:i]
@@ -233,7 +235,8 @@ def _facts(graph: Graph, coarse: Coarse, space: Space, done: Decision, factors: 
     cut = {node.name: [node.names[v] if v != WHOLE else "" for v in done.ops[n]] for n, node in enumerate(coarse.nodes)}
     backward: dict[str, Json] = {node.name: list(cut[node.name]) for node in coarse.nodes if not node.forward}
     other = [name for name in backward if cut[name] != cut.get(_forward_of(coarse, name), cut[name])]
-    said = {node.name for node in coarse.nodes if any(True for _ in gradients(graph, coarse, node))}
+    at = coarse.unit_of
+    elsewhere = [t for t in at if GRAD + t in at and done.units[at[t]] != done.units[at[GRAD + t]]]
     return {
         "factors": list(factors),
         "steps": [b - a for a, b in pairwise(totals)],
@@ -242,8 +245,8 @@ def _facts(graph: Graph, coarse: Coarse, space: Space, done: Decision, factors: 
         "ops": len(coarse.graph.ops),
         "whole": list(whole),
         "backward": backward,
-        "other_than_dual": [name for name in other if name in said],
-        "counted_only": [name for name in other if name not in said],
+        "other_than_dual": list(other),
+        "gradients_elsewhere": list(elsewhere),
     }
 
 

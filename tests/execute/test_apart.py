@@ -213,7 +213,7 @@ def test_what_cannot_be_computed_apart_is_refused_in_a_sentence() -> None:
     free = next(f.name for f in added.rule.factors if f.kind == "free")
     (sentence,) = said(added.name, OpSharding(backward={0: {free: (Cut("x"),)}}))
     assert sentence == f'"{added.name}" (add) makes all of its gradients at once: cut those of operands 0, 1 alike'
-    assert said(added.name, OpSharding(backward=dict.fromkeys((0, 1), {free: (Cut("x"),)}))) == []
+    assert said(added.name, OpSharding(backward={k: {free: (Cut("x"),)} for k in (0, 1)})) == []
 
 
 def test_where_gradients_cannot_rest_is_refused_in_a_sentence() -> None:

@@ -47,10 +47,10 @@ def held(graph: Graph, coarse: Coarse, decision: Decision) -> Decision:
 
 
 def made_of_weights(graph: Graph) -> frozenset[str]:
-    """Parameters, buffers and what is made of these alone."""
+    """Parameters, buffers, and what is made of these and of nothing alone."""
     found = {t.name for t in graph.tensors if t.role in ("param", "buffer")}
     for op in graph.ops:
-        if op.phase == "forward" and op.inputs and all(t in found for t in op.inputs):
+        if op.phase == "forward" and all(t in found for t in op.inputs):
             found.update(op.outputs)
     return frozenset(found)
 

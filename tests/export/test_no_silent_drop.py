@@ -168,6 +168,7 @@ CHANGES: Mapping[type, Mapping[str, Callable[[Plan], Plan]]] = {
         "mesh": meshes(lambda m: Mesh(tuple(m.devices)[::-1], m.axes, m.shape)),
         "shardings": in_stage(shardings=lambda s: {k: v for k, v in s.shardings.items() if k != first_op(s)}),
         "layouts": in_stage(layouts=lambda s: {}),
+        "gradients": in_stage(gradients=lambda s: {t: other_dims(x) for t, x in [next(iter(s.layouts.items()))]}),
         "storage": in_stage(storage=lambda s: {}),
         "recompute": in_stage(recompute=lambda s: frozenset({first_op(s)})),
         "keep_last": in_stage(keep_last=lambda s: 1),

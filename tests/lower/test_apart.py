@@ -162,3 +162,55 @@ def test_what_the_backward_reads_is_there(backward: dict[int, dict[str, tuple[Cu
         assert set(i.inputs) <= there, i
         there |= set(i.outputs)
     assert {GRAD + t.name for t in GRAPH.params()} <= there
+
+
+COLUMNS = Layout((((M, ()),), ((N, CUT),)))
+
+
+def apart_at_rest(backward: dict[int, dict[str, tuple[Cut, ...]]]) -> Plan:
+    """The gradient of Y rests cut on its columns, Y on its rows."""
+    found = plan(backward)
+    return replace(found, stages=(replace(found.stages[0], gradients={Y: COLUMNS}),))
+
+
+def test_a_gradient_that_rests_elsewhere_is_brought_there_once_and_read_from_there() -> None:
+    """Both gradients of the product by columns: only what reads Y swaps its part of ∂Y."""
+    by_columns = {"n": CUT}
+    found = segment(apart_at_rest({0: by_columns, 1: by_columns}))
+    home = f"{GRAD}{Y}^"
+    moved = [i for i in found.backward if i.on == Y and i.kind != "compute"]
+    assert [(i.collective, i.inputs, i.outputs) for i in moved] == [("all_to_all", (f"{GRAD}{Y}@1",), (home,))]
+    assert [i.inputs[0] for i in found.backward if i.within and i.kind == "compute"] == [home, home]
+    (name,) = (i for i in found.forward if i.on == Y and i.kind == "identity")
+    assert (name.inputs, name.outputs) == ((Y,), (f"{Y}@1",))
+
+
+def test_the_dual_reads_it_as_its_op_made_the_result() -> None:
+    found = segment(apart_at_rest({}))
+    moved = [(i.collective, i.inputs, i.outputs) for i in found.backward if i.on == Y and i.kind != "compute"]
+    home = f"{GRAD}{Y}^"
+    assert moved == [
+        ("all_to_all", (f"{GRAD}{Y}@1",), (home,)),
+        ("all_to_all", (home,), (GRAD + Y,)),
+    ]
+    (own,) = (i for i in found.backward if i.on == LINEAR)
+    assert own.inputs == (GRAD + Y,)
+
+
+def test_ranks_have_a_value_for_it_to_be_the_gradient_of() -> None:
+    found = joined(segment(apart_at_rest({})))
+    (home,) = (i for i in found.forward if i.kind == "home")
+    assert (home.inputs, home.outputs) == ((Y,), (f"{Y}^",)) and home.after == COLUMNS
+    (name,) = (i for i in found.forward if i.on == Y and i.kind == "identity")
+    assert name.inputs == (Y, f"{Y}^")
+
+
+def test_as_the_value_rests_says_nothing_more() -> None:
+    found = plan({})
+    rows = Layout((((M, CUT),), ((N, ()),)))
+    assert segment(replace(found, stages=(replace(found.stages[0], gradients={Y: rows}),))) == segment(found)
+
+
+def test_it_is_said_where_a_gradient_rests() -> None:
+    row = next(r for r in sharding_rows(GRAPH, apart_at_rest({}), RECIPE) if r.op == LINEAR)
+    assert row.rests == f"[batch/x, {N}]; gradient [batch, {N}/x]"

@@ -91,6 +91,7 @@ stages = st.builds(
     st.sampled_from(["", "x"]),
     st.integers(0, 2),
     st.lists(programs, max_size=1).map(tuple),
+    gradients=st.dictionaries(names, layouts, max_size=2),
 )
 single = st.one_of(
     st.builds(Action, st.sampled_from("FBIW"), st.integers(0, 9), st.integers(0, 9), st.integers(1, 3)),

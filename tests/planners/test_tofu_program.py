@@ -7,18 +7,25 @@ gradient of a result that two gradients of one op read alike, and an operand tha
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
+import torch
+from torch import Tensor, nn
 
+from meshwright.graph.blocks import with_runs
+from meshwright.graph.capture import capture
 from meshwright.graph.expand import GRAD, expand_training
 from meshwright.graph.ir import Graph
+from meshwright.graph.source import resolve
+from meshwright.graph.zoo import Shrink
 from meshwright.lower import lower
 from meshwright.lower.volumes import received
 from meshwright.plan.model import Plan
 from meshwright.plan.problem import Recipe
 from meshwright.plan.validate import validate
 from meshwright.planners._tofu_groups import Coarse, coarsened
-from meshwright.planners._tofu_plan import activation, read
+from meshwright.planners._tofu_plan import activation, held, read
 from meshwright.planners._tofu_prices import Way, moved
 from meshwright.planners._tofu_search import Decision, Space
 from meshwright.planners.tofu import Tofu
@@ -36,6 +43,28 @@ def drawn(of: Coarse, workers: int, rng: random.Random) -> Decision:
     units = {u: rng.choice(space.of_unit(u, (), factors)) for u in range(len(of.units))}
     ops = {n: rng.choice(space.of_node(n, (), factors)) for n in range(len(of.nodes))}
     return Decision(ops, units)
+
+
+class Convolutions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 16, 3, padding=1), nn.Conv2d(16, 16, 3, stride=2, padding=1, bias=False)
+        self.head = nn.Linear(16 * 16, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.second(torch.relu(self.first(x))))
+        return self.head(nn.functional.max_pool2d(x, 2).flatten(1)).square().mean()
+
+
+def conv_net() -> Graph:
+    with torch.device("meta"):
+        return capture(Convolutions().train(), {"x": torch.randn(8, 4, 16, 16)}, 8)
+
+
+def two_blocks() -> Graph:
+    shrink = Shrink(blocks=2, width=32, heads=4, kv_heads=2, ffn=48, vocab=32, seq=8, dropout=0.0)
+    module, inputs = resolve("gpt2").build(4, 8, "float32", shrink=shrink)
+    return with_runs(capture(module, inputs, 4))
 
 
 def sent(graph: Graph, plan: Plan, workers: int) -> float:
@@ -93,6 +122,24 @@ def test_the_program_of_any_decision_sends_what_is_counted(dims: tuple[int, ...]
         apart += sum(len(s.backward) for s in plan.stages[0].shardings.values())
         elsewhere += len(plan.stages[0].gradients)
     assert apart >= 30 and elsewhere >= 20
+
+
+@pytest.mark.parametrize("model", [conv_net, two_blocks], ids=["convolutions", "transformer"])
+def test_of_whole_models_it_sends_little_else(model: Callable[[], Graph]) -> None:
+    """Windows send their borders once more than is counted, statistics are summed where rows are counted as fetched, and
+    what several ops read alike is sent once. A plan says all of the decision."""
+    graph = model()
+    of, asked = coarse(graph), problem(graph, 2)
+    planner, rng = Tofu(count="elements"), random.Random(0)
+    for _ in range(8):
+        free = drawn(of, 2, rng)
+        own = held(graph, of, free)
+        decision = Decision({**free.ops, **own.ops}, {**free.units, **own.units})
+        plan = planner._plan(asked, of, decision, (2,))
+        validate(asked, plan)
+        assert read(asked, of, plan)[1] == decision
+        counted = Space(of).total(decision, (2,))
+        assert 0.85 * counted < sent(graph, plan, 2) < 1.02 * counted
 
 
 @pytest.mark.parametrize("factors", [(2,), (3,), (2, 2)], ids=str)

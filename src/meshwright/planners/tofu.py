@@ -25,6 +25,7 @@ from ..cost.pase_flops import PaSEFlops
 from ..cost.tables import Tables
 from ..errors import InputError, Unsupported
 from ..graph.expand import GRAD, expand_training
+from ..plan.lookup import representative_tensor
 from ..plan.model import Cut, Layout, OpSharding, Plan, Schedule, Stage, Storage
 from ..plan.problem import Problem
 from ._optcnn_layers import check_shapes
@@ -198,7 +199,11 @@ class Tofu(Planner):
                 storage[t.name] = Storage(param=rest)
             elif t.role in ("activation", "input"):
                 layouts[t.name] = rest
-                if g is not None and g not in fixed.units and decision.units[g] != decision.units[u]:
+                # Where the first block's rests apart, silence would say the same of another block's.
+                spoken = g is not None and (
+                    decision.units[g] != decision.units[u] or representative_tensor(graph, t.name) in apart
+                )
+                if g is not None and spoken and g not in fixed.units:
                     apart[t.name] = _layout(decision.units[g], len(t.shape), axes)
         mesh = Mesh(range(prod(factors)), axes, tuple(factors))
         names = tuple(op.name for op in graph.ops)

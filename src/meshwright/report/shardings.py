@@ -14,7 +14,7 @@ from .._words import count, size
 from ..graph.ir import Graph
 from ..graph.kinds import kind_of
 from ..lower import lower
-from ..lower.program import GRAD, RAW, Instr, Segment
+from ..lower.program import APART, GRAD, RAW, Instr, Segment
 from ..plan.model import Layout, Plan
 from ..plan.problem import Recipe
 from .answers import OpAnswer
@@ -41,7 +41,8 @@ class OpRow:
     cut: str
     """ "n over tp, m1 over dp"; "whole" where every device computes all of it; gradients behind it that are cut otherwise."""
     rests: str
-    """ "[batch/dp, 8192/tp, 4096]": sizes of the dims, with the axes that cut them."""
+    """ "[batch/dp, 8192/tp, 4096]": sizes of the dims, with the axes that cut them; behind it the gradient's, where it rests
+    otherwise."""
     forward: tuple[str, ...]
     """What is sent, in words: "gather x over tp, 64 MiB"."""
     backward: tuple[str, ...]
@@ -122,7 +123,17 @@ class _Rows:
         rests = next(
             (self._rest(t) or layout_text(r, self.graph.samples) for t, r in zip(i.outputs, i.results, strict=True)), ""
         )
+        rests += "".join(f"; gradient {x}" for x in map(self._gradient_rest, i.outputs) if x)
         return OpRow(self.part, self._short(i.on), cut, rests, tuple(_counted(forward)), tuple(_counted(backward)))
+
+    def _gradient_rest(self, result: str) -> str:
+        """Layout of its gradient at rest; "" where it rests as the result does."""
+        name = GRAD + result.removesuffix(RAW) + APART
+        for i in self.segment.backward:
+            if name in i.inputs:
+                layout = i.results[i.arriving[i.inputs.index(name)]] if i.kind == "compute" else i.before
+                return layout_text(layout, self.graph.samples) if layout is not None else ""
+        return ""
 
     def _rest(self, raw: str) -> str:
         """Layout of a result once its sums are completed; "" where there is nothing to complete."""

@@ -39,7 +39,8 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "statistic": "An op is cut inside a statistic that only whole values give: classes of a loss of one token, "
         "the vocabulary of an embedding bag; or two stages renew the same running statistics.",
         "summa": "An op runs as SUMMA that is no product of rows with a matrix, or on a grid that is not square.",
-        "backward": "A gradient is cut otherwise than its op, which is no product, or one that windows or SUMMA cut.",
+        "backward": "Gradients of one op that are made at once are cut otherwise than each other, or than their op where it is made "
+        "of parameters alone or runs as SUMMA; or a gradient that another stage takes rests otherwise than its value.",
         "halo": "A window is cut into parts smaller than what a neighbour reads of them.",
         "code": "The graph is a recorded profile, whose ops have no code, or one whose backward is written out or that has none.",
         "op": "An op is of a kind that has no rule for running on parts.",

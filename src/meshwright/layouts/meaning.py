@@ -89,12 +89,13 @@ def meaning_of(expert: Expert, plan: Plan) -> Meaning | None:
     places: dict[tuple[str, str], tuple[Axes, ...]] = {}
     samples: set[tuple[str, ...]] = set()
     for n, node in enumerate(atoms.nodes):
-        places["is cut", graph.ops[node.index].name] = (done.cuts[n], *done.need[n])
+        apart_cuts = (done.apart[n, k].cuts for k in range(len(node.inputs)) if (n, k) in done.apart)
+        places["is cut", graph.ops[node.index].name] = (done.cuts[n], *done.need[n], *apart_cuts)
         samples.update(axes for axes, flag in zip(done.cuts[n], node.samples) if flag)
     zero = 0
     for t, own in atoms.size.items():
         rest = done.rest.get(t, ((),) * len(own))
-        places["rests", t] = (rest,)
+        places["rests", t] = (rest, done.grads.get(t, rest))
         if atoms.role[t] == "param":
             grad, state = stored.get(t, [None, None])
             grad = rest if grad is None else grad

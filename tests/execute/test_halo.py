@@ -94,6 +94,47 @@ def window_model() -> Model:
     return model_of(module, batch[0], batch, Windows().train())
 
 
+class Rolls(nn.Module):
+    """Shifts either way, of one dim and of two, of few elements and of many, over all as one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor, goal: Tensor) -> Tensor:
+        """[samples, 32, 16]"""
+        y = torch.roll(self.mix(x), 3, 1)
+        y = y * torch.roll(x, (-2, 1), (1, 2)) + torch.roll(y, 31, 1)
+        y = torch.tanh(torch.roll(y, (11, -1), (1, -1))) + torch.roll(y, 5)
+        return F.mse_loss(torch.roll(y, (1, 1), (1, 1)), goal)
+
+
+@cache
+def rolling_model() -> Model:
+    g = torch.Generator().manual_seed(0)
+    batch = [{name: torch.randn(4, 32, 16, generator=g) for name in ("x", "goal")} for _ in range(2)]
+    with torch.device("meta"):
+        module = Rolls().train()
+    torch.manual_seed(0)
+    return model_of(module, batch[0], batch, Rolls().train())
+
+
+@pytest.mark.parametrize("uneven", [False, True], ids=["even", "uneven"])
+@pytest.mark.parametrize("shape", [(2,), (4,), (2, 2)], ids=str)
+def test_rolls_along_cut_dims_pass_rows_to_one_neighbour(shape: tuple[int, ...], uneven: bool, pools: Pools) -> None:
+    model = rolling_model()
+    passed = 0
+    for seed in range(6):
+        plan = random_plan(
+            model.graph, shape, ("x", "y")[: len(shape)], 2, seed, legal=("free", "stat", "halo"), uneven=uneven
+        )
+        program = model.program(plan)
+        passed += sum(i.op == "wrap" for s in program.stages[0].segments for i in (*s.forward, *s.backward))
+        result = model.check(plan, pools(len(plan.stages[0].mesh.devices)), program)
+        assert result.equal, (seed, result.problems[:5])
+    assert passed >= 12
+
+
 @pytest.mark.parametrize("seeds", (range(4), pytest.param(range(4, 24), marks=pytest.mark.slow)), ids=str)
 def test_windows_cut_at_random_give_the_loss_and_every_gradient(seeds: range, pools: Pools) -> None:
     """Over one axis or both, one dim or two."""

@@ -219,6 +219,27 @@ def test_a_pool() -> None:
     assert found.out == ("_", "_", "x", "_") and found.forward == {("halo", (1, 1)): 1}
 
 
+def test_a_shift_passes_rows_to_one_neighbour() -> None:
+    found = partitioned(lambda a: torch.roll(a, 1, 1), {"a": (4, 32, 8)}, {}, {"a": "_ x _"}, X8)
+    assert found.out == ("_", "x", "_") and found.forward == {("halo", (1, 0)): 1}
+
+
+def test_a_pipeline_is_a_shift_a_tick() -> None:
+    """Section 3.3 of GSPMD: eight stages stacked on a dim that is cut, whose states move on by one at every tick."""
+    stages, ticks = 8, 11
+
+    def pipeline(a: Tensor, first: Tensor, state: Tensor, weight: Tensor) -> Tensor:
+        """a [ticks, 4, 16], first [stages, 1, 1], state [stages, 4, 16]"""
+        for t in range(ticks):
+            state = torch.where(first > 0, a[t], torch.roll(state, 1, 0))
+            state = torch.tanh(state @ weight)
+        return state
+
+    shapes = {"a": (ticks, 4, 16), "first": (stages, 1, 1), "state": (stages, 4, 16)}
+    found = partitioned(pipeline, shapes, {"weight": (stages, 16, 16)}, {"state": "x _ _", "weight": "x _ _"}, X8)
+    assert found.out == ("x", "_", "_") and found.forward == {("halo", (1, 0)): ticks}
+
+
 def test_experts_are_two_all_to_alls() -> None:
     def layer(x: Tensor, mask: Tensor, wi: Tensor, wo: Tensor) -> Tensor:
         sent = torch.einsum("gsec,gsm->egcm", mask, x)

@@ -6,7 +6,8 @@
              ..:......|00                       would have done
 
 The exchange is one instruction of kind "halo" per cut window dim, behind all other conversions of the operand; its dual
-sends the gradients of what was received back, where they are added.
+sends the gradients of what was received back, where they are added. A roll along a cut dim is such a window, too: it reads
+rows of one neighbour, the first part those of the last.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 DATA = 0
 """The operand that windows slide over."""
+WRAP = "wrap"
+"""Each end is the neighbour of the other: a shift, which reads rows of one neighbour alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,9 @@ def _exchange(emit: Emitter, w: Written, node: Node, need: Axes, x: Window, valu
 
 
 def _fill(op: Op) -> str:
+    """What both ends read beyond the dim."""
+    if op.kind == "roll":
+        return WRAP
     return "lowest" if op.kind.startswith("max_pool") else "zero"
 
 

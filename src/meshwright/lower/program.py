@@ -90,7 +90,7 @@ class Instr:
     samples: tuple[str, ...] | None = None
     """None: `nbytes` is absolute. Otherwise per local sample, where the samples are cut over these axes."""
     op: str = ""
-    """stat: "max", "sum". halo: what pads both ends, "zero" or "lowest". update: unused."""
+    """stat: "max", "sum". halo: what pads both ends, "zero" or "lowest", or "wrap". update: unused."""
     group: int = -1
     """compute of light ops: the fused kernel of the segment that it belongs to; -1 = priced alone."""
     steps: int = 1

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ...cluster.model import Mesh
+from ...lower.halo import WRAP
 from ...lower.program import Instr
 from ..ranks.mesh_groups import MeshView
 
@@ -20,6 +21,8 @@ def exchange(instr: Instr, x: Tensor, view: MeshView) -> Tensor:
     """Forward: `x` between the rows of its neighbours. Backward: the gradient of `x` from that of the wider tensor."""
     lower, upper = rows_of(instr)
     rows = x.movedim(instr.dim, 0)
+    if instr.op == WRAP:
+        return _around(instr, rows, lower, upper, view).movedim(0, instr.dim)
     if instr.phase == "forward":
         below, above = _swap(instr, rows[:upper], rows[len(rows) - lower :], lower, upper, view)
         fill = float("-inf") if instr.op == "lowest" else 0.0
@@ -33,6 +36,33 @@ def exchange(instr: Instr, x: Tensor, view: MeshView) -> Tensor:
     if above is not None:
         own[len(own) - lower :] += above
     return own.movedim(0, instr.dim)
+
+
+def _around(instr: Instr, rows: Tensor, lower: int, upper: int, view: MeshView) -> Tensor:
+    """The same in a ring, with rows of one neighbour: of the one below, or of the one above."""
+    n, up = lower + upper, lower > 0
+    if instr.phase == "forward":
+        got = _passed(instr, rows[-n:] if up else rows[:n], 1 if up else -1, view)
+        return torch.cat([got, rows] if up else [rows, got])
+    own, returned = (rows[n:], rows[:n]) if up else (rows[:-n], rows[-n:])
+    own = own.clone()
+    got = _passed(instr, returned, -1 if up else 1, view)
+    if up:
+        own[-n:] += got
+    else:
+        own[:n] += got
+    return own
+
+
+def _passed(instr: Instr, rows: Tensor, by: int, view: MeshView) -> Tensor:
+    """Of the member that is `by` places below, while ours go as far up."""
+    n, me, order = view.size(instr.axes), place(instr.axes, view.mesh, view.coords), view.order(instr.axes)
+    sizes, arriving = [0] * n, [0] * n
+    sizes[order[(me + by) % n]] = arriving[order[(me - by) % n]] = len(rows)
+    received = rows.new_empty(rows.shape)
+    with view.groups.clock.span("all_to_all"):
+        dist.all_to_all_single(received, rows.contiguous(), arriving, sizes, group=view.group(instr.axes))
+    return received
 
 
 def rows_of(instr: Instr) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from .randomness import global_index, keep_mask, later_key, normal, uniform
 from .ranges import must_be_below
 from .site import Local, Moment, Site
 from .summa import stepped
-from .windows import convolution, pool
+from .windows import convolution, pool, rolled
 
 Twin: TypeAlias = Callable[[Site], Local]
 MEAN = 1
@@ -245,7 +245,7 @@ def _table() -> Mapping[str, Twin]:
         "acos asin atan celu complex conj copysign cosh erfc exp2 hypot imag logaddexp logit polar real sinc sinh softshrink "
         "xlogy bucketize broadcast_tensors "
         # views without sizes
-        "transpose permute t mT numpy_T adjoint movedim moveaxis swapaxes swapdims expand_as select roll flip tril triu "
+        "transpose permute t mT numpy_T adjoint movedim moveaxis swapaxes swapdims expand_as select flip tril triu "
         "diagonal unfold cat stack unbind slice_scatter select_scatter pad constant_pad_nd "
         "view_as_complex view_as_real meshgrid pixel_shuffle pixel_unshuffle "
         # products, lookups, reductions without counts
@@ -264,6 +264,7 @@ def _table() -> Mapping[str, Twin]:
         "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d",
         pool,
     )
+    put("roll", rolled)
     put("view reshape flatten unflatten squeeze unsqueeze _unsafe_view", _reshaped)
     put("expand broadcast_to", _expanded)
     put("repeat tile", _repeated)

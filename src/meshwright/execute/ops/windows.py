@@ -1,4 +1,4 @@
-"""Convolutions and pools on parts: a cut window gets its neighbours' rows from the program, so it pads nothing there."""
+"""Convolutions, pools and rolls on parts: a cut window gets its neighbours' rows from the program, so it pads nothing there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...graph.ir import Arg
+from ...graph.kinds import shifts_of
 from .site import Local, Moment, Recorded, Site
 
 GROUPS = 6
@@ -59,6 +60,29 @@ def pool(site: Site) -> Local:
         return tuple(operands[0].flatten()[:0].reshape(shape) for shape in shapes)
 
     return nothing
+
+
+def rolled(site: Site) -> Local:
+    """Along a cut dim the own part of what it and the rows of one neighbour hold; along the others as captured."""
+    shape = site.shape(0)
+    given, dims = (_integers(site.arg(k, name, ())) for k, name in ((1, "shifts"), (2, "dims")))
+    shifts = shifts_of(shape, given, dims)
+    cut = {d: by for d, by in shifts.items() if by and site.operand_cut(0, d)}
+    if not cut:
+        return site.plain()
+    rest, sizes = {d: by for d, by in shifts.items() if d not in cut}, site.local_result()
+
+    def call(operands: list[Tensor], moment: Moment) -> Sequence[Tensor]:
+        x = operands[0]
+        for d, by in cut.items():
+            x = x.narrow(d, max(0, -by), sizes[d])
+        return (torch.roll(x, tuple(rest.values()), tuple(rest)) if rest else x,)
+
+    return call
+
+
+def _integers(value: Arg) -> tuple[int, ...]:
+    return tuple(int(v) for v in value) if isinstance(value, tuple) else (int(value),)  # type: ignore[arg-type]
 
 
 def _unpadded(site: Site, position: int, changed: dict[str, Any]) -> Recorded:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ...graph.ir import Graph
+from ...lower.halo import WRAP
 from ...lower.program import GRAD, INSIDE, Instr, Program, StageCode
 from ...plan.layout import interval, local_shape
 from ..ops.halo import place
@@ -230,7 +231,7 @@ def _exchanged(instr: Instr, own: Sequence[int], stage: StageCode, coords: Mappi
     lower, upper, *more = map(int, instr.sizes)
     down, up = (upper, lower) if instr.phase == "forward" else (lower, upper)
     at, last = place(instr.axes, stage.mesh, coords), prod(map(stage.mesh.size, instr.axes)) - 1
-    rows = down * (at > 0) + up * (at < last)
+    rows = down * (at > 0) + up * (at < last) if instr.op != WRAP else down + up
     return rows * prod(n + m for k, (n, m) in enumerate(zip(own, more, strict=True)) if k != instr.dim)
 
 

@@ -19,6 +19,7 @@ from . import (
     _views,
     _windows,
 )
+from ._views import shifts_of
 from .call import Call, Kind, Saved, Spec
 
 _FAMILIES = (
@@ -44,4 +45,4 @@ def kind_of(name: str) -> Kind | None:
     return KINDS.get(name)
 
 
-__all__ = ["KINDS", "Call", "Kind", "Saved", "Spec", "kind_of"]
+__all__ = ["KINDS", "Call", "Kind", "Saved", "Spec", "kind_of", "shifts_of"]

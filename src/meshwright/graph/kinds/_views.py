@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from ..ir import Rule
+from ..ir import FactorKind, Rule
 from .call import Call, Kind, keeps_nothing, no_flops
 from .space import Names, Space, broadcast, regroup
 
@@ -97,14 +97,37 @@ def _select(call: Call) -> Rule:
     return space.rule([source], [source[:dim] + source[dim + 1 :]])
 
 
-def _shuffled(call: Call) -> Rule:
-    """roll, flip: elements move along some dims, which therefore cannot be cut."""
+def _flip(call: Call) -> Rule:
+    """Elements move along some dims, which therefore cannot be cut."""
     space = Space()
     rank = len(call.shape(0))
-    position, name = (2, "dims") if call.kind == "roll" else (1, "dims")
-    moved = [d % rank for d in call.integers(position, name)] or list(range(rank))
-    dims = space.dims(call.shape(0), fixed=moved)
+    dims = space.dims(call.shape(0), fixed=[d % rank for d in call.integers(1, "dims")])
     return space.rule([dims], [dims])
+
+
+PARTS = 8
+"""A shift is passed on to the next of at least so many parts; a farther one leaves its dim whole."""
+
+
+def _roll(call: Call) -> Rule:
+    """A dim that is shifted by few elements reads those of one neighbour, the first part those of the last."""
+    space, shape = Space(), call.shape(0)
+    shifts = shifts_of(shape, call.integers(1, "shifts"), call.integers(2, "dims"))
+    dims = []
+    for d, n in enumerate(shape):
+        by = shifts.get(d, 0) if shifts else n
+        kind: FactorKind = "free" if not by else "halo" if abs(by) * PARTS <= n else "fixed"
+        halo = (max(0, by), max(0, -by)) if kind == "halo" else (0, 0)
+        dims.append(space.factor(f"d{d}", n, kind, halo=halo))
+    return space.rule([dims], [dims])
+
+
+def shifts_of(shape: Sequence[int], shifts: Sequence[int], dims: Sequence[int]) -> dict[int, int]:
+    """Of a roll: dim -> by how many elements, the shorter way round; empty where it goes over all dims as one."""
+    found: dict[int, int] = {}
+    for d, by in zip(dims, shifts):
+        found[d % len(shape)] = found.get(d % len(shape), 0) + by
+    return {d: (by + shape[d] // 2) % shape[d] - shape[d] // 2 if shape[d] else 0 for d, by in found.items()}
 
 
 def _triangle(call: Call) -> Rule:
@@ -256,7 +279,8 @@ KINDS = (
     *_rows("slice narrow", _changed, True),
     *_rows("pad constant_pad_nd", _changed, False),
     *_rows("select", _select, True),
-    *_rows("roll flip", _shuffled, False),
+    *_rows("roll", _roll, False),
+    *_rows("flip", _flip, False),
     *_rows("tril triu", _triangle, False),
     *_rows("diagonal", _diagonal, True),
     *_rows("unfold", _unfold, True),

@@ -105,7 +105,7 @@ def test_every_field_that_a_plan_may_have_is_described(monkeypatch: pytest.Monke
     stage = Stage(
         ("a",), Mesh((0, 1, 5, 7), ("x", "y"), (2, 2)), {"a": OpSharding({"b": (Cut("x"),)}, "v", ("k",))}, {"t": layout},
         {"w": Storage(layout, layout, layout, (0,), 0.5)}, frozenset({"a"}), 1, frozenset({"t"}), "x", 1,
-        (SumProgram(("x",), (SumStep("reduce", ("x",), ("y",)),)),), "stage",
+        (SumProgram(("x",), (SumStep("reduce", ("x",), ("y",)),)),), "stage", gradients={"t": layout},
     )  # fmt: skip
     rows = (Row((0,), (Action("F", 0), Action("SEND", "t", 0, 1, 1), (Action("SEND", "t"), Action("RECV", "t")))),)
     plan = Plan("g", 4, (stage,), Schedule("custom", 2, {"k": 1}, rows), frozenset({"w"}), frozenset({"t"}))

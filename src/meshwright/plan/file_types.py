@@ -66,6 +66,7 @@ class StageFile(TypedDict, total=False):
     mesh: Required[int]
     shardings: int
     layouts: int
+    gradients: int
     storage: int
     recompute: int | list[str]
     recompute_at: RecomputeAt

@@ -1,6 +1,6 @@
 """How one rank computes gradients under cuts of their own, from values laid for them.
 
-products          each gradient is a product of the gradient of the result and of the other operands; a convolution has
+    products          each gradient is a product of the gradient of the result and of the other operands; a convolution has
                   torch's own kernels for them
 any other op      runs again under the cuts of its gradients and is differentiated by torch: on the values that its
                   backward keeps, zeros for what it does not keep, and with kept results in the place of those made again
@@ -149,10 +149,8 @@ def _under(site: Site, instr: Instr) -> Site:
 
 def _widened(site: Site, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The local data with the rows of neighbours."""
-    rule, cut = (
-        site.op.rule,
-        {name for name, cuts in site.instr.cuts if any(site.view.mesh.size(c.axis) > 1 for c in cuts)},
-    )
+    rule, mesh = site.op.rule, site.view.mesh
+    cut = {name for name, cuts in site.instr.cuts if any(mesh.size(c.axis) > 1 for c in cuts)}
     more = [
         sum(sum(rule.factor(f).halo) for f in names if f in cut and rule.factor(f).kind == "halo")
         for names in rule.operands[DATA]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isclose
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from . import settings
 from ._words import gib, percent, size
 from .cluster import Cluster, resolve
-from .cost.constants import chip
+from .cost.constants import Predicted, chip
 from .errors import InputError, MeshwrightError
 from .for_trainer import given_point, trainer_of
 from .layout_by_hand import LayoutByHand
@@ -96,6 +96,7 @@ def of_plan(
         recipe=stated.problem.recipe,
         family=_family(stated.problem),
         kind=_kind(stated.problem),
+        others=_others(stated),
     )
 
 
@@ -172,6 +173,7 @@ def outcome_of(stated: Stated, planner: Planner, result: Result, *, top: int = 5
         trainer=stated.request.trainer,
         family=_family(stated.problem),
         kind=_kind(stated.problem),
+        others=_others(stated),
         goal=problem.goal,
         told=_least_memory(fitting) if problem.goal == "memory" else (),
     )
@@ -255,6 +257,14 @@ def _kind(problem: Problem) -> str:
     if expert_of(problem.graph).experts:
         return "MoE"
     return "low precision" if dtype.startswith("float8") else "dense"
+
+
+def _others(stated: Stated) -> Mapping[Predicted, str]:
+    """See `Outcome.others`."""
+    cost, devices, profile = stated.problem.cost, stated.problem.cluster.types, stated.question.profile
+    whose = f'the profile "{profile}"' if profile else f'the cost model "{cost.name}"'
+    predicted: tuple[Predicted, ...] = ("step", "memory")
+    return {what: whose for what in predicted if not cost.ships(what, devices)}
 
 
 def planner_of(request: Request, top: int = 5) -> Planner:

@@ -95,7 +95,9 @@ def state(
         raise InputError(f"--budget {request.budget:g}: must be a number of seconds, above 0", where="--budget")
     profile = profile_of(request)
     cluster = cluster_of(request, profile)
-    if cost is None and profile is not None:
+    if cost is not None:
+        profile = None  # it has no part in the prices
+    elif profile is not None:
         cost = profile.cost(PRECISIONS[request.precision])
     if source is None:
         from .graph.source import resolve as resolve_model
@@ -130,6 +132,7 @@ def state(
         request.attention_share,
         request.routing_skew,
         tokens=request.tokens or 0.0,
+        profile=profile.name if profile is not None else "",
     )
     size = f"{source.name:15}{parameters(question.parameter_count)} parameters"
     say("model", size + (f", {question.blocks}" if question.blocks else ""), f"captured {number(spent, 2)} s")

@@ -59,6 +59,35 @@ def test_a_plan_remembers_its_profile(meshwright: Command) -> None:
     )
 
 
+WHOSE = 'the profile "ours"'
+
+
+def test_no_interval_of_the_constants_that_ship_stands_beside_what_others_predict(meshwright: Command) -> None:
+    Path("ours.toml").write_text(
+        'schema = 1\nname = "ours"\ngeneration = "modern"\n[family.h100]\ngemm_16 = 0.6\n', encoding="utf-8"
+    )
+    asked = ("gpt2", "-c", "h100x8", "--batch", "64", "--tokens", "1e9", "--profile", "./ours.toml")
+    done = meshwright("plan", *asked, "-o", "own")
+    assert f"No interval: seconds are predicted by the constants of {WHOSE}" in " ".join(done.out.split())
+    assert "steps lie" not in done.out and "held-out" not in done.out
+    html = Path("own/report.html").read_text(encoding="utf-8")
+    assert "No interval: seconds are predicted by" in html and "% interval" not in html
+    answer = json.loads(meshwright("show", "own", "--json").out)
+    assert answer["error_model"]["others"] == {"step": WHOSE}
+    assert (answer["error_model"]["low"], answer["error_model"]["steps"]) == (None, 0)
+    assert {c["step_low_s"] for c in answer["candidates"]} == {None}
+    assert answer["candidates"][0]["memory_low_bytes"] is not None
+    found = json.loads(
+        meshwright(
+            "compare", *asked[:5], "--profile", "./ours.toml", "--planners", "grid,megatron", "-o", "both", "--json"
+        ).out
+    )
+    assert found["error_model"]["others"] == {"step": WHOSE}
+    assert {p["step_high_s"] for p in found["planners"]} == {None}
+    shipped = json.loads(meshwright("plan", *asked[:5], "-o", "shipped", "--json").out)
+    assert shipped["error_model"]["others"] == {} and shipped["candidates"][0]["step_low_s"] > 0
+
+
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [

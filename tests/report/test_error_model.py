@@ -59,3 +59,18 @@ def test_peaks_of_memory_have_an_interval_of_their_own() -> None:
         "80 % of measured peaks were 0.80 to 1.25 times the prediction: here 6.4 to 10.0 GiB (4 independent sources, 52 runs)."
     )
     assert MODEL.memory_sentence("MoE", 1.0) == "No interval for memory: too few measured peaks of mixtures of experts."
+
+
+def test_no_figure_speaks_of_constants_that_no_measured_step_was_compared_with() -> None:
+    whose = 'the profile "ours"'
+    other = MODEL.by_others({"step": whose})
+    assert other.interval("h100", "dense", 10.0) is None
+    assert other.sentence("h100", "dense", "H100-80GB", 10.0) == (
+        'No interval: seconds are predicted by the constants of the profile "ours", and the table of measured steps says '
+        "nothing of those, only of the constants that ship, so take the order of plans before the seconds."
+    )
+    assert other.memory_sentence("dense", 1.0) == MODEL.memory_sentence("dense", 1.0)
+    assert "by the constants that ship" in other.provenance and MODEL.by_others({}) is MODEL
+    both = MODEL.by_others({"step": whose, "memory": whose})
+    assert both.memory_interval("dense", 1.0) is None
+    assert both.memory_sentence("dense", 1.0).startswith("No interval for memory: bytes are counted by the profile")

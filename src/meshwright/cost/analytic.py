@@ -21,7 +21,7 @@ from . import losses, matmul
 from ._shapes import ATTENTION, LOOKUPS, MATMULS, NORMS, VIEWS, OpShape, Product, Shapes, volume
 from .base import Collective, CostModel, Dependent, Group, OpMemory, Traffic
 from .collectives import CollectivePrices
-from .constants import Family, Software, family, generation
+from .constants import Family, Predicted, Software, among, family, generation, software
 from .losses import CROSS_ENTROPIES, LOSSES
 
 _BACKWARD = ("backward", "input_grad", "weight_grad")
@@ -342,6 +342,11 @@ class Analytic(CostModel):
         }[kind]
 
     # ---------------------------------------------------------------- helpers
+
+    def ships(self, what: Predicted, devices: Sequence[DeviceType]) -> bool:
+        """See `CostModel.ships`; a model that is derived from this one has its own."""
+        own = all(among(self._family(t), (family(t.family or t.kind),), what) for t in devices)
+        return type(self) is Analytic and own and among(self.software, software().values(), what)
 
     def _family(self, device: DeviceType) -> Family:
         key = device.family or device.kind

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..cluster.model import Cluster, DeviceType, Mesh
 from ..graph.ir import Floats, Ints, Op, Phase
+from .constants import Predicted
 
 Traffic = Literal["data", "sharded", "tensor", "gradient"]
 """What can hide: gradients of replicas at the end of a step, gathers and scatters of sharded parameters, activations between
@@ -104,6 +105,11 @@ class CostModel(abc.ABC):
     def overlap(self, kind: Traffic) -> float:
         """Share of the concurrent compute under which communication of this kind can hide."""
         return 0.0
+
+    def ships(self, what: Predicted, devices: Sequence[DeviceType]) -> bool:
+        """Is this predicted for such devices by the constants that ship? What is known of the error of predictions was found
+        with these, and says nothing of any others."""
+        return False
 
     @property
     def holds_all(self) -> bool:

@@ -120,6 +120,8 @@ class ErrorModelAnswer(TypedDict):
     high: Real
     steps: int
     sources: int
+    others: dict[str, str]
+    """"step", "memory": whose constants predict it, where they are not those that ship."""
     pairs_within: float
     pairs_source: str
     provenance: str
@@ -212,6 +214,11 @@ class MovesAnswer(TypedDict):
     sent_bytes: float
     read_bytes: float
     send_s: float
+    send_low_s: None
+    """No move was ever measured, so nothing is known of its error."""
+    send_high_s: None
+    send_note: str
+    """What is to be said of that; "" where nothing is sent."""
     devices: list[DeviceMovesAnswer]
     biggest: list[PieceAnswer]
 
@@ -273,6 +280,8 @@ class CompareAnswer(TypedDict):
     seed: int
     budget_s: Real
     planners: list[ComparedAnswer]
+    error_model: ErrorModelAnswer | None
+    """Of the plans that fit; None = there is none."""
     plans: dict[str, Plan | None]
     files: dict[str, str]
 

@@ -17,7 +17,7 @@ from .candidates import Candidate, ties
 from .error_model import error_model
 from .lines import Line, Style, columns, labelled
 from .outcome import Outcome, Question
-from .payload import plan_object
+from .payload import error_model_object, plan_object
 from .table import sure
 
 if TYPE_CHECKING:
@@ -234,6 +234,7 @@ def compare_object(c: Comparison, files: Mapping[str, str]) -> CompareAnswer:
         "seed": c.seed,
         "budget_s": c.budget,
         "planners": c.records(),
+        "error_model": error_model_object(c.best) if c.best is not None else None,
         "plans": {e.about.name: plan_object(e.outcome)["plan"] for e in c.entries if e.outcome is not None},
         "files": dict(files),
     }

@@ -11,7 +11,7 @@ import json
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from math import isfinite
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .._words import gib, memory_unit, number, plural
+from ..cost.constants import Predicted
 
 KINDS: Mapping[str, str] = {
     "dense": "dense transformers",
@@ -52,6 +53,20 @@ class ErrorModel:
     memory: Mapping[str, Range]
     """Kind -> range of the allocated peak, of whatever device."""
     provenance: str
+    others: Mapping[Predicted, str] = field(default_factory=dict)
+    """What is predicted by other constants than those that ship -> whose they are. No measured step speaks of it."""
+
+    def by_others(self, others: Mapping[Predicted, str]) -> ErrorModel:
+        """The same of predictions that other constants make: without the ranges that these have no part in."""
+        if not others:
+            return self
+        return replace(
+            self,
+            ranges={} if "step" in others else self.ranges,
+            memory={} if "memory" in others else self.memory,
+            provenance=f"{self.provenance}; by the constants that ship, not by those of {' and '.join(sorted({*others.values()}))}",
+            others=others,
+        )
 
     def interval(self, family: str, kind: str, seconds: float) -> tuple[float, float] | None:
         """Seconds between which a step predicted to take `seconds` lies; None where too little was measured to say."""
@@ -63,6 +78,8 @@ class ErrorModel:
 
     def memory_sentence(self, kind: str, nbytes: float) -> str:
         """How sure a predicted peak of `nbytes` is."""
+        if other := self.others.get("memory"):
+            return f"No interval for memory: bytes are counted by {other}, and measured peaks speak of what ships only."
         found = self.memory.get(kind)
         interval = self.memory_interval(kind, nbytes)
         if found is None or interval is None:
@@ -79,6 +96,11 @@ class ErrorModel:
         found = self.ranges.get((family, kind))
         what = KINDS.get(kind, "models of this kind")
         order = "take the order of plans before the seconds"
+        if other := self.others.get("step"):
+            return (
+                f"No interval: seconds are predicted by the constants of {other}, and the table of measured steps says nothing "
+                f"of those, only of the constants that ship, so {order}."
+            )
         if found is None:
             return (
                 f"No measured steps of {what} on {device} stand behind these figures: published constants of the hardware "

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .._views import Viewed
 from .._words import GIB, memory_unit, percent
 from ..cluster.model import Cluster
+from ..cost.constants import Predicted
 from ..graph.ir import Graph
 from ..plan.model import Plan
 from ..plan.problem import Goal, Recipe
@@ -52,6 +53,8 @@ class Question:
     routing_skew: float = 1.0
     tokens: float = 0.0
     """To be trained on in all; 0 = not said."""
+    profile: str = ""
+    """Name of the one that it is priced by; "" = by none."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -136,6 +139,8 @@ class Outcome(Viewed):
     """Of the devices, as measured steps are told apart."""
     kind: str = ""
     """Of the problem, likewise: a key of `error_model.KINDS`, or "" for what was never measured."""
+    others: Mapping[Predicted, str] = field(default_factory=dict)
+    """What is predicted by other constants than those that ship -> whose they are."""
     trainer: str = ""
     """NAME or NAME@VERSION, if only what this trainer runs was searched."""
     recipe: Recipe | None = None
@@ -171,7 +176,8 @@ class Outcome(Viewed):
 
     @cached_property
     def error(self) -> ErrorModel:
-        return error_model()
+        """What is known of the error of these predictions."""
+        return error_model().by_others(self.others)
 
     def interval(self, seconds: float) -> tuple[float, float] | None:
         """Seconds between which most measured steps lie where `seconds` are predicted; None: too little was measured."""

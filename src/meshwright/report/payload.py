@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..plan.serial import to_json
 from ..simulate.result import Simulation
-from .answers import CandidateAnswer, DifferenceAnswer, PlanAnswer, SimulationAnswer, WhyAnswer
+from .answers import CandidateAnswer, DifferenceAnswer, ErrorModelAnswer, PlanAnswer, SimulationAnswer, WhyAnswer
 from .candidates import Candidate
 from .outcome import Outcome
 from .training import size_object, training_object
@@ -14,7 +14,6 @@ from .why import Difference
 def plan_object(outcome: Outcome) -> PlanAnswer:
     """Everything that the table and the report say."""
     q = outcome.question
-    measured = outcome.error.ranges.get((outcome.family, outcome.kind))
     return {
         "schema": "meshwright.plan/1",
         "status": outcome.status,
@@ -55,22 +54,30 @@ def plan_object(outcome: Outcome) -> PlanAnswer:
         "simulation": simulation_object(outcome.simulation) if outcome.simulation else None,
         "candidates": outcome.records(),
         "why": why_object(outcome),
-        "error_model": {
-            "family": outcome.family,
-            "kind": outcome.kind,
-            "share": outcome.error.share,
-            "low": measured.low if measured else None,
-            "high": measured.high if measured else None,
-            "steps": measured.steps if measured else 0,
-            "sources": measured.sources if measured else 0,
-            "pairs_within": outcome.error.pairs_within,
-            "pairs_source": outcome.error.pairs_source,
-            "provenance": outcome.error.provenance,
-        },
+        "error_model": error_model_object(outcome),
         "training": training_object(outcome.training) if outcome.training is not None else None,
         "sizes": [size_object(size) for size in outcome.sizes],
         "files": {name: f"{outcome.folder}/{name}" for name in outcome.files},
         "seconds": outcome.seconds,
+    }
+
+
+def error_model_object(outcome: Outcome) -> ErrorModelAnswer:
+    """How sure predictions are."""
+    error = outcome.error
+    measured = error.ranges.get((outcome.family, outcome.kind))
+    return {
+        "family": outcome.family,
+        "kind": outcome.kind,
+        "share": error.share,
+        "low": measured.low if measured else None,
+        "high": measured.high if measured else None,
+        "steps": measured.steps if measured else 0,
+        "sources": measured.sources if measured else 0,
+        "others": {str(what): whose for what, whose in error.others.items()},
+        "pairs_within": error.pairs_within,
+        "pairs_source": error.pairs_source,
+        "provenance": error.provenance,
     }
 
 

@@ -263,6 +263,7 @@ def sure(outcome: Outcome) -> list[str]:
         return words
     tied = [i for i, t in enumerate(outcome.tied_with[: outcome.top]) if t == 0]
     pair = f"Two plans of one model closer than {number(100 * outcome.error.pairs_within, 2)} % are a tie"
+    pair += ", as by the constants that ship" if "step" in outcome.error.others else ""
     words.append(f"{pair}: time {', '.join(str(i + 1) for i in [0, *tied])}." if tied else f"{pair}: here none is.")
     return words
 

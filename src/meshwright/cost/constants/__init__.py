@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import resources
@@ -73,6 +73,14 @@ class Software:
 
 
 _Row = TypeVar("_Row", Family, Software)
+Predicted = Literal["step", "memory"]
+_OF_MEMORY = frozenset(
+    {
+        *("workspace", "workspace_engine"),
+        *("attention", "loss", "engine", "deterministic", "grouped", "dropout"),
+    }
+)
+"""Constants that bytes are counted by; times are computed from all of them."""
 
 
 @cache
@@ -112,6 +120,12 @@ def generation(name: str) -> Software:
     if name not in software():
         raise InputError(f'no software generation "{name}": known are {", ".join(software())}', where="software")
     return software()[name]
+
+
+def among(row: Family | Software, known: Iterable[Family | Software], what: Predicted) -> bool:
+    """Is what is predicted by a row predicted so by one of the known rows, too?"""
+    names = [f.name for f in fields(row) if what == "step" or f.name in _OF_MEMORY]
+    return any(all(getattr(row, n) == getattr(k, n) for n in names) for k in known)
 
 
 def _load(file: str, kind: type[_Row]) -> dict[str, _Row]:

@@ -47,6 +47,7 @@ def test_half_of_the_devices_are_left(meshwright: Command, planned: str, tmp_pat
     assert moves["read_bytes"] == pytest.approx(whole / 2, rel=0.02)
     assert sum(d["sent_bytes"] for d in moves["devices"]) == sum(d["received_bytes"] for d in moves["devices"]) > 0
     assert moves["send_s"] > 0 and found["resume"] is None
+    assert (moves["send_low_s"], moves["send_high_s"]) == (None, None) and "nobody has measured" in moves["send_note"]
     old, new = read(tmp_path / "small" / "problem.toml"), read(tmp_path / "half" / "problem.toml")
     assert (old.batch, old.seq, old.precision, old.planner) == (new.batch, new.seq, new.precision, new.planner)
     assert new.cluster == "localx2"
@@ -59,6 +60,8 @@ def test_the_screen_has_the_table_the_moves_and_what_is_next(meshwright: Command
     heads = [line.split(" ")[0] for line in lines if line[:1].isalpha()]
     assert heads == ["Plan", "Step", "Memory", "Why", "Sure?", "Moves", "Next", "Wrote"]
     assert any(line.startswith("Moves    2 of 4 devices stay, 2 are gone, 0 are new.") for line in lines)
+    sent = " ".join(done.out.split()).partition("Sending takes ")[2]
+    assert ("No interval for sending: nobody has measured" in sent) == bool(sent)
     assert any("meshwright run half --resume DIR" in line for line in lines)
     assert max(map(len, lines)) <= 100
 

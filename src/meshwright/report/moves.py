@@ -17,6 +17,10 @@ from .lines import Line, columns, labelled
 
 ROWS = 8
 """Rows of devices, and of ranks, that a screen shows."""
+NO_INTERVAL = (
+    "No interval for sending: nobody has measured what it takes to move the state of one plan to another, so take it for an order "
+    "of magnitude."
+)
 FILES = 3
 """Files of a checkpoint that a row names."""
 
@@ -47,6 +51,7 @@ def moves_lines(moves: Moves, before: int, width: int) -> list[Line]:
             f"Sending takes {number(moves.seconds)} s by the link prices of the cost model: the busiest device, one transfer after "
             "the other."
         )
+        more.append(NO_INTERVAL)
     if moves.biggest:
         more.append(f"Biggest pieces: {'; '.join(map(_piece, moves.biggest))}.")
     if read:
@@ -76,6 +81,9 @@ def moves_object(moves: Moves) -> MovesAnswer:
         "sent_bytes": moves.total("received"),
         "read_bytes": moves.total("read"),
         "send_s": moves.seconds,
+        "send_low_s": None,
+        "send_high_s": None,
+        "send_note": NO_INTERVAL if moves.total("received") else "",
         "devices": [
             {
                 "device": d.device,

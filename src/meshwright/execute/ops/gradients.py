@@ -1,9 +1,9 @@
 """How one rank computes gradients under cuts of their own, from values laid for them.
 
-    products          each gradient is a product of the gradient of the result and of the other operands; a convolution has
-                      torch's own kernels for them
-    any other op      runs again under the cuts of its gradients and is differentiated by torch: on the values that its
-                      backward keeps, zeros for what it does not keep, and with kept results in the place of those made again
+products          each gradient is a product of the gradient of the result and of the other operands; a convolution has
+                  torch's own kernels for them
+any other op      runs again under the cuts of its gradients and is differentiated by torch: on the values that its
+                  backward keeps, zeros for what it does not keep, and with kept results in the place of those made again
 """
 
 from __future__ import annotations

@@ -84,11 +84,12 @@ def alone(op: Op) -> bool:
 def reads(graph: Graph, op: Op) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(operands, results) that the backward of an op that is no product computes from.
 
-    What an op keeps of its own besides values is computed again, from all operands.
+    What an op keeps of its own besides values is computed again, from all operands; so are indices, which count from where the
+    own part begins.
     """
-    exact = not op.saved_extra
+    exact = not op.saved_extra and all(graph.tensor[t].dtype in FLOATS for t in op.saved if t in op.outputs)
     operands = (k for k, t in enumerate(op.inputs) if not exact or t in op.saved or graph.tensor[t].dtype not in FLOATS)
-    results = (k for k, t in enumerate(op.outputs) if exact and t in op.saved and graph.tensor[t].dtype in FLOATS)
+    results = (k for k, t in enumerate(op.outputs) if exact and t in op.saved)
     return tuple(operands), tuple(results)
 
 

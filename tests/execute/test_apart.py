@@ -4,6 +4,7 @@ of one process."""
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from execute.conftest import Model, Pools, model_of, zoo_model
 from execute.layouts import Layout, plan_of
-from execute.random_plans import random_plan, random_rest, random_storage, with_gradients
+from execute.random_plans import random_plan, random_rest, random_storage, wild_plan, with_gradients
 from execute.test_halo import window_model
 from execute.test_twins import Pictures, Statistics, image_batch, text_batch, trained
 from meshwright.execute import refusals, why_not
@@ -100,12 +101,44 @@ def test_random_gradients_are_those_of_one_process(shape: tuple[int, ...], uneve
     assert ran >= 6 and made >= 6 * ran
 
 
+def at_home_between_stages(plan: Plan, graph: Graph) -> Plan:
+    """Without the gradients that are refused: of values that cross from stage to stage, or from block to block otherwise."""
+    while wrong := {n for s in sentences(plan, graph) for n in REFUSED.findall(s)} & plan.stages[0].gradients.keys():
+        stages = (replace(s, gradients={t: x for t, x in s.gradients.items() if t not in wrong}) for s in plan.stages)
+        plan = replace(plan, stages=tuple(stages))
+    return plan
+
+
+REFUSED = re.compile(r'^the gradient of "([^"]+)"')
+
+
+@pytest.mark.parametrize("name", ["gpt2", "statistics"])
+def test_in_pipelines_of_any_schedule(name: str, pools: Pools) -> None:
+    model = MODELS[name]()
+    ran = stages = 0
+    for seed in range(300, 308):
+        plan = with_gradients(wild_plan(model.graph, 4, len(model.batch), seed), model.graph, seed, share=0.4, rest=0.3)
+        own = plan.stages[0].gradients
+        plan = replace(plan, stages=tuple(replace(s, gradients=own) for s in plan.stages))
+        plan = at_home_between_stages(plan, model.graph)
+        if refusals(plan, model.graph):
+            continue
+        result = model.check(plan, pools(4))
+        assert result.equal, (seed, result.problems[:5])
+        ran, stages = ran + 1, max(stages, len(plan.stages))
+    assert ran >= 6 and stages >= 4
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama-3.1-8b"])
 def test_of_whole_models(family: str, pools: Pools) -> None:
     """Blocks that are written out, and blocks that stand once."""
     model = zoo_model(family)
     layouts = [Layout(dp=2, tp=2), Layout(dp=2, tp=2, zero=3, recompute="full"), Layout(dp=4, zero=2)]
-    plans = [with_gradients(plan_of(model.graph, layout, 2), model.graph, k) for k, layout in enumerate(layouts)]
+    plans = [
+        at_home_between_stages(with_gradients(plan_of(model.graph, layout, 2), model.graph, k, rest=0.3), model.graph)
+        for k, layout in enumerate(layouts)
+    ]
+    assert all(len(plan.stages[0].gradients) > 10 for plan in plans)
     for seed, plan in enumerate([drawn(model, (2, 2), 0, uneven=False), *plans]):
         assert why_not(plan, model.graph) is None
         program = model.program(plan)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -253,6 +256,27 @@ def test_a_model_that_raises_is_at_fault_and_the_suite_goes_on() -> None:
 
     found = run_cost_check(Priced(Raises), "more work never faster")
     assert found.fault == "more work never faster: it raised ZeroDivisionError: division by zero"
+
+
+def test_questions_do_not_depend_on_what_else_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked() -> list[float]:
+        found: list[float] = []
+
+        class Listens(Sound):
+            def traffic(self, nbytes: Floats, device: DeviceType) -> Floats:
+                found.extend(nbytes.tolist())
+                return super().traffic(nbytes, device)
+
+        for name in ("more work never faster", "arrays equal single prices", "finite, never below zero"):
+            assert run_cost_check(Priced(Listens), name).passed
+        return found
+
+    before = asked()
+    numbers = [*range(100, 9000, 40), *(k / 16 for k in range(1, 170))]
+    (tmp_path / "full_of_numbers.py").write_text("\n".join(f"N{k} = {n}" for k, n in enumerate(numbers)))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "full_of_numbers", import_module("full_of_numbers"))
+    assert asked() == before and len(before) > 100
 
 
 def test_questions_stay_inside_the_op_and_name_their_mesh() -> None:

@@ -89,8 +89,16 @@ class Priced:
         return replace(self.cluster, levels=tuple(levels), links=links)
 
 
+_FINE = 1 << 20
+"""Steps of what is drawn between two real numbers."""
+
+
 class Draw:
-    """Random questions, drawn by hypothesis so that a failing one is shrunk to the smallest that fails."""
+    """Random questions, drawn by hypothesis so that a failing one is shrunk to the smallest that fails.
+
+    All of them are made of booleans: hypothesis mixes integers and floats that it finds in the source of all modules that
+    are loaded into those that it draws, so that the questions would depend on what else ran in the process.
+    """
 
     def __init__(self, subject: Priced, data: Any) -> None:
         """`data`: what `hypothesis.strategies.data()` draws."""
@@ -99,17 +107,23 @@ class Draw:
         self._subject, self._data, self._st = subject, data, st
 
     def one_of(self, *values: Any) -> Any:
-        return self._data.draw(self._st.sampled_from(values))
+        return values[self.whole(0, len(values) - 1)]
 
     def factor(self) -> float:
         """At least 1."""
-        return float(10.0 ** self._data.draw(self._st.floats(0.0, 2.0)))
+        return 10.0 ** self._real(2.0)
 
     def nbytes(self) -> float:
-        return float(10.0 ** self._data.draw(self._st.floats(0.0, MOST_DIGITS)))
+        return 10.0 ** self._real(MOST_DIGITS)
 
     def whole(self, least: int, most: int) -> int:
-        return int(self._data.draw(self._st.integers(least, most)))
+        # So many bits more that what is left over makes no number much more likely than another.
+        bits = (most - least).bit_length()
+        drawn = self._data.draw(self._st.tuples(*[self._st.booleans()] * (bits + 4 if bits else 0)))
+        return least + sum(bit << k for k, bit in enumerate(drawn)) % (most - least + 1)
+
+    def _real(self, most: float) -> float:
+        return most * self.whole(0, _FINE) / _FINE
 
     def op(self) -> Op:
         found: Op = self.one_of(*self._subject.ops)

@@ -111,16 +111,16 @@ class Draw:
 
     def factor(self) -> float:
         """At least 1."""
-        return 10.0 ** self._real(2.0)
+        return float(10.0 ** self._real(2.0))
 
     def nbytes(self) -> float:
-        return 10.0 ** self._real(MOST_DIGITS)
+        return float(10.0 ** self._real(MOST_DIGITS))
 
     def whole(self, least: int, most: int) -> int:
         # So many bits more that what is left over makes no number much more likely than another.
         bits = (most - least).bit_length()
         drawn = self._data.draw(self._st.tuples(*[self._st.booleans()] * (bits + 4 if bits else 0)))
-        return least + sum(bit << k for k, bit in enumerate(drawn)) % (most - least + 1)
+        return least + int(sum(bit << k for k, bit in enumerate(drawn)) % (most - least + 1))
 
     def _real(self, most: float) -> float:
         return most * self.whole(0, _FINE) / _FINE

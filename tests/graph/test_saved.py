@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from meshwright.graph._export import fake, fake_state
 from meshwright.graph.capture import capture
 from meshwright.graph.ir import Graph
+from meshwright.graph.kinds._pointwise import SAVES_INPUT, SAVES_OUTPUT
 from meshwright.graph.saved import alias_roots, is_alias, kept_bytes
 from meshwright.graph.transformers_hooks import register_attention
 
@@ -46,6 +47,26 @@ def bytes_that_hooks_see(name: str) -> int:
 @pytest.mark.parametrize("name", EXACT)
 def test_bytes_kept_equal_the_hooks(name: str, captured: Callable[[str], Graph]) -> None:
     assert kept_bytes(captured(name)) == bytes_that_hooks_see(name)
+
+
+UNARY = [(name, True, False) for name in SAVES_INPUT.split()] + [(name, False, True) for name in SAVES_OUTPUT.split()]
+ARGUMENTS = {"clamp": (-0.5, 0.5), "clamp_min": (0.3,), "clamp_max": (0.6,), "threshold": (0.3, 0.0)}
+
+
+@pytest.mark.parametrize(("name", "operand", "result"), UNARY)
+def test_pointwise_kinds_keep_what_torch_keeps(name: str, operand: bool, result: bool) -> None:
+    name = {"log_sigmoid": "logsigmoid"}.get(name, name)
+    call = next(getattr(space, name) for space in (torch.nn.functional, torch) if hasattr(space, name))
+    x = torch.linspace(0.1, 0.9, 12).requires_grad_()
+    kept: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        found = call(x, *ARGUMENTS.get(name, ()))
+    assert (x.data_ptr() in kept, found.data_ptr() in kept) == (operand, result)
 
 
 def test_position_biases_with_gradients_keep_little_else(captured: Callable[[str], Graph]) -> None:

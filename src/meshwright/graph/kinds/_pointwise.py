@@ -9,10 +9,10 @@ from .call import Call, Kind, Saved, keeps_nothing, no_flops
 from .space import Space, broadcast
 
 SAVES_INPUT = """abs acos asin atan celu cos cosh digamma elu erf erfc gelu hardsigmoid hardswish hardtanh leaky_relu log log1p
-log2 log10 log_sigmoid logit mish silu sin sinc sinh softplus softshrink square tan clamp clamp_min clamp_max threshold
-"""
-SAVES_OUTPUT = "exp exp2 expm1 reciprocal relu relu6 rsqrt selu sigmoid sqrt tanh"
-SAVES_NOTHING = """add sub rsub neg ceil floor round sign trunc fill copy zero nan_to_num conj
+log2 log10 log_sigmoid logit mish nan_to_num relu6 selu silu sin sinc sinh softplus softshrink square clamp clamp_min clamp_max
+threshold"""
+SAVES_OUTPUT = "exp exp2 expm1 reciprocal relu rsqrt sigmoid sqrt tan tanh"
+SAVES_NOTHING = """add sub rsub neg ceil floor round sign trunc fill copy zero conj
 bitwise_and bitwise_not bitwise_or bitwise_xor eq ne lt le gt ge isfinite isinf isnan logical_and logical_not logical_or
 logical_xor real imag complex broadcast_tensors"""
 SAVES_ALL = "maximum minimum fmod remainder lerp addcmul addcdiv atan2 hypot xlogy copysign logaddexp polar"
